@@ -1,0 +1,1 @@
+"""Theory verification for sparse attention: see the README."""

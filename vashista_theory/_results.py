@@ -1,0 +1,52 @@
+"""One enumeration of outcomes for the whole project; each value is the advice shown to the user."""
+
+import equinox as eqx
+
+
+class Result(eqx.Enumeration):
+    """What a computation found.
+
+    A failure names its likely causes and the remedy. `inside_hull` and
+    `degenerate_face` are facts about the input, not failures.
+    """
+
+    successful = ""
+    inside_hull = (
+        "The query lies inside the hull of the keys or on it (r* = 0 to rounding): every "
+        "multiplier is zero and there is no support gap. Entropic attention has no face to "
+        "concentrate on at this query."
+    )
+    degenerate_face = (
+        "Strict complementarity fails: p* lies on the relative boundary of the hull of its "
+        "exposed face. The linear law is replaced by an epsilon*log(1/epsilon) law (T5); only T1 "
+        "applies. An arbitrarily small change of the query removes the degeneracy."
+    )
+    ambiguous_face = (
+        "A multiplier is too close to the rounding level to say whether its key is on the "
+        "exposed face. Use float64 keys, or ask `vashista_theory.certify` for a proof."
+    )
+    max_steps_reached = (
+        "The active-set method used all its steps. Raise `max_steps`, or start from a nearby "
+        "face with `initial_face`."
+    )
+    stagnated = (
+        "Rounding stopped the iteration before the requested accuracy. Use float64, a larger "
+        "`tolerance`, or remove keys that differ by less than rounding; the residuals say how "
+        "accurate the answer is."
+    )
+    nonfinite_input = (
+        "The input holds a NaN or an infinity, or its squared lengths overflow. Check the keys "
+        "and the query with `numpy.isfinite`, and divide very large ones by a power of two."
+    )
+    pool_full = (
+        "The page pool has no free page left; the cache is unchanged. Free a sequence, or build "
+        "the cache with more pages."
+    )
+    invalid_page = (
+        "A page table names a page outside the pool. Build page tables with the cache's own "
+        "`append`, `fork` and `free`."
+    )
+    tie = (
+        "Two candidates are exactly equally good, so the answer is not unique. Perturb the input "
+        "or accept either."
+    )
