@@ -1,0 +1,186 @@
+"""The thin place where xarray and Zarr are spoken to.
+
+Values go straight to the Zarr arrays, so writing a block touches that block's chunks only. The
+metadata is consolidated, for other readers' sake; Zarr calls that experimental in format 3 and
+warns on every write, which is silenced here and nowhere else.
+"""
+
+# xarray and zarr publish types that are partly unknown; this module is where that stops.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+import hashlib
+import warnings
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from vashista_theory.runs.configuration import Json
+
+Values: TypeAlias = dict[str, np.ndarray]
+
+
+class BlockArrays:
+    """The variables of a dataset on disk that have the block dimension."""
+
+    def __init__(self, path: Path, template: xr.Dataset, dimension: str) -> None:
+        self._path = path
+        self._dimension = dimension
+        self._template = {str(name): template[name].variable for name in template.data_vars}
+        self._blocked = sorted(n for n, v in self._template.items() if dimension in v.dims)
+        self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        self._repair_fixed(template)
+
+    def checked(self, dataset: xr.Dataset, where: slice) -> Values:
+        """Take a block's values out of a dataset, or say how it differs from the template."""
+        given, expected = {str(name) for name in dataset.data_vars}, set(self._blocked)
+        if given != expected:
+            raise ValueError(
+                f"the block has variables {sorted(given)}; expected {sorted(expected)}"
+            )
+        values: Values = {}
+        for name in self._blocked:
+            like = self._template[name]
+            array = _as_stored(np.asarray(dataset[name].values))
+            shape = tuple(
+                where.stop - where.start if dim == self._dimension else size
+                for dim, size in zip(like.dims, like.shape, strict=True)
+            )
+            if dataset[name].dims != like.dims or array.shape != shape or array.dtype != like.dtype:
+                raise ValueError(
+                    f"the block's {name} has dimensions {dataset[name].dims}, shape {array.shape} "
+                    f"and type {array.dtype}; expected {like.dims}, {shape} and {like.dtype}"
+                )
+            values[name] = array
+        return values
+
+    def write(self, values: Values, where: slice) -> None:
+        """Put a block's values into its chunks."""
+        for name, array in values.items():
+            _array(self._group, name)[self._index(name, where)] = array
+
+    def read(self, where: slice) -> Values:
+        """A block's values as they are on disk."""
+        return {
+            name: np.asarray(_array(self._group, name)[self._index(name, where)])
+            for name in self._blocked
+        }
+
+    def annotate(self, attributes: Mapping[str, str | int | float]) -> None:
+        """Add attributes to the dataset."""
+        self._group.attrs.update(dict(attributes))
+        _consolidate(self._path)
+
+    def _index(self, name: str, where: slice) -> tuple[slice, ...]:
+        dims = self._template[name].dims
+        return tuple(where if dim == self._dimension else slice(None) for dim in dims)
+
+    def _repair_fixed(self, template: xr.Dataset) -> None:
+        # Coordinates and constants are known from the template, so damage is simply undone.
+        for name, variable in template.variables.items():
+            if str(name) in self._blocked:
+                continue
+            wanted = {str(name): np.asarray(variable.values)}
+            array = _array(self._group, str(name))
+            try:
+                intact = checksum({str(name): np.asarray(array[...])}) == checksum(wanted)
+            except Exception:  # noqa: BLE001 - codecs fail on damage in ways of their own
+                intact = False
+            if not intact:
+                array[...] = wanted[str(name)]
+
+
+def normalised(template: xr.Dataset) -> xr.Dataset:
+    """The template in memory with types that Zarr's format specifies, and no old encodings."""
+    template = template.copy(deep=False).load()
+    for name, variable in list(template.variables.items()):
+        variable.encoding.clear()
+        if _is_text(variable.dtype):
+            # An index turns back into fixed-length text unless it holds Python strings.
+            text = np.array(variable.values.tolist(), dtype=object)
+            stored = text if name in template.indexes else _as_stored(text)
+            template[name] = xr.Variable(variable.dims, stored, variable.attrs)
+    return template
+
+
+def layout(template: xr.Dataset, dimension: str) -> dict[str, Json]:
+    """What a template is apart from its values: names, dimensions, types; and fixed values."""
+    variables: dict[str, Json] = {
+        str(name): f"{'text' if _is_text(variable.dtype) else variable.dtype} "
+        f"{dict(zip(variable.dims, variable.shape, strict=True))}"
+        for name, variable in template.variables.items()
+    }
+    fixed: dict[str, Json] = {
+        str(name): checksum({str(name): np.asarray(variable.values)})
+        for name, variable in template.variables.items()
+        if name in template.coords or dimension not in variable.dims
+    }
+    return {"dimension": dimension, "variables": variables, "fixed_values_sha256": fixed}
+
+
+def create(path: Path, template: xr.Dataset, dimension: str, block_size: int) -> None:
+    """Write the template, one chunk a block along the block dimension."""
+    encoding: dict[Hashable, dict[str, Any]] = {
+        name: {
+            "_FillValue": None,
+            "chunks": tuple(
+                min(block_size, size) if dim == dimension else max(size, 1)
+                for dim, size in zip(variable.dims, variable.shape, strict=True)
+            ),
+        }
+        for name, variable in template.variables.items()
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        cast("Any", template).to_zarr(
+            path, mode="w-", zarr_format=3, consolidated=True, encoding=encoding
+        )
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read the dataset into memory, text as NumPy's fixed-length strings."""
+    dataset = cast("xr.Dataset", cast("Any", xr).open_zarr(path, consolidated=True, chunks=None))
+    dataset = dataset.load()
+    for name, variable in list(dataset.variables.items()):
+        variable.encoding.clear()
+        if _is_text(variable.dtype):
+            text = np.array(variable.values.tolist(), dtype=np.str_)
+            dataset[name] = xr.Variable(variable.dims, text, variable.attrs)
+    return dataset
+
+
+def checksum(values: Values) -> str:
+    """SHA-256 over names, types, shapes and bytes, so that even −0 and 0 are told apart."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        array = _as_stored(values[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        if array.dtype.kind == "T":
+            digest.update("\0".join(array.ravel().tolist()).encode())
+        else:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _as_stored(array: np.ndarray) -> np.ndarray:
+    # Fixed-length text has no specification in Zarr's format 3; variable-length text has.
+    return array.astype(np.dtypes.StringDType()) if _is_text(array.dtype) else array
+
+
+def _is_text(dtype: np.dtype[Any]) -> bool:
+    return np.dtype(dtype).kind in "UOT"
+
+
+def _array(group: zarr.Group, name: str) -> Any:
+    # Written even when they equal the fill value: Zarr takes −0 for 0, the checksum does not.
+    return cast("Any", group[name]).with_config({"write_empty_chunks": True})
+
+
+def _consolidate(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)

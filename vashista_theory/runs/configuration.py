@@ -1,0 +1,76 @@
+"""A configuration as plain JSON: comparable, printable, with a fingerprint."""
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+
+def canonical(value: object, *, name: str = "configuration") -> Json:
+    """Turn a configuration into JSON values: dataclasses to dicts, tuples to lists.
+
+    Args:
+        value: Any nesting of dataclasses, mappings, sequences, paths, enumerations, NumPy
+            scalars and arrays, and JSON's own types.
+        name: Where the value sits, for the error message.
+
+    Returns:
+        The same content in JSON's types only. Infinities and NaN become strings.
+
+    Raises:
+        ValueError: The value holds something that has no JSON form.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = cast("Any", value).tolist()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    if isinstance(value, (enum.Enum, Path)):
+        return value.name if isinstance(value, enum.Enum) else str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {str(key): canonical(item, name=f"{name}.{key}") for key, item in items}
+    if isinstance(value, (Sequence, set, frozenset)):
+        members = cast("Sequence[object]", value)
+        ordered = sorted(members, key=repr) if isinstance(value, (set, frozenset)) else members
+        return [canonical(item, name=f"{name}[{i}]") for i, item in enumerate(ordered)]
+    raise ValueError(
+        f"{name} is a {type(value).__name__} ({value!r}), which has no JSON form; a configuration "
+        "holds dataclasses, mappings, sequences, paths, strings, numbers and booleans"
+    )
+
+
+def fingerprint(value: object) -> str:
+    """Name a configuration by the SHA-256 of its canonical JSON (64 hexadecimal digits)."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(stored: object, wanted: object) -> list[str]:
+    """Say, one line an entry, where two configurations differ."""
+    before, now = _flatten(canonical(stored)), _flatten(canonical(wanted))
+    absent = "(absent)"
+    return [
+        f"{name}: stored {before.get(name, absent)}, asked for {now.get(name, absent)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, absent) != now.get(name, absent)
+    ]
+
+
+def _flatten(value: Json, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+        return flat
+    return {prefix: json.dumps(value)}

@@ -1,0 +1,100 @@
+"""A progress bar with remaining time on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Literal, TextIO, TypeAlias
+
+import rich.progress
+from rich.console import Console
+
+Mode: TypeAlias = Literal["bar", "log", "none"]
+
+
+class Progress:
+    """Counts finished blocks for a person to watch.
+
+    Args:
+        total: How many blocks there are.
+        description: What is being done.
+        mode: "bar" falls back to "log" where the stream is not a terminal; "none" is silent
+            but for notes.
+        done: How many were finished before this run; they do not count for the remaining time.
+        interval: Seconds between two lines of "log".
+        stream: Where to write; standard error by default, so that results can be piped.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        description: str,
+        mode: Mode = "bar",
+        done: int = 0,
+        interval: float = 10.0,
+        stream: TextIO | None = None,
+    ) -> None:
+        if mode not in ("bar", "log", "none"):
+            raise ValueError(f"progress is {mode!r}; expected 'bar', 'log' or 'none'")
+        self._stream = stream or sys.stderr
+        self._mode: Mode = "log" if mode == "bar" and not self._stream.isatty() else mode
+        self._total, self._already, self._done = total, done, done
+        self._description, self._interval = description, interval
+        self._started = self._last_line = time.monotonic()
+        self._said_last = done == total
+        self._bar: rich.progress.Progress | None = None
+        self._task = rich.progress.TaskID(0)
+
+    def __enter__(self) -> "Progress":
+        self._started = self._last_line = time.monotonic()
+        if self._mode == "bar":
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("left"),
+                rich.progress.TimeRemainingColumn(),
+                console=Console(file=self._stream),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self._description, total=self._total, completed=self._already
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._mode == "log" and not self._said_last:
+            self._line()
+
+    def advance(self) -> None:
+        """One more block is finished."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.advance(self._task)
+        elif self._mode == "log" and time.monotonic() - self._last_line >= self._interval:
+            self._line()
+
+    def note(self, message: str) -> None:
+        """Say something above the bar; heard in every mode."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=self._stream, flush=True)
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        self._said_last = self._done == self._total
+        elapsed = self._last_line - self._started
+        fresh = self._done - self._already
+        rest = self._total - self._done
+        left = f", about {rest * elapsed / fresh:.0f} s left" if fresh and rest else ""
+        count = f"{self._done} of {self._total} blocks after {elapsed:.0f} s"
+        print(f"{self._description}: {count}{left}", file=self._stream, flush=True)

@@ -1,0 +1,81 @@
+"""Computes the missing blocks of a store, in order or on several threads."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import xarray as xr
+
+from vashista_theory.runs.progress import Mode, Progress
+from vashista_theory.runs.store import BlockStore
+
+
+def run_blocks(
+    store: BlockStore,
+    compute: Callable[[int], xr.Dataset],
+    blocks: Iterable[int] | None = None,
+    *,
+    workers: int = 1,
+    progress: Mode = "bar",
+    description: str = "Computing",
+) -> None:
+    """Compute blocks and write each as soon as it is finished.
+
+    A block is computed on one thread and depends on its number alone, so the stored values are
+    the same bit for bit for every number of workers. JAX's local switches (x64, precision) hold
+    for one thread: `compute` sets the ones it needs itself.
+
+    Args:
+        store: Where results go, and what is finished already.
+        compute: From a block's number to its variables.
+        blocks: Which blocks; by default every missing one. Finished ones among them are skipped.
+        workers: Threads.
+        progress: "bar", "log" or "none".
+        description: What is being done, for the progress display.
+
+    Raises:
+        ValueError: `workers` is below 1, or a block's variables do not fit the store.
+        KeyboardInterrupt: As received; finished blocks stay and a note says how to resume.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    missing = set(store.missing())
+    todo = sorted(missing if blocks is None else missing.intersection(blocks))
+
+    def work(block: int) -> None:
+        store.write(block, compute(block))
+
+    finished = store.block_count - len(missing)
+    total = finished + len(todo)
+    with Progress(total, description=description, mode=progress, done=finished) as display:
+        for fault in store.faults:
+            display.note(f"{fault}; computing it again")
+        try:
+            if workers == 1:
+                for block in todo:
+                    work(block)
+                    display.advance()
+            else:
+                _run_threads(work, todo, workers, display)
+        except KeyboardInterrupt:
+            done = store.block_count - len(store.missing())
+            display.note(
+                f"Stopped: {done} of {store.block_count} blocks are finished in {store.path}. "
+                "Run the same command again to go on from there."
+            )
+            raise
+
+
+def _run_threads(
+    work: Callable[[int], None], todo: list[int], workers: int, display: Progress
+) -> None:
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        running: set[Future[None]] = {pool.submit(work, block) for block in todo}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    display.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,271 @@
+"""A labelled dataset on disk that is filled block by block and survives being killed.
+
+A store is a folder::
+
+    store.json         what it is and which configuration made it
+    data.zarr/         the dataset; one Zarr chunk a block along the block dimension
+    finished/00003.json   block 3 is on disk, with the checksum of its values
+
+A block's marker is written after its data, and atomically. So a block without a marker is
+unfinished, and one whose values do not give the marker's checksum was damaged later.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import xarray as xr
+
+from vashista_theory.runs import _arrays
+from vashista_theory.runs.configuration import Json, canonical, differences, fingerprint
+from vashista_theory.runs.files import check_writable, write_atomically
+
+_FORMAT = "vashista block store 1"
+_HEADER, _DATA, _FINISHED = "store.json", "data.zarr", "finished"
+_MARKER = re.compile(r"^(\d+)\.json$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A finished block that had to be given up.
+
+    Attributes:
+        block: Its number.
+        reason: What is wrong with it.
+    """
+
+    block: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"block {self.block} is damaged ({self.reason})"
+
+
+class BlockStore:
+    """A dataset on disk, filled by blocks. Made by `open_store`.
+
+    Attributes:
+        path: The folder.
+        dimension: The dimension that is cut into blocks.
+        block_size: Entries of a block along it; the last block may be shorter.
+        block_count: How many blocks there are.
+        faults: Blocks found damaged on opening; they are missing again.
+    """
+
+    def __init__(self, path: Path, template: xr.Dataset, dimension: str, block_size: int) -> None:
+        self.path = path
+        self.dimension = dimension
+        self.block_size = block_size
+        self._length = template.sizes[dimension]
+        self.block_count = -(-self._length // block_size)
+        self._arrays = _arrays.BlockArrays(path / _DATA, template, dimension)
+        self._lock = threading.Lock()
+        self._finished: set[int] = set()
+        self.faults = self._verify()
+
+    def missing(self) -> list[int]:
+        """Numbers of the blocks that are not finished, ascending."""
+        with self._lock:
+            return [block for block in range(self.block_count) if block not in self._finished]
+
+    def block_slice(self, block: int) -> slice:
+        """Which entries along the block dimension a block holds.
+
+        Raises:
+            ValueError: There is no such block.
+        """
+        if not 0 <= block < self.block_count:
+            raise ValueError(f"block {block} does not exist; expected 0 to {self.block_count - 1}")
+        return slice(block * self.block_size, min((block + 1) * self.block_size, self._length))
+
+    def write(self, block: int, dataset: xr.Dataset) -> None:
+        """Store a block's values, then mark it finished. Several threads may write at once.
+
+        Args:
+            block: Its number.
+            dataset: Every variable of the template that has the block dimension, with the
+                template's dimensions and types.
+
+        Raises:
+            ValueError: There is no such block, or the variables do not fit the template.
+        """
+        where = self.block_slice(block)
+        values = self._arrays.checked(dataset, where)
+        self._arrays.write(values, where)
+        marker = {"block": block, "sha256": _arrays.checksum(values)}
+        write_atomically(self._marker(block), json.dumps(marker) + "\n")
+        with self._lock:
+            self._finished.add(block)
+
+    def load(self, *, allow_missing: bool = False) -> xr.Dataset:
+        """Read the whole dataset into memory.
+
+        Args:
+            allow_missing: Give the template's values for unfinished blocks instead of raising.
+
+        Raises:
+            RuntimeError: Blocks are missing.
+        """
+        missing = self.missing()
+        if missing and not allow_missing:
+            raise RuntimeError(
+                f"{self.path} is not complete: {len(missing)} of {self.block_count} blocks are "
+                "missing; run the same command again to compute them"
+            )
+        return load_dataset(self.path)
+
+    def annotate(self, attributes: dict[str, str | int | float]) -> None:
+        """Add attributes to the dataset, such as those of a manifest."""
+        self._arrays.annotate(attributes)
+
+    def _marker(self, block: int) -> Path:
+        return self.path / _FINISHED / f"{block:05d}.json"
+
+    def _verify(self) -> tuple[Fault, ...]:
+        faults: list[Fault] = []
+        for marker in sorted((self.path / _FINISHED).iterdir()):
+            named = _MARKER.match(marker.name)
+            if named is None:
+                continue
+            block = int(named[1])
+            reason = self._fault(block, marker)
+            if reason is None:
+                self._finished.add(block)
+            else:
+                faults.append(Fault(block, reason))
+                marker.unlink()
+        return tuple(faults)
+
+    def _fault(self, block: int, marker: Path) -> str | None:
+        try:
+            content = cast("object", json.loads(marker.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return "its marker cannot be read"
+        record = cast("dict[str, object]", content) if isinstance(content, dict) else {}
+        if record.get("block") != block or "sha256" not in record or block >= self.block_count:
+            return "its marker does not describe it"
+        try:
+            values = self._arrays.read(self.block_slice(block))
+        except Exception as error:  # noqa: BLE001 - codecs fail on damage in ways of their own
+            return f"its data cannot be read: {type(error).__name__}"
+        if _arrays.checksum(values) != record["sha256"]:
+            return "its data does not give the recorded checksum"
+        return None
+
+
+def open_store(
+    path: str | Path,
+    template: xr.Dataset,
+    configuration: object,
+    *,
+    block_size: int,
+    dimension: str = "instance",
+) -> BlockStore:
+    """Create a store, or go on with the one that the same configuration made before.
+
+    Args:
+        path: The folder; absent, empty, or a store.
+        template: Coordinates, and data variables filled with what stands for "not computed".
+        configuration: Anything `canonical` takes; everything that the values depend on.
+        block_size: Entries of a block along `dimension`.
+        dimension: The dimension that is cut into blocks.
+
+    Returns:
+        The store, its finished blocks verified against their checksums.
+
+    Raises:
+        ValueError: The folder's store was made with another configuration or template; the
+            message lists what differs. Or the template or block size cannot be used.
+        FileExistsError: The folder holds something that is not a store; nothing is touched.
+        OSError: The folder cannot be written.
+    """
+    path = Path(path)
+    template = _arrays.normalised(template)
+    if dimension not in template.sizes or template.sizes[dimension] == 0:
+        raise ValueError(
+            f"the template has dimensions {dict(template.sizes)}; expected a non-empty "
+            f"dimension {dimension!r} to cut into blocks"
+        )
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; expected at least 1")
+    layout = _arrays.layout(template, dimension) | {"block_size": block_size}
+    wanted: dict[str, Json] = {"configuration": canonical(configuration), "layout": layout}
+    if not _is_store(path):
+        check_writable(path.parent)
+        _create(path, template, wanted, dimension, block_size)
+    else:
+        _refuse_other(path, wanted)
+        check_writable(path)
+    return BlockStore(path, template, dimension, block_size)
+
+
+def load_dataset(path: str | Path) -> xr.Dataset:
+    """Read a store's dataset into memory, whatever configuration made it.
+
+    Raises:
+        FileNotFoundError: The folder is not a store.
+    """
+    path = Path(path)
+    if not _is_store(path):
+        raise FileNotFoundError(f"{path} is not a block store: it has no readable {_HEADER}")
+    return _arrays.load(path / _DATA)
+
+
+def _header(path: Path) -> dict[str, Json] | None:
+    try:
+        content = cast("object", json.loads((path / _HEADER).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    header = cast("dict[str, Json]", content)
+    return header if header.get("format") == _FORMAT else None
+
+
+def _is_store(path: Path) -> bool:
+    if _header(path) is not None:
+        return True
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(
+            f"{path} holds files that are not a store of this program; nothing was changed. "
+            "Choose a new or empty output folder"
+        )
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; choose a new or empty output folder")
+    return False
+
+
+def _refuse_other(path: Path, wanted: dict[str, Json]) -> None:
+    header = _header(path) or {}
+    stored = {key: header.get(key) for key in wanted}
+    if fingerprint(stored) == fingerprint(wanted):
+        return
+    lines = "\n".join(f"  {line}" for line in differences(stored, wanted))
+    raise ValueError(
+        f"{path} was made with another configuration and is left as it is:\n{lines}\n"
+        "Choose another output folder, or ask for the stored configuration"
+    )
+
+
+def _create(
+    path: Path, template: xr.Dataset, wanted: dict[str, Json], dimension: str, block_size: int
+) -> None:
+    # Built beside its place and moved there whole: a store that exists is complete.
+    building = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    building.mkdir()
+    try:
+        _arrays.create(building / _DATA, template, dimension, block_size)
+        (building / _FINISHED).mkdir()
+        header: dict[str, Any] = {"format": _FORMAT, **wanted}
+        write_atomically(building / _HEADER, json.dumps(header, indent=2) + "\n")
+        if path.exists():
+            path.rmdir()  # empty: checked by the caller
+        building.rename(path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
