@@ -1,9 +1,10 @@
 """A progress bar with remaining time on a terminal, a line now and then elsewhere."""
 
+import io
 import sys
 import time
 from types import TracebackType
-from typing import Literal, TextIO, TypeAlias
+from typing import Literal, TextIO, TypeAlias, cast
 
 import rich.progress
 from rich.console import Console
@@ -29,15 +30,15 @@ class Progress:
         total: int,
         *,
         description: str,
-        mode: Mode = "bar",
+        mode: str = "bar",
         done: int = 0,
         interval: float = 10.0,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | TextIO | None = None,
     ) -> None:
         if mode not in ("bar", "log", "none"):
             raise ValueError(f"progress is {mode!r}; expected 'bar', 'log' or 'none'")
         self._stream = stream or sys.stderr
-        self._mode: Mode = "log" if mode == "bar" and not self._stream.isatty() else mode
+        self._mode = "log" if mode == "bar" and not self._stream.isatty() else mode
         self._total, self._already, self._done = total, done, done
         self._description, self._interval = description, interval
         self._started = self._last_line = time.monotonic()
@@ -55,7 +56,7 @@ class Progress:
                 rich.progress.TimeElapsedColumn(),
                 rich.progress.TextColumn("left"),
                 rich.progress.TimeRemainingColumn(),
-                console=Console(file=self._stream),
+                console=Console(file=cast("TextIO", self._stream)),
             )
             self._bar.start()
             self._task = self._bar.add_task(

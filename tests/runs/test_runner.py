@@ -1,0 +1,151 @@
+"""Interrupting, killing and spreading the work changes nothing in the result."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from tests.runs import problem
+from vashista_theory import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_midway_and_resumed(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "store"
+    command = [sys.executable, "-m", "tests.runs.problem", str(path), str(workers)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    finished = path / "finished"
+    deadline = time.monotonic() + 60
+    while not (finished.is_dir() and len(list(finished.glob("0*.json"))) >= 2):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    store = problem.open_store(path)
+    missing = store.missing()
+    assert 0 < len(missing) < problem.BLOCKS
+    computed: list[int] = []
+
+    def compute(block: int) -> xr.Dataset:
+        computed.append(block)
+        return problem.compute(block)
+
+    runs.run_blocks(store, compute, progress="none")
+    assert computed == missing  # nothing finished is computed again
+    problem.assert_identical(store.load(), problem.expected())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_number_of_workers_does_not_matter(tmp_path: Path, workers: int) -> None:
+    store = problem.open_store(tmp_path)
+    runs.run_blocks(store, problem.compute, workers=workers, progress="none")
+    problem.assert_identical(store.load(), problem.expected())
+
+
+def test_workers_run_at_the_same_time(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def compute(block: int) -> xr.Dataset:
+        together.wait()  # passes only if two blocks are in work at once
+        return problem.compute(block)
+
+    runs.run_blocks(problem.open_store(tmp_path), compute, workers=2, progress="none")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_keeps_finished_blocks_and_says_how_to_resume(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = problem.open_store(tmp_path)
+
+    def compute(block: int) -> xr.Dataset:
+        if block == 3:
+            raise KeyboardInterrupt
+        return problem.compute(block)
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_blocks(store, compute, workers=workers, progress="none")
+    said = capsys.readouterr().err
+    assert "of 6 blocks are finished" in said
+    assert "Run the same command again" in said
+    reopened = problem.open_store(tmp_path)
+    assert reopened.missing() == store.missing()
+    assert set(range(3)).isdisjoint(reopened.missing())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_block_is_raised(tmp_path: Path, workers: int) -> None:
+    def compute(block: int) -> xr.Dataset:
+        raise ArithmeticError(f"in block {block}")
+
+    with pytest.raises(ArithmeticError, match="in block"):
+        runs.run_blocks(problem.open_store(tmp_path), compute, workers=workers, progress="none")
+
+
+def test_only_the_blocks_asked_for(tmp_path: Path) -> None:
+    store = problem.open_store(tmp_path)
+    runs.run_blocks(store, problem.compute, [1, 4], progress="none")
+    assert store.missing() == [0, 2, 3, 5]
+
+
+def test_damage_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.run_blocks(problem.open_store(tmp_path), problem.compute, progress="none")
+    (tmp_path / "finished" / "00002.json").write_text("")
+    runs.run_blocks(problem.open_store(tmp_path), problem.compute, progress="none")
+    assert "block 2 is damaged (its marker cannot be read)" in capsys.readouterr().err
+
+
+def test_no_workers(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workers is 0"):
+        runs.run_blocks(problem.open_store(tmp_path), problem.compute, workers=0)
+
+
+def test_progress_is_lines_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with runs.Progress(4, description="Work", done=1, interval=0.0, stream=stream) as progress:
+        for _ in range(3):
+            progress.advance()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("Work: 2 of 4 blocks after")
+    assert "left" in lines[0]
+    assert lines[-1].startswith("Work: 4 of 4 blocks")
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_progress_between_lines_is_silent() -> None:
+    stream = io.StringIO()
+    with runs.Progress(100, description="Work", interval=60.0, stream=stream) as progress:
+        for _ in range(100):
+            progress.advance()
+    assert len(stream.getvalue().splitlines()) == 1  # the last one
+
+
+def test_progress_bar_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with runs.Progress(2, description="Work", stream=stream) as progress:
+        progress.advance()
+        progress.note("block 1 [is] odd")
+        progress.advance()
+    assert "2/2" in stream.getvalue()
+    assert "block 1 [is] odd" in stream.getvalue()
+
+
+def test_unknown_progress() -> None:
+    with pytest.raises(ValueError, match="progress is 'loud'"):
+        runs.Progress(1, description="Work", mode="loud")
