@@ -1,0 +1,158 @@
+"""What has to be true of the repository itself."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vashista_theory
+
+ROOT = Path(__file__).parents[1]
+LONGEST_FILE = 400
+LONGEST_DEVICE_KERNEL = 600
+# Absolute paths that exist on one machine only. A URL or a relative path may hold such a folder.
+MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:work|root|home|tmp|Users|opt|mnt|var/tmp)/\w")
+PUBLIC_ONLY = ("experiments", "figures", "notebooks")
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: no list of tracked files")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def text_of(path: Path) -> str:
+    """The text of a file; empty for a binary one."""
+    content = path.read_bytes()
+    return "" if b"\0" in content else content.decode("utf-8")
+
+
+def shell_commands(markdown: str) -> list[str]:
+    blocks = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line]
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in tracked_files()
+        for number, line in enumerate(text_of(path).splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("open('/" + "work/data.npz')", True),
+        ("PATH=/" + "root/venv/bin", True),
+        ("see /" + "tmp/x", True),
+        ("https://example.org/" + "work/page", False),
+        ("notebooks/" + "tmp/x", False),
+        ("w / root / n", False),
+    ],
+)
+def test_a_machine_path_is_told_from_others(text: str, bad: bool) -> None:
+    assert bool(MACHINE_PATH.search(text)) is bad
+
+
+def test_files_stay_short() -> None:
+    kernels = ROOT / "vashista_theory" / "attention" / "kernels"
+    too_long = {}
+    for path in tracked_files():
+        if path.suffix != ".py":
+            continue
+        device_kernel = path.parent == kernels and path.name.startswith("mosaic_")
+        length = len(text_of(path).splitlines())
+        if length > (LONGEST_DEVICE_KERNEL if device_kernel else LONGEST_FILE):
+            too_long[str(path.relative_to(ROOT))] = length
+    assert not too_long
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    public = [name for name in dir(vashista_theory) if not name.startswith("_")]
+    undocumented = []
+    for name in public:
+        value = getattr(vashista_theory, name)
+        doc = inspect.getdoc(value) or ""
+        # A dataclass without a docstring gets its signature for one.
+        if not doc.strip() or doc.startswith(f"{name}("):
+            undocumented.append(name)
+    assert public
+    assert not undocumented
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    readme = shell_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    in_ci = re.findall(r"^README_\w+='(.*)'$", script, re.MULTILINE)
+    assert in_ci == [command for command in readme if command.startswith("pip install")]
+    assert len(in_ci) == 2
+    for name in ("README_SWEEP", "README_TESTS"):
+        for half in ("%% && *", "#* && "):
+            assert re.search(
+                rf'^eval "(run_pytest )?\$\{{{name}{re.escape(half)}}}"$', script, re.MULTILINE
+            )
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert examples
+    assert 'jax.config.update("jax_enable_x64", True)' in examples[0].splitlines()[0]
+    for example in examples:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", example],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "nan" not in done.stdout
+
+
+def private_parts(source: str) -> list[str]:
+    """Private names of the package that `source` imports or reaches through its front."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                reached = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(module), names=names):
+                reached = [f"{module}.{alias.name}" for alias in names]
+            case ast.Attribute(value=ast.Name(id="vt" | "vashista_theory"), attr=attribute):
+                reached = [f"vashista_theory.{attribute}"]
+            case _:
+                continue
+        found += [
+            name
+            for name in reached
+            if name.startswith("vashista_theory.")
+            and any(re.match(r"_(?!_)", part) for part in name.split("."))
+        ]
+    return found
+
+
+def test_experiments_figures_and_notebooks_use_public_names() -> None:
+    used = {
+        str(path.relative_to(ROOT)): names
+        for path in tracked_files()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PUBLIC_ONLY
+        if (names := private_parts(text_of(path)))
+    }
+    assert not used
+
+
+def test_private_names_are_noticed() -> None:
+    source = "import vashista_theory as vt\nfrom vashista_theory._numerics import f\nvt._types\n"
+    assert private_parts(source) == ["vashista_theory._numerics.f", "vashista_theory._types"]
+    assert private_parts("from vashista_theory import __version__") == []
