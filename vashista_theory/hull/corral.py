@@ -1,0 +1,158 @@
+r"""The corral of Wolfe's method: affinely independent keys and their dual basis.
+
+Write :math:`a_j = (k_j - o, s)` for a key of the corral, with a fixed origin :math:`o` and length
+:math:`s`: the keys are affinely independent exactly when the rows :math:`a_j` are linearly
+independent. Their *dual basis* :math:`b_j` (:math:`\langle b_i, a_j\rangle = 1_{i=j}`, same span)
+gives barycentric coordinates by one product, and changes by one rank-one update when a key enters
+or leaves. It carries the condition number of the keys, where the Gram matrix carries its square.
+
+Slots not in use hold zero rows, so that every shape is fixed.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import unit_roundoff
+
+_DEPENDENT = 64.0
+"""Units of roundoff below which a key counts as affinely dependent on the corral."""
+
+
+class Frame(NamedTuple):
+    """What stays fixed during a solve: origin, homogenising length, query seen from the origin."""
+
+    origin: Float[Array, " d"]
+    length: Float[Array, ""]
+    target: Float[Array, " d"]
+
+    def homogeneous(self, shifted: Float[Array, "... d"]) -> Float[Array, "... d1"]:
+        last = jnp.broadcast_to(self.length, (*shifted.shape[:-1], 1))
+        return jnp.concatenate([shifted, last], axis=-1)
+
+
+class Corral(NamedTuple):
+    """Keys in use (`index` −1 for a free slot), rows a_j and b_j, and the current weights."""
+
+    index: Int[Array, " slots"]
+    rows: Float[Array, "slots d1"]
+    dual: Float[Array, "slots d1"]
+    weights: Float[Array, " slots"]
+
+    @property
+    def used(self) -> Bool[Array, " slots"]:
+        return self.index >= 0
+
+    def shifted_point(self) -> Float[Array, " d"]:
+        """The point of the current weights, seen from the frame's origin."""
+        return self.weights @ self.rows[:, :-1]
+
+
+def start(index: Int[Array, ""], frame: Frame, slots: int) -> Corral:
+    """The corral of one key: the origin of the frame itself."""
+    d = frame.origin.shape[0]
+    first = jnp.zeros((slots, d + 1), frame.origin.dtype).at[0, d]
+    return Corral(
+        index=jnp.full((slots,), -1, jnp.int32).at[0].set(index.astype(jnp.int32)),
+        rows=first.set(frame.length),
+        dual=first.set(1 / frame.length),
+        weights=jnp.zeros((slots,), frame.origin.dtype).at[0].set(1.0),
+    )
+
+
+def add(
+    corral: Corral, frame: Frame, index: Int[Array, ""], shifted: Float[Array, " d"]
+) -> tuple[Corral, Bool[Array, ""]]:
+    """Add the key at `index` (at `shifted` from the origin) with weight 0.
+
+    Returns the corral and whether the key was refused as affinely dependent. The part of the row
+    outside the span is orthogonalised twice: once leaves an error of κ·u, twice leaves u.
+    """
+    row = frame.homogeneous(shifted)
+    first = corral.dual @ row
+    outside = row - first @ corral.rows
+    second = corral.dual @ outside
+    outside = outside - second @ corral.rows
+    squared = outside @ outside
+    dependent = squared <= (_DEPENDENT * unit_roundoff(row.dtype)) ** 2 * (row @ row)
+    dependent |= jnp.all(corral.used)
+    new_dual = jnp.where(dependent, 0.0, outside / jnp.where(dependent, 1.0, squared))
+    # Only the refused case must leave the slot free; `entering` is then false everywhere.
+    entering = (jnp.arange(corral.index.shape[0]) == jnp.argmin(corral.used)) & ~dependent
+    coordinates = jnp.where(entering, -1.0, first + second)
+    return (
+        Corral(
+            index=jnp.where(entering, index.astype(jnp.int32), corral.index),
+            rows=jnp.where(entering[:, None], row, corral.rows),
+            dual=corral.dual - coordinates[:, None] * new_dual,
+            weights=corral.weights,
+        ),
+        dependent,
+    )
+
+
+def drop(corral: Corral, slot: Int[Array, ""]) -> Corral:
+    """Remove the key in `slot`."""
+    leaving = jnp.arange(corral.index.shape[0]) == slot
+    old = corral.dual[slot]
+    overlap = corral.dual @ old
+    ratio = overlap / jnp.where(overlap[slot] > 0, overlap[slot], 1.0)
+    dual = jnp.where(leaving[:, None], 0.0, corral.dual - ratio[:, None] * old)
+    return Corral(
+        index=jnp.where(leaving, -1, corral.index),
+        rows=jnp.where(leaving[:, None], 0.0, corral.rows),
+        dual=dual,
+        weights=jnp.where(leaving, 0.0, corral.weights),
+    )
+
+
+def affine_weights(corral: Corral, frame: Frame) -> Float[Array, " slots"]:
+    """Barycentric coordinates of the query's projection on the affine hull of the corral.
+
+    The projection of (q − o, s) on the span of the rows, moved along the projection of the last
+    unit vector until its last coordinate is s again, that is until the weights sum to 1.
+    """
+    inside = corral.dual @ frame.homogeneous(frame.target)
+    upward = corral.dual[:, -1]
+    return inside + upward * ((1.0 - jnp.sum(inside)) / jnp.sum(upward))
+
+
+def correct(corral: Corral, frame: Frame) -> Corral:
+    """One step of iterative refinement on the corral's own optimality conditions.
+
+    At the optimum ⟨r, k_j − p⟩ is zero for every key of the corral; what is left of it is
+    computed from differences and removed, which brings multipliers to the last digits.
+    """
+    point = corral.shifted_point()
+    residual = frame.target - point
+    shifted = corral.rows[:, :-1]
+    defect = jnp.where(corral.used, (shifted - point) @ residual, 0.0)
+    change = corral.dual @ (corral.dual.T @ defect)
+    upward = corral.dual[:, -1]
+    change = change - upward * (jnp.sum(change) / jnp.sum(upward))
+    return corral._replace(weights=corral.weights + change)
+
+
+def rebuild(corral: Corral, frame: Frame) -> Corral:
+    """The same corral with its dual basis computed afresh, free of accumulated rounding."""
+    slots = corral.index.shape[0]
+    empty = corral._replace(
+        index=jnp.full_like(corral.index, -1),
+        rows=jnp.zeros_like(corral.rows),
+        dual=jnp.zeros_like(corral.dual),
+        weights=jnp.zeros_like(corral.weights),
+    )
+
+    def body(slot: Array, fresh: Corral) -> Corral:
+        position = jnp.argmin(fresh.used)
+        grown, refused = add(fresh, frame, corral.index[slot], corral.rows[slot, :-1])
+        keep = corral.used[slot] & ~refused
+        weights = jnp.where(
+            jnp.arange(slots) == position, corral.weights[slot], fresh.weights
+        )
+        grown = grown._replace(weights=weights)
+        return jax.tree.map(lambda new, old: jnp.where(keep, new, old), grown, fresh)
+
+    return jax.lax.fori_loop(0, slots, body, empty)

@@ -1,0 +1,123 @@
+r"""Newton's method for the tilt w: one solver for the relaxation and for the tangent.
+
+.. math:: \min_w\ \tfrac12 \epsilon \|w\|^2 + \log \sum_i \exp(\langle w, z_i\rangle + o_i)
+
+With offsets :math:`o_i = -\mu_i/\epsilon` the minimiser is the shifted dual of the relaxation;
+with ε = 0 and offsets 0 on a face, −∞ off it, it is the tangent of the maximum-entropy weights.
+d unknowns whatever n is, and no cancellation as ε → 0.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import unit_roundoff
+
+MAX_NEWTON_STEPS = 100
+_HALVINGS = 40
+
+
+class Tilt(NamedTuple):
+    """The minimiser, the log-weights it induces, ‖gradient‖ there, Newton steps taken."""
+
+    tilt: Float[Array, " d"]
+    log_weights: Float[Array, " n"]
+    residual: Float[Array, ""]
+    steps: Int[Array, ""]
+
+
+class _State(NamedTuple):
+    tilt: Float[Array, " d"]
+    logits: Float[Array, " n"]
+    steps: Int[Array, ""]
+    last: Float[Array, ""]
+    finished: Bool[Array, ""]
+
+
+def objective(
+    logits: Float[Array, " n"], tilt: Float[Array, " d"], epsilon: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Value of the minimised function where the logits are ⟨w, z_i⟩ + o_i."""
+    return 0.5 * epsilon * (tilt @ tilt) + jax.nn.logsumexp(logits)
+
+
+def solve_tilt(
+    coordinates: Float[Array, "n d"],
+    offsets: Float[Array, " n"],
+    epsilon: Float[Array, ""],
+    start: Float[Array, " d"],
+    *,
+    free: Bool[Array, " d"] | None = None,
+) -> Tilt:
+    """Minimise by damped Newton steps until rounding stops them.
+
+    Args:
+        coordinates: rows z_i, scaled to lengths of order one.
+        offsets: o_i, −inf to leave a row out.
+        epsilon: strong convexity ε ≥ 0 of the objective.
+        start: first tilt.
+        free: coordinates that may move (all, by default).
+
+    Returns:
+        A `Tilt`. Because the objective is ε-strongly convex, the error of −εw is at most
+        `residual`.
+    """
+    d = start.shape[0]
+    roundoff = unit_roundoff(coordinates.dtype)
+    free_ = jnp.ones((d,), bool) if free is None else free
+    fixed_identity = jnp.diag(jnp.where(free_, 0.0, 1.0).astype(start.dtype))
+
+    def gradient(logits: Array, tilt: Array) -> tuple[Array, Array, Array]:
+        weights = jax.nn.softmax(logits)
+        mean = weights @ coordinates
+        return jnp.where(free_, epsilon * tilt + mean, 0.0), weights, mean
+
+    def newton(state: _State) -> _State:
+        slope, weights, mean = gradient(state.logits, state.tilt)
+        covariance = (coordinates.T * weights) @ coordinates - jnp.outer(mean, mean)
+        covariance = jnp.where(free_[:, None] & free_[None, :], covariance, 0.0)
+        # A ridge of a few roundings keeps the factorisation defined on flat directions; Newton
+        # corrects itself, so it costs steps, never accuracy.
+        ridge = epsilon + 4 * roundoff * jnp.trace(covariance) + jnp.finfo(start.dtype).tiny
+        hessian = covariance + fixed_identity + ridge * jnp.diag(free_.astype(start.dtype))
+        factor = jnp.linalg.cholesky(hessian)
+        step = -jax.scipy.linalg.cho_solve((factor, True), slope)
+        step = jnp.where(jnp.all(jnp.isfinite(step)), step, -slope)
+        change = coordinates @ step
+        value = objective(state.logits, state.tilt, epsilon)
+        decrease = slope @ step
+        slack = 8 * roundoff * (1.0 + jnp.abs(value))
+
+        def too_long(carry: tuple[Array, Array]) -> Array:
+            length, halvings = carry
+            trial = objective(
+                state.logits + length * change, state.tilt + length * step, epsilon
+            )
+            acceptable = trial <= value + 1e-4 * length * decrease + slack
+            return ~acceptable & (halvings < _HALVINGS)
+
+        length, _ = jax.lax.while_loop(
+            too_long, lambda c: (0.5 * c[0], c[1] + 1), (jnp.ones((), start.dtype), jnp.int32(0))
+        )
+        tilt = state.tilt + length * step
+        size = length * jnp.max(jnp.abs(step))
+        relative = size / jnp.maximum(jnp.max(jnp.abs(tilt)), jnp.finfo(start.dtype).tiny)
+        # Converged, or no longer contracting although the objective cannot tell the steps apart.
+        at_floor = (relative <= 1e4 * roundoff) | (jnp.abs(decrease) <= roundoff * slack)
+        small = (relative <= 4 * roundoff) | (at_floor & (relative >= 0.5 * state.last))
+        return _State(tilt, coordinates @ tilt + offsets, state.steps + 1, relative, small)
+
+    first = _State(
+        start,
+        coordinates @ start + offsets,
+        jnp.int32(0),
+        jnp.asarray(jnp.inf, start.dtype),
+        jnp.asarray(False),
+    )
+    last = jax.lax.while_loop(
+        lambda s: ~s.finished & (s.steps < MAX_NEWTON_STEPS), newton, first
+    )
+    slope, *_ = gradient(last.logits, last.tilt)
+    return Tilt(last.tilt, jax.nn.log_softmax(last.logits), jnp.linalg.norm(slope), last.steps)
