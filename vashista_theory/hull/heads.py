@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int
+from jaxtyping import Float, Float64, Int
 
 _ARRAYS = ("queries", "keys", "values", "layers", "positions", "scale", "provenance")
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -36,21 +36,9 @@ class Heads:
         provenance: Where the numbers came from.
     """
 
-    queries: (
-        Float16[np.ndarray, "L H Tq D"]
-        | Float32[np.ndarray, "L H Tq D"]
-        | Float64[np.ndarray, "L H Tq D"]
-    )
-    keys: (
-        Float16[np.ndarray, "L Hkv T D"]
-        | Float32[np.ndarray, "L Hkv T D"]
-        | Float64[np.ndarray, "L Hkv T D"]
-    )
-    values: (
-        Float16[np.ndarray, "L Hkv T D"]
-        | Float32[np.ndarray, "L Hkv T D"]
-        | Float64[np.ndarray, "L Hkv T D"]
-    )
+    queries: Float[np.ndarray, "L H Tq D"]
+    keys: Float[np.ndarray, "L Hkv T D"]
+    values: Float[np.ndarray, "L Hkv T D"]
     layers: Int[np.ndarray, " L"]
     positions: Int[np.ndarray, " Tq"]
     scale: float
