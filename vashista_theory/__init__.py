@@ -1,1 +1,53 @@
-"""Theory verification for sparse attention: see the README."""
+"""Theory verification and numerical analysis for sparse attention.
+
+Attention as the projection of the query on the convex hull of its keys, and softmax-like attention
+as its entropic relaxation. Importing switches nothing on; verification wants
+``jax.config.update("jax_enable_x64", True)``.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from vashista_theory._results import Result as Result
+from vashista_theory._version import __version__ as __version__
+from vashista_theory.hull.kkt import Residuals as Residuals
+from vashista_theory.hull.projection import Projection as Projection
+from vashista_theory.hull.projection import project as project
+from vashista_theory.hull.projection import project_many as project_many
+from vashista_theory.hull.relaxation import Relaxation as Relaxation
+from vashista_theory.hull.relaxation import relax as relax
+from vashista_theory.hull.stability import FaceStability as FaceStability
+from vashista_theory.hull.stability import face_stability as face_stability
+
+if TYPE_CHECKING:
+    from vashista_theory import sweep as sweep
+    from vashista_theory._diagnose import Diagnosis as Diagnosis
+    from vashista_theory._diagnose import diagnose as diagnose
+    from vashista_theory.hull import heads as heads
+    from vashista_theory.hull import instances as instances
+    from vashista_theory.hull import oracle as oracle
+
+_LAZY_MODULES = {
+    "heads": "vashista_theory.hull.heads",
+    "instances": "vashista_theory.hull.instances",
+    "oracle": "vashista_theory.hull.oracle",
+    "sweep": "vashista_theory.sweep",
+}
+_LAZY_NAMES = {
+    "diagnose": "vashista_theory._diagnose",
+    "Diagnosis": "vashista_theory._diagnose",
+}
+
+
+def __getattr__(name: str) -> ModuleType | Any:
+    """Import the parts that pull heavier packages on first use (PEP 562)."""
+    if name in _LAZY_MODULES:
+        return importlib.import_module(_LAZY_MODULES[name])
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES, *_LAZY_NAMES})

@@ -131,9 +131,7 @@ def search(
         return corral._replace(weights=wanted)
 
     def enter(state: _Search, pool: _Candidates, best: Int[Array, ""]) -> _Search:
-        corral, refused = corrals.add(
-            state.corral, frame, pool.index[best], pool.shifted[best]
-        )
+        corral, refused = corrals.add(state.corral, frame, pool.index[best], pool.shifted[best])
         corral = settle_weights(corral)
         residual = frame.target - corral.shifted_point()
         decrease = (state.residual - residual) @ (state.residual + residual)
@@ -178,10 +176,10 @@ def search(
             weights=jnp.where(chosen >= 0, 1.0 / jnp.maximum(jnp.sum(chosen >= 0), 1), 0.0),
         )
         warm = renew(state._replace(corral=seed))
-        state = jax.tree.map(
-            lambda w, s: jnp.where(jnp.any(initial_face), w, s), warm, state
-        )
+        state = jax.tree.map(lambda w, s: jnp.where(jnp.any(initial_face), w, s), warm, state)
     state, passes, _, _ = jax.lax.while_loop(
-        lambda carry: ~carry[2], one_pass, (state, jnp.int32(0), jnp.asarray(False), jnp.asarray(False))
+        lambda carry: ~carry[2],
+        one_pass,
+        (state, jnp.int32(0), jnp.asarray(False), jnp.asarray(False)),
     )
     return ActiveSet(state.corral, frame, state.steps, passes)

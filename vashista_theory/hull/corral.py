@@ -149,9 +149,7 @@ def rebuild(corral: Corral, frame: Frame) -> Corral:
         position = jnp.argmin(fresh.used)
         grown, refused = add(fresh, frame, corral.index[slot], corral.rows[slot, :-1])
         keep = corral.used[slot] & ~refused
-        weights = jnp.where(
-            jnp.arange(slots) == position, corral.weights[slot], fresh.weights
-        )
+        weights = jnp.where(jnp.arange(slots) == position, corral.weights[slot], fresh.weights)
         grown = grown._replace(weights=weights)
         return jax.tree.map(lambda new, old: jnp.where(keep, new, old), grown, fresh)
 

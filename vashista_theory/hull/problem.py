@@ -49,16 +49,14 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
             "silently. Call `jax.config.update('jax_enable_x64', True)` first, or pass "
             f"`{name}.astype('float32')` to compute in float32."
         )
-    if kind != "f" or not from_numpy and not isinstance(value, jax.Array):
+    if kind != "f" or (not from_numpy and not isinstance(value, jax.Array)):
         return jnp.asarray(array, dtype=jnp.result_type(float))
     if jnp.finfo(array.dtype).bits < 32:
         return jnp.asarray(array, dtype=jnp.float32)
     return jnp.asarray(array)
 
 
-def as_problem(
-    keys: ArrayLike, query: ArrayLike, *, batched: bool = False
-) -> tuple[Array, Array]:
+def as_problem(keys: ArrayLike, query: ArrayLike, *, batched: bool = False) -> tuple[Array, Array]:
     """Check keys ``(n, d)`` and query ``(d,)`` (with a leading batch axis if `batched`).
 
     Raises:

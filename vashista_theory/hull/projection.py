@@ -101,8 +101,14 @@ def _solve(
     weights = jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(corral.weights, mode="drop")
     multipliers, reach = kkt.multipliers(keys, query, point)
     return _Solution(
-        point, weights, multipliers, corral, reach.from_point, reach.scale,
-        found.steps, found.passes + 1,
+        point,
+        weights,
+        multipliers,
+        corral,
+        reach.from_point,
+        reach.scale,
+        found.steps,
+        found.passes + 1,
     )
 
 
@@ -217,9 +223,7 @@ def _project_batch(keys: Array, queries: Array, *rest: Array) -> dict[str, objec
         return jax.vmap(lambda *pair: one(pair))(keys, queries)
 
 
-def _controls(
-    keys: Array, tolerance: float | None, max_steps: int | None
-) -> tuple[Array, Array]:
+def _controls(keys: Array, tolerance: float | None, max_steps: int | None) -> tuple[Array, Array]:
     default = default_tolerance(keys.dtype)
     if tolerance is not None and not is_traced(tolerance) and not 0 < tolerance < jnp.inf:
         raise ValueError(
@@ -238,10 +242,14 @@ def _finish(projection: Projection, throw: bool, doing: str) -> Projection:
     if not traced and bool(jnp.any(projection.result == Result.nonfinite_input)):
         check_finite(projection.keys, "keys")
         check_finite(projection.query, "query")
-    detail = "" if traced else (
-        f"(duality gap {float(jnp.max(projection.duality_gap)):.3g}, "
-        f"scale {float(jnp.max(projection.scale)):.3g}, "
-        f"steps {int(jnp.max(projection.steps))})."
+    detail = (
+        ""
+        if traced
+        else (
+            f"(duality gap {float(jnp.max(projection.duality_gap)):.3g}, "
+            f"scale {float(jnp.max(projection.scale)):.3g}, "
+            f"steps {int(jnp.max(projection.steps))})."
+        )
     )
     return settle(projection, projection.result, failures=FAILURES, doing=doing, detail=detail)
 
@@ -343,5 +351,7 @@ def _across_cores(keys: Array, queries: Array, *controls: Array, cores: int) -> 
     with ThreadPoolExecutor(cores) as pool:
         parts = list(pool.map(part, starts))
     fresh = [part * size - start for part, start in enumerate(starts)]
-    trimmed = [jax.tree.map(lambda leaf, k=k: leaf[k:], p) for k, p in zip(fresh, parts, strict=True)]
+    trimmed = [
+        jax.tree.map(lambda leaf, k=k: leaf[k:], p) for k, p in zip(fresh, parts, strict=True)
+    ]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trimmed)

@@ -57,7 +57,12 @@ class Relaxation(eqx.Module):
 
 
 def _path(
-    keys: Array, query: Array, point: Array, multipliers: Array, face: Array, scale: Array,
+    keys: Array,
+    query: Array,
+    point: Array,
+    multipliers: Array,
+    face: Array,
+    scale: Array,
     epsilons: Array,
 ) -> dict[str, object]:
     """Solve for temperatures in descending order, each warm-started from the ones before."""
@@ -70,7 +75,9 @@ def _path(
     on_span = jnp.arange(keys.shape[1]) < rank
     excess = jnp.where(face, 0.0, multipliers) / length**2
 
-    def solve(carry: tuple[Array, ...], epsilon: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    def solve(
+        carry: tuple[Array, ...], epsilon: Array
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         tilt, log_epsilon, older, older_log_epsilon = carry
         offsets = -excess / epsilon
         span = log_epsilon - older_log_epsilon
@@ -110,7 +117,7 @@ def _path(
 def _describe(
     log_weights: Array, coordinates: Array, tilt: Array, epsilon: Array, face: Array, on_span: Array
 ) -> tuple[Array, Array]:
-    """log ‖p^ε − p*‖ and log off-face mass, each in a form that keeps its digits when tiny."""
+    """Log ‖p^ε − p*‖ and log off-face mass, each in a form that keeps its digits when tiny."""
     on_face = masked_logsumexp(log_weights, face)
     off_face = masked_logsumexp(log_weights, ~face)
     # Off the span of the face, the displacement is carried by off-face keys alone: sum it in logs.
@@ -187,17 +194,26 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
     flat = jnp.atleast_1d(epsilon_)
     order = jnp.argsort(-flat)
     fields = _relax_path(
-        keys, projection.query, projection.point, projection.multipliers, projection.face,
-        projection.scale, flat[order],
+        keys,
+        projection.query,
+        projection.point,
+        projection.multipliers,
+        projection.face,
+        projection.scale,
+        flat[order],
     )
     restore = jnp.argsort(order) if epsilon_.ndim else 0
     fields = jax.tree.map(lambda leaf: leaf[restore], fields)
     relaxation = Relaxation(epsilon=epsilon_, **fields)  # pyright: ignore
     if not throw:
         return relaxation
-    detail = "" if is_traced(relaxation) else (
-        f"(residual up to {float(jnp.max(relaxation.residual)):.3g} at scale "
-        f"{float(projection.scale):.3g})."
+    detail = (
+        ""
+        if is_traced(relaxation)
+        else (
+            f"(residual up to {float(jnp.max(relaxation.residual)):.3g} at scale "
+            f"{float(projection.scale):.3g})."
+        )
     )
     return settle(
         relaxation, relaxation.result, failures=(Result.stagnated,), doing="relax", detail=detail

@@ -92,9 +92,7 @@ def solve_tilt(
 
         def too_long(carry: tuple[Array, Array]) -> Array:
             length, halvings = carry
-            trial = objective(
-                state.logits + length * change, state.tilt + length * step, epsilon
-            )
+            trial = objective(state.logits + length * change, state.tilt + length * step, epsilon)
             acceptable = trial <= value + 1e-4 * length * decrease + slack
             return ~acceptable & (halvings < _HALVINGS)
 
@@ -116,8 +114,6 @@ def solve_tilt(
         jnp.asarray(jnp.inf, start.dtype),
         jnp.asarray(False),
     )
-    last = jax.lax.while_loop(
-        lambda s: ~s.finished & (s.steps < MAX_NEWTON_STEPS), newton, first
-    )
+    last = jax.lax.while_loop(lambda s: ~s.finished & (s.steps < MAX_NEWTON_STEPS), newton, first)
     slope, *_ = gradient(last.logits, last.tilt)
     return Tilt(last.tilt, jax.nn.log_softmax(last.logits), jnp.linalg.norm(slope), last.steps)

@@ -1,0 +1,211 @@
+"""The projection and its relaxation as cvxpy problems, for independent comparison.
+
+Nothing here shares a line with the package's own solvers, and cvxpy is imported only when a
+function is called. The accuracy is that of a general interior-point solver: good for catching a
+wrong answer, not for verifying the last digits (the docstrings say what was measured).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+_CLARABEL_QP = {
+    "tol_gap_abs": 1e-14,
+    "tol_gap_rel": 1e-14,
+    "tol_feas": 1e-14,
+    # The reduced tolerances decide what Clarabel still returns when rounding stops it.
+    "reduced_tol_gap_abs": 1e-9,
+    "reduced_tol_gap_rel": 1e-9,
+    "reduced_tol_feas": 1e-9,
+}
+_CLARABEL_CONE = {**_CLARABEL_QP, "tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+
+
+class OracleProjection(NamedTuple):
+    """A projection found by cvxpy.
+
+    Attributes:
+        point: p = Kᵀα with the cleaned weights (clipped at 0, divided by their sum).
+        weights: Those weights.
+        multipliers: ⟨q − p, p − k_i⟩ at that point.
+        face: Multipliers below `face_tolerance` × max_i ‖k_i − q‖².
+        gap: The smallest multiplier off that face; +inf if there is none.
+        duality_gap: −min multiplier, which certifies ‖p − p*‖² ≤ duality_gap whatever the solver
+            said.
+        status: cvxpy's word for the outcome.
+        solver: The solver's name.
+    """
+
+    point: Float64[np.ndarray, " d"]
+    weights: Float64[np.ndarray, " n"]
+    multipliers: Float64[np.ndarray, " n"]
+    face: Bool[np.ndarray, " n"]
+    gap: float
+    duality_gap: float
+    status: str
+    solver: str
+
+
+class OracleRelaxation(NamedTuple):
+    """An entropic relaxation found by cvxpy.
+
+    Attributes:
+        point: p = Kᵀα with the cleaned weights (clipped at 0, divided by their sum).
+        weights: Those weights; ones below the solver's accuracy are noise.
+        objective: ½‖p − q‖² + ε Σ α_i log α_i there.
+        status: cvxpy's word for the outcome.
+        solver: The solver's name.
+    """
+
+    point: Float64[np.ndarray, " d"]
+    weights: Float64[np.ndarray, " n"]
+    objective: float
+    status: str
+    solver: str
+
+
+def project_qp(
+    keys: Any,
+    query: Any,
+    *,
+    solver: str = "CLARABEL",
+    face_tolerance: float = 1e-6,
+    **options: Any,
+) -> OracleProjection:
+    r"""Project the query on the hull of the keys by a quadratic program.
+
+    .. math:: \min_{\alpha \ge 0,\ \sum\alpha = 1,\ p = K^\top\alpha} \tfrac12\|p - q\|^2
+
+    The program is posed relative to the query and in units of √(max_i ‖k_i − q‖²).
+
+    Accuracy: ACCURACY_QP
+
+    Args:
+        keys: (n, d), converted to float64.
+        query: (d,), converted to float64.
+        solver: A solver that cvxpy has for quadratic programs.
+        face_tolerance: Relative to max_i ‖k_i − q‖²; must exceed the solver's error.
+        **options: Passed to the solver, over the tight tolerances set here for Clarabel.
+
+    Raises:
+        ImportError: If cvxpy is missing.
+        ValueError: If the solver is unknown or the input is not finite and two-dimensional.
+        RuntimeError: If the solver gives up.
+    """
+    cp = _cvxpy(solver)
+    keys, query, relative, length = _normalised(keys, query)
+    alpha = cp.Variable(keys.shape[0], nonneg=True)
+    offset = cp.Variable(keys.shape[1])
+    constraints = [cp.sum(alpha) == 1, offset == relative.T @ alpha]
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(offset)), constraints)
+    status = _solve(problem, solver, _CLARABEL_QP, options)
+
+    weights = _cleaned(alpha.value)
+    step = weights @ relative
+    multipliers = (relative @ step - step @ step) * length**2
+    face = multipliers <= face_tolerance * length**2
+    return OracleProjection(
+        point=query + step * length,
+        weights=weights,
+        multipliers=multipliers,
+        face=face,
+        gap=float(np.min(multipliers[~face], initial=np.inf)),
+        duality_gap=float(-multipliers.min()),
+        status=status,
+        solver=solver,
+    )
+
+
+def relax_exponential_cone(
+    keys: Any, query: Any, epsilon: float, *, solver: str = "CLARABEL", **options: Any
+) -> OracleRelaxation:
+    r"""Solve the entropic relaxation over the exponential cone.
+
+    .. math:: \min_{\alpha \in \text{simplex}} \tfrac12\|K^\top\alpha - q\|^2
+              + \varepsilon\sum_i \alpha_i\log\alpha_i
+
+    Accuracy: ACCURACY_CONE
+
+    Args:
+        keys: (n, d), converted to float64.
+        query: (d,), converted to float64.
+        epsilon: The temperature ε > 0.
+        solver: A solver that cvxpy has for the exponential cone.
+        **options: Passed to the solver, over the tight tolerances set here for Clarabel.
+
+    Raises:
+        ImportError: If cvxpy is missing.
+        ValueError: If the solver is unknown, epsilon is not positive, or the input is not finite
+            and two-dimensional.
+        RuntimeError: If the solver gives up.
+    """
+    if not (np.isfinite(epsilon) and epsilon > 0.0):
+        raise ValueError(f"epsilon must be positive and finite, not {epsilon!r}")
+    cp = _cvxpy(solver)
+    keys, query, relative, length = _normalised(keys, query)
+    alpha = cp.Variable(keys.shape[0])
+    offset = cp.Variable(keys.shape[1])
+    relative_epsilon = float(epsilon) / length**2
+    objective = 0.5 * cp.sum_squares(offset) - relative_epsilon * cp.sum(cp.entr(alpha))
+    constraints = [cp.sum(alpha) == 1, offset == relative.T @ alpha]
+    status = _solve(
+        cp.Problem(cp.Minimize(objective), constraints), solver, _CLARABEL_CONE, options
+    )
+
+    weights = _cleaned(alpha.value)
+    step = weights @ relative * length
+    positive = weights[weights > 0.0]
+    return OracleRelaxation(
+        point=query + step,
+        weights=weights,
+        objective=float(0.5 * step @ step + epsilon * (positive @ np.log(positive))),
+        status=status,
+        solver=solver,
+    )
+
+
+def _cvxpy(solver: str) -> Any:
+    try:
+        import cvxpy
+    except ImportError as error:
+        raise ImportError(
+            "the oracle needs cvxpy, which is not installed: pip install cvxpy"
+        ) from error
+    cp: Any = cvxpy
+    installed: list[str] = cp.installed_solvers()
+    if solver not in installed:
+        raise ValueError(
+            f"cvxpy has no solver {solver!r} here; it has: {', '.join(sorted(installed))}"
+        )
+    return cp
+
+
+def _normalised(keys: Any, query: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    keys = np.asarray(keys, np.float64)
+    query = np.asarray(query, np.float64)
+    if keys.ndim != 2 or keys.shape[0] == 0 or query.shape != keys.shape[1:]:
+        raise ValueError(
+            f"expected keys of shape (n, d), n >= 1, and a query of shape (d,); "
+            f"got {keys.shape} and {query.shape}"
+        )
+    if not (np.isfinite(keys).all() and np.isfinite(query).all()):
+        raise ValueError("keys and query must be finite: check them with numpy.isfinite")
+    relative = keys - query
+    length = float(np.max(np.linalg.norm(relative, axis=1))) or 1.0
+    return keys, query, relative / length, length
+
+
+def _solve(problem: Any, solver: str, tight: dict[str, Any], options: dict[str, Any]) -> str:
+    settings = {**tight, **options} if solver == "CLARABEL" else options
+    problem.solve(solver=solver, **settings)
+    if problem.status not in {"optimal", "optimal_inaccurate"}:
+        raise RuntimeError(
+            f"{solver} stopped with status {problem.status!r}; try another solver or looser options"
+        )
+    return str(problem.status)
+
+
+def _cleaned(alpha: Any) -> np.ndarray:
+    weights = np.maximum(np.asarray(alpha, np.float64), 0.0)
+    return weights / weights.sum()
