@@ -1,0 +1,87 @@
+"""What an experiment hands back: labelled tables, single values, findings in words."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+Cell = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under labelled columns.
+
+    Attributes:
+        columns: What each column holds, with its unit, by name.
+        rows: One mapping a row; a missing column is an empty cell.
+        shown: Whether people see it on the terminal; the file always has it.
+    """
+
+    columns: Mapping[str, str]
+    rows: Sequence[Mapping[str, Cell]]
+    shown: bool = True
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            unknown = row.keys() - self.columns.keys()
+            if unknown:
+                raise ValueError(f"a row has {sorted(unknown)}, which no column describes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The result of one experiment.
+
+    Attributes:
+        tables: By name.
+        values: Single numbers that a text may quote, by name.
+        findings: Sentences for people: what holds, what was missed and what bounds it.
+        notes: How it was measured.
+    """
+
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
+    findings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Outcome":
+        """Read back what the result file holds under "outcome"."""
+        tables = {name: Table(**table) for name, table in stored["tables"].items()}
+        return cls(tables, stored["values"], stored["findings"], stored["notes"])
+
+    def show(self, console: Console) -> None:
+        """Print for people."""
+        for name, table in self.tables.items():
+            if table.shown:
+                _print_table(console, name, table)
+        for title, lines in (("How it was measured", self.notes), ("Findings", self.findings)):
+            if lines:
+                console.print(f"\n{title}", style="bold")
+                for line in lines:
+                    console.print(f"- {line}", markup=False, highlight=False)
+
+
+def _print_table(console: Console, name: str, table: Table) -> None:
+    printed = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in table.columns:
+        numeric = any(isinstance(row.get(column), (int, float)) for row in table.rows)
+        printed.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        printed.add_row(*(_text(row.get(column)) for column in table.columns))
+    console.print(printed)
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        tiny = cell != 0 and not 1e-3 <= abs(cell) < 1e5
+        return f"{cell:.1e}" if tiny else f"{cell:.3g}" if abs(cell) < 100 else f"{cell:.0f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell

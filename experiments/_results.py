@@ -1,0 +1,91 @@
+"""Result files: where they lie, and whether they still answer the question asked."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments import _registry
+from experiments._outcome import Outcome
+from vashista_theory import runs
+from vashista_theory._version import __version__
+
+FOLDER = _registry.FOLDER / "results"
+
+# Changing how results are shown or stored does not change what they say.
+_FRAMEWORK = {"__init__", "__main__", "_outcome", "_registry", "_results"}
+
+
+def path_of(name: str, *, quick: bool = False, folder: Path | None = None) -> Path:
+    """The result file of an experiment; quick runs never replace full ones."""
+    folder = folder or FOLDER
+    return (folder / "quick" if quick else folder) / f"{name}.json"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result file's content, or None where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "fingerprint" in content else None
+
+
+def outcome(name: str, *, folder: Path | None = None) -> Outcome:
+    """The stored outcome of an experiment, for figures and texts.
+
+    Raises:
+        FileNotFoundError: It has not been computed; the message says how to.
+    """
+    stored = read(path_of(name, folder=folder))
+    if stored is None:
+        raise FileNotFoundError(
+            f"no result of {name!r} in {folder or FOLDER}; run `python -m experiments {name}`"
+        )
+    return Outcome.from_json(stored["outcome"])
+
+
+def write(path: Path, *, name: str, key: str, manifest: runs.Manifest, result: Outcome) -> None:
+    """Write a result with the circumstances it was computed in."""
+    content = {
+        "experiment": name,
+        "claim": _registry.claim(name),
+        "fingerprint": key,
+        "outcome": runs.canonical(result),
+        "manifest": manifest.as_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def fingerprint(name: str, config: object) -> str:
+    """Names everything a result depends on: configuration, source, version of the package."""
+    sources = {module: _digest(module) for module in sorted(_sources(name))}
+    return runs.fingerprint({"configuration": config, "sources": sources, "version": __version__})
+
+
+def _digest(module: str) -> str:
+    return hashlib.sha256((_registry.FOLDER / f"{module}.py").read_bytes()).hexdigest()
+
+
+def _sources(name: str) -> set[str]:
+    """The experiment's module and the shared ones it imports, at any depth."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        tree = ast.parse((_registry.FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+        waiting |= _imported(tree) - found - _FRAMEWORK
+    return found
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "experiments":
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("experiments."):
+            modules.add((node.module or "").split(".")[1])
+    return {module for module in modules if (_registry.FOLDER / f"{module}.py").is_file()}
