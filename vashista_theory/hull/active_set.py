@@ -40,7 +40,7 @@ class _Search(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    index: Int[Array, " c"]
+    key_index: Int[Array, " c"]
     shifted: Float[Array, "c d"]
     noise: Float[Array, " c"]
 
@@ -51,7 +51,7 @@ def slots_for(n: int, d: int) -> int:
 
 
 def _frame(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Frame, Array]:
-    """Origin at the key nearest to the query among an even sample, length of the sample's spread."""
+    """Origin at the sampled key nearest to the query; length of the sample's spread."""
     n = keys.shape[0]
     count = min(CANDIDATES, n)
     sample = jnp.arange(count) * (n // count)
@@ -131,7 +131,7 @@ def search(
         return corral._replace(weights=wanted)
 
     def enter(state: _Search, pool: _Candidates, best: Int[Array, ""]) -> _Search:
-        corral, refused = corrals.add(state.corral, frame, pool.index[best], pool.shifted[best])
+        corral, refused = corrals.add(state.corral, frame, pool.key_index[best], pool.shifted[best])
         corral = settle_weights(corral)
         residual = frame.target - corral.shifted_point()
         decrease = (state.residual - residual) @ (state.residual + residual)
@@ -171,7 +171,7 @@ def search(
         chosen = jnp.nonzero(initial_face, size=slots_for(n, d), fill_value=-1)[0]
         shifted = jnp.where(chosen[:, None] >= 0, keys[chosen] - frame.origin, 0.0)
         seed = first._replace(
-            index=chosen.astype(jnp.int32),
+            key_index=chosen.astype(jnp.int32),
             rows=jnp.where(chosen[:, None] >= 0, frame.homogeneous(shifted), 0.0),
             weights=jnp.where(chosen >= 0, 1.0 / jnp.maximum(jnp.sum(chosen >= 0), 1), 0.0),
         )

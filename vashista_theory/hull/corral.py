@@ -29,21 +29,23 @@ class Frame(NamedTuple):
     target: Float[Array, " d"]
 
     def homogeneous(self, shifted: Float[Array, "... d"]) -> Float[Array, "... d1"]:
+        """Rows (k − o, s) of keys given from the origin."""
         last = jnp.broadcast_to(self.length, (*shifted.shape[:-1], 1))
         return jnp.concatenate([shifted, last], axis=-1)
 
 
 class Corral(NamedTuple):
-    """Keys in use (`index` −1 for a free slot), rows a_j and b_j, and the current weights."""
+    """Keys in use (`key_index` −1 for a free slot), rows a_j and b_j, and the current weights."""
 
-    index: Int[Array, " slots"]
+    key_index: Int[Array, " slots"]
     rows: Float[Array, "slots d1"]
     dual: Float[Array, "slots d1"]
     weights: Float[Array, " slots"]
 
     @property
     def used(self) -> Bool[Array, " slots"]:
-        return self.index >= 0
+        """Slots that hold a key."""
+        return self.key_index >= 0
 
     def shifted_point(self) -> Float[Array, " d"]:
         """The point of the current weights, seen from the frame's origin."""
@@ -55,7 +57,7 @@ def start(index: Int[Array, ""], frame: Frame, slots: int) -> Corral:
     d = frame.origin.shape[0]
     first = jnp.zeros((slots, d + 1), frame.origin.dtype).at[0, d]
     return Corral(
-        index=jnp.full((slots,), -1, jnp.int32).at[0].set(index.astype(jnp.int32)),
+        key_index=jnp.full((slots,), -1, jnp.int32).at[0].set(index.astype(jnp.int32)),
         rows=first.set(frame.length),
         dual=first.set(1 / frame.length),
         weights=jnp.zeros((slots,), frame.origin.dtype).at[0].set(1.0),
@@ -80,11 +82,11 @@ def add(
     dependent |= jnp.all(corral.used)
     new_dual = jnp.where(dependent, 0.0, outside / jnp.where(dependent, 1.0, squared))
     # Only the refused case must leave the slot free; `entering` is then false everywhere.
-    entering = (jnp.arange(corral.index.shape[0]) == jnp.argmin(corral.used)) & ~dependent
+    entering = (jnp.arange(corral.key_index.shape[0]) == jnp.argmin(corral.used)) & ~dependent
     coordinates = jnp.where(entering, -1.0, first + second)
     return (
         Corral(
-            index=jnp.where(entering, index.astype(jnp.int32), corral.index),
+            key_index=jnp.where(entering, index.astype(jnp.int32), corral.key_index),
             rows=jnp.where(entering[:, None], row, corral.rows),
             dual=corral.dual - coordinates[:, None] * new_dual,
             weights=corral.weights,
@@ -95,13 +97,13 @@ def add(
 
 def drop(corral: Corral, slot: Int[Array, ""]) -> Corral:
     """Remove the key in `slot`."""
-    leaving = jnp.arange(corral.index.shape[0]) == slot
+    leaving = jnp.arange(corral.key_index.shape[0]) == slot
     old = corral.dual[slot]
     overlap = corral.dual @ old
     ratio = overlap / jnp.where(overlap[slot] > 0, overlap[slot], 1.0)
     dual = jnp.where(leaving[:, None], 0.0, corral.dual - ratio[:, None] * old)
     return Corral(
-        index=jnp.where(leaving, -1, corral.index),
+        key_index=jnp.where(leaving, -1, corral.key_index),
         rows=jnp.where(leaving[:, None], 0.0, corral.rows),
         dual=dual,
         weights=jnp.where(leaving, 0.0, corral.weights),
@@ -137,9 +139,9 @@ def correct(corral: Corral, frame: Frame) -> Corral:
 
 def rebuild(corral: Corral, frame: Frame) -> Corral:
     """The same corral with its dual basis computed afresh, free of accumulated rounding."""
-    slots = corral.index.shape[0]
+    slots = corral.key_index.shape[0]
     empty = corral._replace(
-        index=jnp.full_like(corral.index, -1),
+        key_index=jnp.full_like(corral.key_index, -1),
         rows=jnp.zeros_like(corral.rows),
         dual=jnp.zeros_like(corral.dual),
         weights=jnp.zeros_like(corral.weights),
@@ -147,7 +149,7 @@ def rebuild(corral: Corral, frame: Frame) -> Corral:
 
     def body(slot: Array, fresh: Corral) -> Corral:
         position = jnp.argmin(fresh.used)
-        grown, refused = add(fresh, frame, corral.index[slot], corral.rows[slot, :-1])
+        grown, refused = add(fresh, frame, corral.key_index[slot], corral.rows[slot, :-1])
         keep = corral.used[slot] & ~refused
         weights = jnp.where(jnp.arange(slots) == position, corral.weights[slot], fresh.weights)
         grown = grown._replace(weights=weights)

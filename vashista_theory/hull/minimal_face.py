@@ -70,12 +70,15 @@ def minimal_face(
         rest = face & ~members
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
         rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)])
-        found = search(rows, zero, None, jnp.zeros((), shifted.dtype), jnp.int32(50 * (d + 2)))
+        exact, most = jnp.zeros((), shifted.dtype), jnp.int32(50 * (d + 2))
+        found = search(rows, zero, None, exact, most)
         corral = corrals.correct(found.corral, found.frame)
         nearest = found.frame.origin + corral.shifted_point()
         separated = jnp.linalg.norm(nearest) > negligible
         carrying = (
-            jnp.zeros((n,), bool).at[jnp.where(corral.used, corral.index, n)].set(True, mode="drop")
+            jnp.zeros((n,), bool)
+            .at[jnp.where(corral.used, corral.key_index, n)]
+            .set(True, mode="drop")
         )
         grown = jnp.where(separated | ~jnp.any(rest), members, members | (carrying & rest))
         done = separated | ~jnp.any(face & ~grown) | jnp.all(grown == state.members)

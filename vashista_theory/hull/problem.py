@@ -4,6 +4,7 @@ import functools
 from typing import TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -43,7 +44,7 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
             "Pass the real part, or convert with `.astype(float)`."
         )
     from_numpy = isinstance(value, np.ndarray | np.generic)
-    if array.dtype == np.float64 and from_numpy and not jax.config.jax_enable_x64:  # pyright: ignore
+    if array.dtype == np.float64 and from_numpy and jnp.result_type(float) != np.float64:
         raise ValueError(
             f"`{name}` is float64 but JAX's 64-bit mode is off, so it would be rounded to float32 "
             "silently. Call `jax.config.update('jax_enable_x64', True)` first, or pass "

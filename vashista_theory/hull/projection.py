@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -97,7 +97,7 @@ def _solve(
     for _ in range(_CORRECTIONS):
         corral = corrals.correct(corral, frame)
     point = frame.origin + corral.shifted_point()
-    slots = jnp.where(corral.used, corral.index, keys.shape[0])
+    slots = jnp.where(corral.used, corral.key_index, keys.shape[0])
     weights = jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(corral.weights, mode="drop")
     multipliers, reach = kkt.multipliers(keys, query, point)
     return _Solution(
@@ -123,7 +123,7 @@ def _solve_jvp(
     solution = _solve(*primals)
     corral, point = solution.corral, solution.point
     residual = query - point
-    support_dot = jnp.where(corral.used[:, None], keys_dot[corral.index], 0.0)
+    support_dot = jnp.where(corral.used[:, None], keys_dot[corral.key_index], 0.0)
     shifted = corral.rows[:, :-1]
     # Moving keys carry the point along at fixed weights; the query's motion relative to that, and
     # the tilt of the face against the residual, change the weights.
@@ -133,7 +133,7 @@ def _solve_jvp(
     upward = corral.dual[:, -1]
     change = change - upward * (jnp.sum(change) / jnp.sum(upward))
     point_dot = carried + change @ shifted
-    slots = jnp.where(corral.used, corral.index, keys.shape[0])
+    slots = jnp.where(corral.used, corral.key_index, keys.shape[0])
     weights_dot = jnp.zeros_like(solution.weights).at[slots].add(change, mode="drop")
     residual_dot = query_dot - point_dot
     multipliers_dot = (
@@ -148,7 +148,7 @@ def _solve_jvp(
 def _zero_tangent(value: Array) -> Array:
     if jnp.issubdtype(value.dtype, jnp.floating):
         return jnp.zeros_like(value)
-    return jnp.zeros(value.shape, jax.dtypes.float0)  # pyright: ignore
+    return jnp.zeros(value.shape, jax.dtypes.float0)
 
 
 def _project(
@@ -157,7 +157,7 @@ def _project(
     initial_face: Bool[Array, " n"] | None,
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Solve, then judge the answer from itself: everything but keys and query of a `Projection`."""
     exact = tolerance <= default_tolerance(keys.dtype)
     sketch = jnp.max(jnp.sum((keys[:: max(1, keys.shape[0] // 128)] - query) ** 2, axis=1))
@@ -166,18 +166,18 @@ def _project(
     point, corral = solution.point, solution.corral
     residual_norm = jnp.linalg.norm(jax.lax.stop_gradient(query - point))
     magnitude = jnp.linalg.norm(query) + jnp.linalg.norm(point)
-    support_reach = jnp.max(jnp.where(corral.used, solution.reach[corral.index], 0.0))
+    support_reach = jnp.max(jnp.where(corral.used, solution.reach[corral.key_index], 0.0))
     noise = _INSIDE_NOISE * unit_roundoff(keys.dtype)
     inside = residual_norm <= noise * (support_reach + magnitude)
     face_tolerance = kkt.face_tolerance(solution.reach, support_reach, residual_norm, magnitude)
     face, ambiguous = kkt.exposed_face(solution.multipliers, face_tolerance)
     multipliers = jnp.where(inside, 0.0, solution.multipliers)
     residuals = kkt.residuals(
-        keys[corral.index],
+        keys[corral.key_index],
         point,
         corral.weights,
         solution.multipliers,
-        jnp.where(corral.used, solution.multipliers[corral.index], 0.0),
+        jnp.where(corral.used, solution.multipliers[corral.key_index], 0.0),
     )
     duality_gap = residuals.dual
     nonfinite = ~jnp.isfinite(solution.scale) | ~jnp.isfinite(magnitude)
@@ -207,15 +207,17 @@ def _project(
 
 
 @jax.jit
-def _project_one(*args: Array | None) -> dict[str, object]:
+def _project_one(
+    keys: Array, query: Array, initial_face: Array | None, tolerance: Array, max_steps: Array
+) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
-        return _project(*args)  # pyright: ignore
+        return _project(keys, query, initial_face, tolerance, max_steps)
 
 
 @jax.jit
-def _project_batch(keys: Array, queries: Array, *rest: Array) -> dict[str, object]:
-    def one(pair: tuple[Array, Array]) -> dict[str, object]:
-        return _project(*pair, None, *rest)  # pyright: ignore
+def _project_batch(keys: Array, queries: Array, *rest: Array) -> dict[str, Any]:
+    def one(pair: tuple[Array, Array]) -> dict[str, Any]:
+        return _project(*pair, None, *rest)
 
     with jax.default_matmul_precision("highest"):
         if jax.default_backend() == "cpu":
@@ -296,7 +298,7 @@ def project(
                 f"{face.dtype} of shape {face.shape}. Pass the `.face` of another projection."
             )
     fields = _project_one(keys_, query_, face, *_controls(keys_, tolerance, max_steps))
-    projection = Projection(keys=keys_, query=query_, **fields)  # pyright: ignore
+    projection = Projection(keys=keys_, query=query_, **fields)
     return _finish(projection, throw, "project")
 
 
@@ -330,20 +332,20 @@ def project_many(
     keys_, queries_ = as_problem(keys, queries, batched=True)
     controls = _controls(keys_, tolerance, max_steps)
     cores = os.cpu_count() or 1
-    run: Callable[..., dict[str, object]] = partial(_across_cores, cores=cores)
+    run: Callable[..., dict[str, Any]] = partial(_across_cores, cores=cores)
     if is_traced(keys_, queries_) or jax.default_backend() != "cpu" or len(keys_) < 2 * cores:
         run = _project_batch
     fields = run(keys_, queries_, *controls)
-    projection = Projection(keys=keys_, query=queries_, **fields)  # pyright: ignore
+    projection = Projection(keys=keys_, query=queries_, **fields)
     return _finish(projection, throw, "project_many")
 
 
-def _across_cores(keys: Array, queries: Array, *controls: Array, cores: int) -> dict[str, object]:
-    """Equal parts of the batch on a thread each; the last part overlaps so that one shape serves."""
+def _across_cores(keys: Array, queries: Array, *controls: Array, cores: int) -> dict[str, Any]:
+    """Equal parts of the batch, a thread each; the last overlaps so that one shape serves."""
     size = -(-len(keys) // cores)
     starts = [min(part * size, len(keys) - size) for part in range(cores)]
 
-    def part(start: int) -> dict[str, object]:
+    def part(start: int) -> dict[str, Any]:
         return jax.block_until_ready(
             _project_batch(keys[start : start + size], queries[start : start + size], *controls)
         )

@@ -8,6 +8,8 @@ Solved in the shifted dual: with :math:`q - p^\epsilon = r^* + \epsilon w`,
 ε-strongly convex function of d unknowns (`hull.tilt`).
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ def _path(
     face: Array,
     scale: Array,
     epsilons: Array,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Solve for temperatures in descending order, each warm-started from the ones before."""
     dtype = keys.dtype
     length = jnp.sqrt(jnp.where(scale > 0, scale, 1.0))
@@ -134,7 +136,7 @@ def _outcome(converged: Array) -> Result:
 
 
 @jax.jit
-def _relax_path(*args: Array) -> dict[str, object]:
+def _relax_path(*args: Array) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
         return _path(*args)
 
@@ -204,7 +206,7 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
     )
     restore = jnp.argsort(order) if epsilon_.ndim else 0
     fields = jax.tree.map(lambda leaf: leaf[restore], fields)
-    relaxation = Relaxation(epsilon=epsilon_, **fields)  # pyright: ignore
+    relaxation = Relaxation(epsilon=epsilon_, **fields)
     if not throw:
         return relaxation
     detail = (

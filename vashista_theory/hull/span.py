@@ -1,5 +1,7 @@
 """Orthonormal coordinates adapted to a face: first the directions of the face, then the rest."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -8,6 +10,8 @@ from vashista_theory._numerics import unit_roundoff
 
 SPAN_NOISE = 256.0
 """Units of roundoff, relative to the input's lengths, that a new direction must exceed."""
+
+_State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
 def face_basis(
@@ -36,7 +40,7 @@ def face_basis(
         best = jnp.argmax(squared)
         return best, jnp.sqrt(squared[best]) > threshold
 
-    def extend(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, ...]:
+    def extend(state: _State) -> _State:
         basis, rank, remainder, best, _ = state
         direction = remainder[best]
         direction = direction - basis @ (basis.T @ direction)
@@ -45,7 +49,7 @@ def face_basis(
         remainder = remainder - (remainder @ direction)[:, None] * direction
         return basis, rank + 1, remainder, *pivot(remainder)
 
-    def more(state: tuple[Array, ...]) -> Array:
+    def more(state: _State) -> Array:
         return state[4] & (state[1] < d)
 
     empty = jnp.zeros((d, d), shifted.dtype)
