@@ -56,9 +56,9 @@ def _frame(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Frame,
     count = min(CANDIDATES, n)
     sample = jnp.arange(count) * (n // count)
     points = keys[sample]
-    nearest = sample[jnp.argmin(jnp.sum((points - query) ** 2, axis=1))]
+    nearest = sample[jnp.argmin(jnp.sum((points - query[None]) ** 2, axis=1))]
     origin = keys[nearest]
-    length = jnp.sqrt(jnp.max(jnp.sum((points - origin) ** 2, axis=1)))
+    length = jnp.sqrt(jnp.max(jnp.sum((points - origin[None]) ** 2, axis=1)))
     return Frame(origin, jnp.where(length > 0, length, 1.0), query - origin), nearest
 
 
@@ -94,7 +94,7 @@ def search(
     magnitude = jnp.linalg.norm(frame.origin) + jnp.linalg.norm(query)
 
     def candidates(index: Int[Array, " c"], residual: Float[Array, " d"]) -> _Candidates:
-        shifted = keys[index] - frame.origin
+        shifted = keys[index] - frame.origin[None]
         reach = jnp.sqrt(jnp.sum(shifted**2, axis=1)) + frame.length + magnitude
         size = jnp.linalg.norm(residual) + frame.length
         noise = PRICING_NOISE * roundoff * size * reach
@@ -169,7 +169,7 @@ def search(
     state = _Search(first, frame.target, jnp.int32(0), jnp.asarray(False))
     if initial_face is not None:
         chosen = jnp.nonzero(initial_face, size=slots_for(n, d), fill_value=-1)[0]
-        shifted = jnp.where(chosen[:, None] >= 0, keys[chosen] - frame.origin, 0.0)
+        shifted = jnp.where(chosen[:, None] >= 0, keys[chosen] - frame.origin[None], 0.0)
         seed = first._replace(
             key_index=chosen.astype(jnp.int32),
             rows=jnp.where(chosen[:, None] >= 0, frame.homogeneous(shifted), 0.0),

@@ -87,8 +87,8 @@ def add(
     return (
         Corral(
             key_index=jnp.where(entering, index.astype(jnp.int32), corral.key_index),
-            rows=jnp.where(entering[:, None], row, corral.rows),
-            dual=corral.dual - coordinates[:, None] * new_dual,
+            rows=jnp.where(entering[:, None], row[None], corral.rows),
+            dual=corral.dual - jnp.outer(coordinates, new_dual),
             weights=corral.weights,
         ),
         dependent,
@@ -101,7 +101,7 @@ def drop(corral: Corral, slot: Int[Array, ""]) -> Corral:
     old = corral.dual[slot]
     overlap = corral.dual @ old
     ratio = overlap / jnp.where(overlap[slot] > 0, overlap[slot], 1.0)
-    dual = jnp.where(leaving[:, None], 0.0, corral.dual - ratio[:, None] * old)
+    dual = jnp.where(leaving[:, None], 0.0, corral.dual - jnp.outer(ratio, old))
     return Corral(
         key_index=jnp.where(leaving, -1, corral.key_index),
         rows=jnp.where(leaving[:, None], 0.0, corral.rows),
@@ -130,7 +130,7 @@ def correct(corral: Corral, frame: Frame) -> Corral:
     point = corral.shifted_point()
     residual = frame.target - point
     shifted = corral.rows[:, :-1]
-    defect = jnp.where(corral.used, (shifted - point) @ residual, 0.0)
+    defect = jnp.where(corral.used, (shifted - point[None]) @ residual, 0.0)
     change = corral.dual @ (corral.dual.T @ defect)
     upward = corral.dual[:, -1]
     change = change - upward * (jnp.sum(change) / jnp.sum(upward))

@@ -54,7 +54,7 @@ def multipliers(
     residual = query - point
 
     def block(rows: Array) -> tuple[Array, Array, Array]:
-        shifted = rows - point
+        shifted = rows - point[None]
         lengths = jnp.sqrt(jnp.sum(shifted * shifted, axis=1))
         products = shifted @ residual
         # ‖k − q‖² = ‖k − p‖² − 2⟨k − p, r⟩ + ‖r‖², which needs no second difference.
@@ -85,7 +85,7 @@ def residuals(
         primal=jnp.maximum(jnp.max(-weights, initial=0.0), jnp.abs(jnp.sum(weights) - 1.0)),
         dual=jnp.maximum(jnp.max(-multipliers), 0.0),
         complementarity=jnp.max(jnp.abs(weights * face_multipliers)),
-        stationarity=jnp.linalg.norm(weights @ (keys - point) + (jnp.sum(weights) - 1.0) * point),
+        stationarity=jnp.linalg.norm(weights @ (keys - point[None]) + (jnp.sum(weights) - 1.0) * point),
     )
 
 

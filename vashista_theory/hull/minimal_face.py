@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vashista_theory._numerics import unit_roundoff
+from vashista_theory._numerics import map_rows, unit_roundoff
 from vashista_theory.hull import corral as corrals
 from vashista_theory.hull.active_set import search
-from vashista_theory.hull.span import SPAN_NOISE, face_basis
+from vashista_theory.hull.span import SPAN_NOISE, Centred, face_basis
 
 
 class MinimalFace(NamedTuple):
@@ -41,36 +41,38 @@ class _State(NamedTuple):
     decided: Bool[Array, ""]
 
 
-def minimal_face(
-    shifted: Float[Array, "n d"],
-    face: Bool[Array, " n"],
-    support: Bool[Array, " n"],
-    magnitude: Float[Array, ""],
-) -> MinimalFace:
-    """Find G from the rows v_i = k_i − p*, the exposed face, and a support of p* within it.
+def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " n"]) -> MinimalFace:
+    """Find G from the keys seen from p*, the exposed face, and a support of p* within it.
 
     Args:
-        shifted: rows v_i, scaled to lengths of order one.
+        view: keys seen from p*.
         face: F.
         support: keys with positive weight in one optimum.
-        magnitude: length of the input before the shift, which sets its rounding.
+
+    Returns:
+        A `MinimalFace`, in units of the view's length.
     """
-    n, d = shifted.shape
-    roundoff = unit_roundoff(shifted.dtype)
-    longest = jnp.sqrt(jnp.max(jnp.where(face, jnp.sum(shifted**2, axis=1), 0.0)))
-    negligible = 4 * SPAN_NOISE * roundoff * (longest + magnitude)
-    zero = jnp.zeros((d,), shifted.dtype)
+    n, d = view.keys.shape
+    roundoff = unit_roundoff(view.keys.dtype)
+    zero = jnp.zeros((d,), view.keys.dtype)
 
     def enlarge(state: _State) -> _State:
-        basis, rank = face_basis(shifted, state.members, magnitude)
-        along = jnp.where(jnp.arange(d) < rank, basis, 0.0)
-        across = shifted - (shifted @ along) @ along.T
+        basis = face_basis(view, state.members)
+        along = jnp.where(basis.along, basis.columns, 0.0)
+
+        def split(keys: Array) -> tuple[Array, Array]:
+            rows = view.rows(keys)
+            return rows - (rows @ along) @ along.T, jnp.sum(rows**2, axis=1)
+
+        across, squared = map_rows(split, view.keys)
+        longest = jnp.sqrt(jnp.max(jnp.where(face, squared, 0.0)))
+        negligible = 4 * SPAN_NOISE * roundoff * (longest + view.magnitude)
         lengths = jnp.sqrt(jnp.sum(across**2, axis=1))
         members = state.members | (face & (lengths <= negligible))
         rest = face & ~members
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
         rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)])
-        exact, most = jnp.zeros((), shifted.dtype), jnp.int32(50 * (d + 2))
+        exact, most = jnp.zeros((), zero.dtype), jnp.int32(50 * (d + 2))
         found = search(rows, zero, None, exact, most)
         corral = corrals.correct(found.corral, found.frame)
         nearest = found.frame.origin + corral.shifted_point()

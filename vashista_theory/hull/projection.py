@@ -160,7 +160,7 @@ def _project(
 ) -> dict[str, Any]:
     """Solve, then judge the answer from itself: everything but keys and query of a `Projection`."""
     exact = tolerance <= default_tolerance(keys.dtype)
-    sketch = jnp.max(jnp.sum((keys[:: max(1, keys.shape[0] // 128)] - query) ** 2, axis=1))
+    sketch = jnp.max(jnp.sum((keys[:: max(1, keys.shape[0] // 128)] - query[None]) ** 2, axis=1))
     allowance = jnp.where(exact, 0.0, tolerance * sketch)
     solution = _solve(keys, query, initial_face, allowance, max_steps)
     point, corral = solution.point, solution.corral
@@ -344,11 +344,13 @@ def _across_cores(keys: Array, queries: Array, *controls: Array, cores: int) -> 
     """Equal parts of the batch, a thread each; the last overlaps so that one shape serves."""
     size = -(-len(keys) // cores)
     starts = [min(part * size, len(keys) - size) for part in range(cores)]
+    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
 
     def part(start: int) -> dict[str, Any]:
-        return jax.block_until_ready(
-            _project_batch(keys[start : start + size], queries[start : start + size], *controls)
-        )
+        # `jax.enable_x64(True)` holds for one thread: without this, these would be in float32.
+        with jax.enable_x64(x64):
+            some = keys[start : start + size], queries[start : start + size]
+            return jax.block_until_ready(_project_batch(*some, *controls))
 
     with ThreadPoolExecutor(cores) as pool:
         parts = list(pool.map(part, starts))

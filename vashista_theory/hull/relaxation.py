@@ -26,7 +26,7 @@ from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.problem import as_float_array, is_traced, settle
 from vashista_theory.hull.projection import Projection
-from vashista_theory.hull.span import face_basis, face_coordinates
+from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import MAX_NEWTON_STEPS, objective, solve_tilt
 
 
@@ -69,12 +69,10 @@ def _path(
 ) -> dict[str, Any]:
     """Solve for temperatures in descending order, each warm-started from the ones before."""
     dtype = keys.dtype
-    length = jnp.sqrt(jnp.where(scale > 0, scale, 1.0))
-    shifted = (keys - point) / length
-    magnitude = (jnp.linalg.norm(point) + jnp.linalg.norm(query)) / length
-    basis, rank = face_basis(shifted, face, magnitude)
-    coordinates = face_coordinates(shifted, face, basis, rank)
-    on_span = jnp.arange(keys.shape[1]) < rank
+    view = centred(keys, query, point, scale)
+    length = view.length
+    basis = face_basis(view, face)
+    coordinates = face_coordinates(view, face, basis)
     excess = jnp.where(face, 0.0, multipliers) / length**2
 
     def solve(
@@ -90,7 +88,7 @@ def _path(
         values = jnp.stack([objective(coordinates @ s + offsets, s, epsilon) for s in starts])
         best = starts[jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))]
         found = solve_tilt(coordinates, offsets, epsilon, best)
-        outputs = _describe(found.log_weights, coordinates, found.tilt, epsilon, face, on_span)
+        outputs = _describe(found.log_weights, coordinates, found.tilt, epsilon, face, basis.along)
         carry = (found.tilt, jnp.log(epsilon), tilt, log_epsilon)
         return carry, (*outputs, found.log_weights, found.tilt, found.residual, found.steps)
 
@@ -100,12 +98,12 @@ def _path(
     log_displacement, log_off_face_mass, log_weights, tilt, residual, steps = outputs
     log_displacement = log_displacement + jnp.log(length)
     # tilt is per unit of (length / scale): w = r/ε has unit 1/length.
-    tilt = (tilt / length) @ basis.T
+    tilt = (tilt / length) @ basis.columns.T
     residual = residual * length
     converged = (steps < MAX_NEWTON_STEPS) & (residual <= default_tolerance(dtype) * length)
     return {
         "log_weights": log_weights,
-        "point": point - epsilons[:, None] * tilt,
+        "point": point[None] - epsilons[:, None] * tilt,
         "displacement": jnp.exp(log_displacement),
         "log_displacement": log_displacement,
         "log_off_face_mass": log_off_face_mass,
@@ -194,6 +192,8 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
         )
     epsilon_ = as_epsilon(epsilon, keys.dtype)
     flat = jnp.atleast_1d(epsilon_)
+    # A path that already descends is left as it is: no second copy of the log-weights.
+    descends = not is_traced(flat) and bool(jnp.all(flat[1:] <= flat[:-1]))
     order = jnp.argsort(-flat)
     fields = _relax_path(
         keys,
@@ -202,10 +202,13 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
         projection.multipliers,
         projection.face,
         projection.scale,
-        flat[order],
+        flat if descends else flat[order],
     )
-    restore = jnp.argsort(order) if epsilon_.ndim else 0
-    fields = jax.tree.map(lambda leaf: leaf[restore], fields)
+    if not epsilon_.ndim:
+        fields = jax.tree.map(lambda leaf: leaf[0], fields)
+    elif not descends:
+        restore = jnp.argsort(order)
+        fields = jax.tree.map(lambda leaf: leaf[restore], fields)
     relaxation = Relaxation(epsilon=epsilon_, **fields)
     if not throw:
         return relaxation

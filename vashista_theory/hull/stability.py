@@ -6,12 +6,14 @@ r"""Face stability: how entropic attention approaches the exposed face, with exp
           e^{\langle w_0, v_i\rangle - h}
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vashista_theory._numerics import unit_roundoff
+from vashista_theory._numerics import unit_roundoff, weighted_gram
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull import bounds
@@ -27,7 +29,7 @@ from vashista_theory.hull.minimal_face import minimal_face
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
-from vashista_theory.hull.span import face_basis, face_coordinates
+from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import solve_tilt
 
 
@@ -215,22 +217,22 @@ def _identity_defect(
 
 
 @jax.jit
-def _analyse(projection: Projection) -> FaceStability:
+def _analyse(projection: Projection) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
         return _face_stability(projection)
 
 
-def _face_stability(projection: Projection) -> FaceStability:
+def _face_stability(projection: Projection) -> dict[str, Any]:
+    """Every field but the projection itself, whose keys need not be copied."""
     keys, query, point = projection.keys, projection.query, projection.point
     face = projection.face
-    length = jnp.sqrt(jnp.where(projection.scale > 0, projection.scale, 1.0))
-    shifted = (keys - point) / length
-    magnitude = (jnp.linalg.norm(point) + jnp.linalg.norm(query)) / length
-    minimal = minimal_face(shifted, face, projection.weights > 0, magnitude)
-    basis, rank = face_basis(shifted, minimal.members, magnitude)
-    coordinates = face_coordinates(shifted, minimal.members, basis, rank)
+    view = centred(keys, query, point, projection.scale)
+    length = view.length
+    minimal = minimal_face(view, face, projection.weights > 0)
+    basis = face_basis(view, minimal.members)
+    coordinates = face_coordinates(view, minimal.members, basis)
     d = keys.shape[1]
-    free = jnp.arange(d) < rank
+    free = basis.along
     zero = jnp.zeros((), keys.dtype)
     found = solve_tilt(
         coordinates,
@@ -243,11 +245,11 @@ def _face_stability(projection: Projection) -> FaceStability:
     optimal = jnp.where(minimal.members, jnp.exp(found.log_weights), 0.0)
     # 0.0 − x and not −x: the entropy of a vertex is 0.0, not −0.0.
     entropy = 0.0 - jnp.sum(jnp.where(optimal > 0, optimal * found.log_weights, 0.0))
-    covariance = (coordinates.T * optimal) @ coordinates + jnp.diag(jnp.where(free, 0.0, 1.0))
+    covariance = weighted_gram(coordinates, optimal) + jnp.diag(jnp.where(free, 0.0, 1.0))
     curvature = jnp.where(free, jnp.linalg.solve(covariance, tilt), 0.0)
     # Fixed coordinates carry a unit eigenvalue that must not pass for the least one.
     lifted = covariance + jnp.diag(jnp.where(free, 0.0, jnp.trace(covariance)))
-    least = jnp.where(rank > 0, jnp.linalg.eigvalsh(lifted)[0], jnp.inf)
+    least = jnp.where(basis.rank > 0, jnp.linalg.eigvalsh(lifted)[0], jnp.inf)
     lengths = jnp.sqrt(jnp.sum(coordinates**2, axis=1))
     strict = minimal.strict
     undefined = jnp.where(strict, zero, jnp.nan)
@@ -270,19 +272,18 @@ def _face_stability(projection: Projection) -> FaceStability:
         Result.inside_hull,
         Result.where(strict, projection.result, Result.degenerate_face),
     )
-    return FaceStability(
-        projection=projection,
-        tangent=basis @ tilt / length + undefined,
-        entropy=entropy,
-        gap=projection.gap,
-        minimal_face=minimal.members,
-        strict=strict,
-        log_optimal_weights=jnp.where(minimal.members, found.log_weights, -jnp.inf),
-        degeneracy_distance=minimal.distance * length,
-        margin=minimal.margin / length,
-        geometry=geometry,
-        result=result,
-    )
+    return {
+        "tangent": basis.columns @ tilt / length + undefined,
+        "entropy": entropy,
+        "gap": projection.gap,
+        "minimal_face": minimal.members,
+        "strict": strict,
+        "log_optimal_weights": jnp.where(minimal.members, found.log_weights, -jnp.inf),
+        "degeneracy_distance": minimal.distance * length,
+        "margin": minimal.margin / length,
+        "geometry": geometry,
+        "result": result,
+    }
 
 
 def face_stability(projection: Projection) -> FaceStability:
@@ -306,4 +307,4 @@ def face_stability(projection: Projection) -> FaceStability:
             "`face_stability` takes one projection, got a batch with keys of shape "
             f"{projection.keys.shape}. Use `jax.lax.map(face_stability, projections)`."
         )
-    return _analyse(projection)
+    return FaceStability(projection=projection, **_analyse(projection))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import unit_roundoff
+from vashista_theory._numerics import unit_roundoff, weighted_gram
 
 MAX_NEWTON_STEPS = 100
 _HALVINGS = 40
@@ -76,7 +76,7 @@ def solve_tilt(
 
     def newton(state: _State) -> _State:
         slope, weights, mean = gradient(state.logits, state.tilt)
-        covariance = (coordinates.T * weights) @ coordinates - jnp.outer(mean, mean)
+        covariance = weighted_gram(coordinates, weights) - jnp.outer(mean, mean)
         covariance = jnp.where(free_[:, None] & free_[None, :], covariance, 0.0)
         # A ridge of a few roundings keeps the factorisation defined on flat directions; Newton
         # corrects itself, so it costs steps, never accuracy.
