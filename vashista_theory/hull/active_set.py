@@ -169,11 +169,12 @@ def search(
     state = _Search(first, frame.target, jnp.int32(0), jnp.asarray(False))
     if initial_face is not None:
         chosen = jnp.nonzero(initial_face, size=slots_for(n, d), fill_value=-1)[0]
+        count = jnp.maximum(jnp.sum(chosen >= 0), 1).astype(keys.dtype)
         shifted = jnp.where(chosen[:, None] >= 0, keys[chosen] - frame.origin[None], 0.0)
         seed = first._replace(
             key_index=chosen.astype(jnp.int32),
             rows=jnp.where(chosen[:, None] >= 0, frame.homogeneous(shifted), 0.0),
-            weights=jnp.where(chosen >= 0, 1.0 / jnp.maximum(jnp.sum(chosen >= 0), 1), 0.0),
+            weights=jnp.where(chosen >= 0, 1 / count, 0.0),
         )
         warm = renew(state._replace(corral=seed))
         state = jax.tree.map(lambda w, s: jnp.where(jnp.any(initial_face), w, s), warm, state)

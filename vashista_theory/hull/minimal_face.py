@@ -58,7 +58,7 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
 
     def enlarge(state: _State) -> _State:
         basis = face_basis(view, state.members)
-        along = jnp.where(basis.along, basis.columns, 0.0)
+        along = jnp.where(basis.along[None], basis.columns, 0.0)
 
         def split(keys: Array) -> tuple[Array, Array]:
             rows = view.rows(keys)
@@ -71,7 +71,7 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
         members = state.members | (face & (lengths <= negligible))
         rest = face & ~members
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
-        rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)])
+        rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)][None])
         exact, most = jnp.zeros((), zero.dtype), jnp.int32(50 * (d + 2))
         found = search(rows, zero, None, exact, most)
         corral = corrals.correct(found.corral, found.frame)

@@ -24,7 +24,7 @@ class Centred(NamedTuple):
 
     def rows(self, keys: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """(k − p*) / length for some of the keys."""
-        return (keys - self.point) / self.length
+        return (keys - jnp.broadcast_to(self.point, keys.shape)) / self.length
 
 
 def centred(
@@ -48,7 +48,7 @@ class Basis(NamedTuple):
     @property
     def along(self) -> Bool[Array, " d"]:
         """Which columns lie along the face."""
-        return jnp.arange(self.columns.shape[0]) < self.rank
+        return jnp.arange(self.columns.shape[0], dtype=self.rank.dtype) < self.rank
 
 
 def face_basis(view: Centred, face: Bool[Array, " n"]) -> Basis:
@@ -109,7 +109,8 @@ def face_basis(view: Centred, face: Bool[Array, " n"]) -> Basis:
     )
     # The QR factors of [columns | 0] complete them: Householder reflections give d columns always.
     complete, _ = jnp.linalg.qr(columns, mode="complete")
-    return Basis(jnp.where(jnp.arange(d) < rank, columns, complete), rank)
+    along = jnp.arange(d, dtype=rank.dtype) < rank
+    return Basis(jnp.where(along[None], columns, complete), rank)
 
 
 def face_coordinates(view: Centred, face: Bool[Array, " n"], basis: Basis) -> Float[Array, "n d"]:

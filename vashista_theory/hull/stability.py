@@ -126,8 +126,8 @@ class FaceStability(eqx.Module):
 
     def log_published_bound(self, epsilon: ArrayLike, theta: float = 0.5) -> Array:
         """T1′ by key, (…, n): −h − (1 − θ)μ_i/ε. A bound only for ε ≤ `published_range`."""
-        epsilon_ = self._epsilon(epsilon)[..., None]
-        return -self.entropy - (1 - theta) * self.geometry.multipliers / epsilon_
+        per_epsilon = jnp.multiply.outer(1 / self._epsilon(epsilon), self.geometry.multipliers)
+        return -self.entropy - (1 - theta) * per_epsilon
 
     def largest_safe_epsilon(self, log_mass: float) -> Float[Array, ""]:
         """The knob: largest ε such that the leakage bound stays below at every smaller ε too.
