@@ -44,7 +44,7 @@ def _scan(geometry: Geometry, log_mass: Array) -> Array:
     first = jnp.argmax(over)
     low, high = grid[jnp.maximum(first - 1, 0)], grid[first]
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * (low + high)
         bad = exceeds(middle)
