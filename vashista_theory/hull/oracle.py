@@ -5,6 +5,7 @@ function is called. The accuracy is that of a general interior-point solver: goo
 wrong answer, not for verifying the last digits (the docstrings say what was measured).
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ def project_qp(
     query: Any,
     *,
     solver: str = "CLARABEL",
-    face_tolerance: float = 1e-6,
+    face_tolerance: float = 1e-7,
     **options: Any,
 ) -> OracleProjection:
     r"""Project the query on the hull of the keys by a quadratic program.
@@ -79,7 +80,11 @@ def project_qp(
 
     The program is posed relative to the query and in units of √(max_i ‖k_i − q‖²).
 
-    Accuracy: ACCURACY_QP
+    Accuracy with the default settings, measured against planted answers at n up to 256, in units
+    of scale = max_i ‖k_i − q‖²: duality gap below 1e-14; p* within 1e-11 √scale and multipliers
+    within 1e-12 on well-separated faces, 1e-9 where a weight is 1e-4, and 1e-7 without strict
+    complementarity, where an interior-point method cannot tell the face (raise `face_tolerance`
+    there). 1 s at n = 1024, d = 64 for a first call, 0.15 s afterwards.
 
     Args:
         keys: (n, d), converted to float64.
@@ -125,7 +130,10 @@ def relax_exponential_cone(
     .. math:: \min_{\alpha \in \text{simplex}} \tfrac12\|K^\top\alpha - q\|^2
               + \varepsilon\sum_i \alpha_i\log\alpha_i
 
-    Accuracy: ACCURACY_CONE
+    Accuracy with the default settings, measured against Newton's method for ε from 1e-3 to 1 and
+    scale = max_i ‖k_i − q‖² up to 200: p^ε within 3e-8 √scale and every weight within 5e-7, in
+    absolute terms, whether the status is "optimal" or "optimal_inaccurate" (one in ten).
+    Weights below that, and so the off-face mass at small ε, are out of its reach.
 
     Args:
         keys: (n, d), converted to float64.
@@ -198,7 +206,15 @@ def _normalised(keys: Any, query: Any) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _solve(problem: Any, solver: str, tight: dict[str, Any], options: dict[str, Any]) -> str:
     settings = {**tight, **options} if solver == "CLARABEL" else options
-    problem.solve(solver=solver, **settings)
+    import cvxpy
+
+    with warnings.catch_warnings():
+        # The status says the same, and the caller gets it.
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+        try:
+            problem.solve(solver=solver, **settings)
+        except cvxpy.SolverError as error:
+            raise RuntimeError(f"{solver} failed: {error}") from error
     if problem.status not in {"optimal", "optimal_inaccurate"}:
         raise RuntimeError(
             f"{solver} stopped with status {problem.status!r}; try another solver or looser options"
