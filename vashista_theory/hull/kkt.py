@@ -85,7 +85,9 @@ def residuals(
         primal=jnp.maximum(jnp.max(-weights, initial=0.0), jnp.abs(jnp.sum(weights) - 1.0)),
         dual=jnp.maximum(jnp.max(-multipliers), 0.0),
         complementarity=jnp.max(jnp.abs(weights * face_multipliers)),
-        stationarity=jnp.linalg.norm(weights @ (keys - point[None]) + (jnp.sum(weights) - 1.0) * point),
+        stationarity=jnp.linalg.norm(
+            weights @ (keys - point[None]) + (jnp.sum(weights) - 1.0) * point
+        ),
     )
 
 

@@ -82,6 +82,8 @@ def as_problem(keys: ArrayLike, query: ArrayLike, *, batched: bool = False) -> t
             f"together: expected {names[0]} and {names[1]} with the same lengths."
         )
     dtype = jnp.promote_types(keys_.dtype, query_.dtype)
+    if keys_.dtype == query_.dtype:
+        return keys_, query_
     return keys_.astype(dtype), query_.astype(dtype)
 
 

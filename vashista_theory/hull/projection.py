@@ -3,6 +3,7 @@ r"""Projection of a query on the convex hull of its keys, exact to rounding.
 .. math:: p^* = \arg\min_{p \in \mathrm{conv}\{k_i\}} \tfrac12 \|p - q\|^2
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import default_tolerance, unit_roundoff
@@ -157,8 +159,12 @@ def _project(
     initial_face: Bool[Array, " n"] | None,
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
-) -> dict[str, Any]:
-    """Solve, then judge the answer from itself: everything but keys and query of a `Projection`."""
+) -> tuple[dict[str, Any], Bool[Array, ""]]:
+    """Solve, then judge the answer from itself.
+
+    Returns every field of a `Projection` but its keys and query, which need no copy, and whether
+    the outcome counts as a failure.
+    """
     exact = tolerance <= default_tolerance(keys.dtype)
     sketch = jnp.max(jnp.sum((keys[:: max(1, keys.shape[0] // 128)] - query[None]) ** 2, axis=1))
     allowance = jnp.where(exact, 0.0, tolerance * sketch)
@@ -191,6 +197,7 @@ def _project(
         (nonfinite, Result.nonfinite_input),
     ):
         result = Result.where(happened, outcome, result)
+    failed = functools.reduce(jnp.logical_or, [result == failure for failure in FAILURES])
     return {
         "point": point,
         "weights": solution.weights,
@@ -203,20 +210,24 @@ def _project(
         "steps": solution.steps,
         "passes": solution.passes,
         "result": result,
-    }
+    }, failed
 
 
 @jax.jit
 def _project_one(
-    keys: Array, query: Array, initial_face: Array | None, tolerance: Array, max_steps: Array
-) -> dict[str, Any]:
+    keys: Array,
+    query: Array,
+    initial_face: Array | None,
+    tolerance: ArrayLike,
+    max_steps: ArrayLike,
+) -> tuple[dict[str, Any], Array]:
     with jax.default_matmul_precision("highest"):
-        return _project(keys, query, initial_face, tolerance, max_steps)
+        return _project(keys, query, initial_face, jnp.asarray(tolerance), jnp.asarray(max_steps))
 
 
 @jax.jit
-def _project_batch(keys: Array, queries: Array, *rest: Array) -> dict[str, Any]:
-    def one(pair: tuple[Array, Array]) -> dict[str, Any]:
+def _project_batch(keys: Array, queries: Array, *rest: Array) -> tuple[dict[str, Any], Array]:
+    def one(pair: tuple[Array, Array]) -> tuple[dict[str, Any], Array]:
         return _project(*pair, None, *rest)
 
     with jax.default_matmul_precision("highest"):
@@ -225,7 +236,9 @@ def _project_batch(keys: Array, queries: Array, *rest: Array) -> dict[str, Any]:
         return jax.vmap(lambda *pair: one(pair))(keys, queries)
 
 
-def _controls(keys: Array, tolerance: float | None, max_steps: int | None) -> tuple[Array, Array]:
+def _controls(
+    keys: Array, tolerance: float | None, max_steps: int | None
+) -> tuple[ArrayLike, ArrayLike]:
     default = default_tolerance(keys.dtype)
     if tolerance is not None and not is_traced(tolerance) and not 0 < tolerance < jnp.inf:
         raise ValueError(
@@ -234,13 +247,15 @@ def _controls(keys: Array, tolerance: float | None, max_steps: int | None) -> tu
     if max_steps is not None and not is_traced(max_steps) and max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     steps = max_steps if max_steps is not None else max(1000, 50 * slots_for(*keys.shape[-2:]))
-    return jnp.asarray(tolerance or default, keys.dtype), jnp.asarray(steps, jnp.int32)
+    if is_traced(tolerance, steps):
+        return jnp.asarray(tolerance or default, keys.dtype), jnp.asarray(steps, jnp.int32)
+    return np.asarray(tolerance or default, keys.dtype), np.asarray(steps, np.int32)
 
 
-def _finish(projection: Projection, throw: bool, doing: str) -> Projection:
-    if not throw:
+def _finish(projection: Projection, failed: Array, throw: bool, doing: str) -> Projection:
+    traced = is_traced(failed)
+    if not throw or not (traced or np.any(failed)):
         return projection
-    traced = is_traced(projection)
     if not traced and bool(jnp.any(projection.result == Result.nonfinite_input)):
         check_finite(projection.keys, "keys")
         check_finite(projection.query, "query")
@@ -297,9 +312,9 @@ def project(
                 f"`initial_face` must be bool of shape {keys_.shape[:1]}, one entry a key, got "
                 f"{face.dtype} of shape {face.shape}. Pass the `.face` of another projection."
             )
-    fields = _project_one(keys_, query_, face, *_controls(keys_, tolerance, max_steps))
+    fields, failed = _project_one(keys_, query_, face, *_controls(keys_, tolerance, max_steps))
     projection = Projection(keys=keys_, query=query_, **fields)
-    return _finish(projection, throw, "project")
+    return _finish(projection, failed, throw, "project")
 
 
 def project_many(
@@ -332,21 +347,23 @@ def project_many(
     keys_, queries_ = as_problem(keys, queries, batched=True)
     controls = _controls(keys_, tolerance, max_steps)
     cores = os.cpu_count() or 1
-    run: Callable[..., dict[str, Any]] = partial(_across_cores, cores=cores)
+    run: Callable[..., tuple[dict[str, Any], Array]] = partial(_across_cores, cores=cores)
     if is_traced(keys_, queries_) or jax.default_backend() != "cpu" or len(keys_) < 2 * cores:
         run = _project_batch
-    fields = run(keys_, queries_, *controls)
+    fields, failed = run(keys_, queries_, *controls)
     projection = Projection(keys=keys_, query=queries_, **fields)
-    return _finish(projection, throw, "project_many")
+    return _finish(projection, failed, throw, "project_many")
 
 
-def _across_cores(keys: Array, queries: Array, *controls: Array, cores: int) -> dict[str, Any]:
+def _across_cores(
+    keys: Array, queries: Array, *controls: ArrayLike, cores: int
+) -> tuple[dict[str, Any], Array]:
     """Equal parts of the batch, a thread each; the last overlaps so that one shape serves."""
     size = -(-len(keys) // cores)
     starts = [min(part * size, len(keys) - size) for part in range(cores)]
-    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
+    x64 = jnp.result_type(float) == np.float64
 
-    def part(start: int) -> dict[str, Any]:
+    def part(start: int) -> tuple[dict[str, Any], Array]:
         # `jax.enable_x64(True)` holds for one thread: without this, these would be in float32.
         with jax.enable_x64(x64):
             some = keys[start : start + size], queries[start : start + size]
