@@ -105,6 +105,9 @@ def solve_tilt(
         # Converged, or no longer contracting although the objective cannot tell the steps apart.
         at_floor = (relative <= 1e4 * roundoff) | (jnp.abs(decrease) <= roundoff * slack)
         small = (relative <= 4 * roundoff) | (at_floor & (relative >= 0.5 * state.last))
+        # A tilt that is zero but for rounding has no relative accuracy to wait for: this step
+        # moves no logarithm of a weight and no displacement by a rounding of the scale.
+        small |= size <= roundoff / jnp.maximum(epsilon, 1.0)
         return _State(tilt, coordinates @ tilt + offsets, state.steps + 1, relative, small)
 
     first = _State(
