@@ -96,7 +96,7 @@ def _prepare(name: str, options: list[str]) -> Job:
 
 def _run(job: Job) -> None:
     """Compute the experiment unless its result is already there, and show it."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     key = _results.fingerprint(job.name, job.config)
     stored = _results.read(job.path)
     if stored is not None and stored["fingerprint"] == key and not job.force:

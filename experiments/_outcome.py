@@ -70,7 +70,7 @@ def _print_table(console: Console, name: str, table: Table) -> None:
     printed = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for column in table.columns:
         numeric = any(isinstance(row.get(column), (int, float)) for row in table.rows)
-        printed.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        printed.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
     for row in table.rows:
         printed.add_row(*(_text(row.get(column)) for column in table.columns))
     console.print(printed)

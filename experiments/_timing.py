@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_WARM_UP_COUNTS = 1.0  # seconds; above it a first call's own costs are small beside the rest
+
 
 @dataclass
 class Timing:
@@ -40,7 +42,7 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time every call in turn, round by round.
 
-    A call that took longer than a tenth of a second is not warmed up first, and one stops being
+    The first call of each warms up and counts only if it took over a second. A call stops being
     repeated when its repetitions have used the budget. An exception is recorded, not raised.
 
     Args:
@@ -58,7 +60,7 @@ def interleaved(
             timings[name].failed_after = time.perf_counter() - start
             continue
         elapsed = time.perf_counter() - start
-        if elapsed > 0.1:
+        if elapsed > _WARM_UP_COUNTS:
             timings[name].seconds.append(elapsed)
     gc.collect()
     gc.disable()

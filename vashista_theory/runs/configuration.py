@@ -10,7 +10,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+# Not recursive: runtime checkers cannot resolve an alias that names itself.
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 
 def canonical(value: object, *, name: str = "configuration") -> Json:
