@@ -104,6 +104,8 @@ def solve_tilt(
         relative = size / jnp.maximum(jnp.max(jnp.abs(tilt)), jnp.finfo(start.dtype).tiny)
         # Converged, or no longer contracting although the objective cannot tell the steps apart.
         at_floor = (relative <= 1e4 * roundoff) | (jnp.abs(decrease) <= roundoff * slack)
+        # On a nearly flat direction rounding of the gradient alone makes long steps.
+        at_floor |= jnp.max(jnp.abs(slope)) <= 2 * roundoff
         small = (relative <= 4 * roundoff) | (at_floor & (relative >= 0.5 * state.last))
         # A tilt that is zero but for rounding has no relative accuracy to wait for: this step
         # moves no logarithm of a weight and no displacement by a rounding of the scale.
