@@ -75,10 +75,10 @@ def _variants(config: SweepConfig, family: str) -> Iterator[tuple[int, dict[str,
         return
     if family == "near_degenerate":
         side = config.regime_side
-        for row, weight in enumerate(np.geomspace(*_WEIGHT_RANGE, side)):
-            for column, gap in enumerate(np.geomspace(*_GAP_RANGE, side)):
-                parameters = {"min_weight": float(weight), "gap": float(gap)}
-                yield config.seed + row * side + column, parameters
+        # One seed: the same cloud in every cell, so that the map shows weight and gap alone.
+        for weight in np.geomspace(*_WEIGHT_RANGE, side):
+            for gap in np.geomspace(*_GAP_RANGE, side):
+                yield config.seed, {"min_weight": float(weight), "gap": float(gap)}
         return
     for index in range(config.instances):
         parameters: dict[str, Any] = {}
