@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _WARM_UP_COUNTS = 1.0  # seconds; above it a first call's own costs are small beside the rest
+_PAUSE = 0.02  # seconds between rounds: idle threads of OpenMP and OpenBLAS spin for a while
 
 
 @dataclass
@@ -66,6 +67,7 @@ def interleaved(
     gc.disable()
     try:
         for _ in range(repetitions):
+            time.sleep(_PAUSE)
             for name, call in calls.items():
                 timing = timings[name]
                 longest = max(timing.seconds, default=0.0)
