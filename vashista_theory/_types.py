@@ -18,7 +18,8 @@ name in code           shape          symbol in the statements
 =====================  =============  ==============================================
 """
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -34,4 +35,5 @@ Scalar: TypeAlias = Float[Array, ""]
 Flag: TypeAlias = Bool[Array, ""]
 Count: TypeAlias = Int[Array, ""]
 
-ArrayLike: TypeAlias = jax.typing.ArrayLike | np.ndarray | list[float] | list[list[float]]
+ArrayLike: TypeAlias = jax.typing.ArrayLike | np.ndarray | Sequence[Any]
+"""What public functions take: arrays, numbers, nested lists or tuples; they check by hand."""
