@@ -1,7 +1,7 @@
 """Figures drawn from a sweep's dataset; each says in its title what to see.
 
 Every function takes a dataset and returns a matplotlib figure as wide as one printed column, or
-raises `ValueError` if the dataset holds nothing to draw. Nothing here computes: the quantities
+raises `NothingToDraw`. Nothing here computes: the quantities
 are the dataset's own, at most divided by one another.
 """
 
@@ -25,7 +25,7 @@ COLUMN = 3.5
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#777777"
 """Okabe and Ito's colours, told apart with every common colour blindness; with one more."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -42,6 +42,10 @@ STYLE: dict[str, Any] = {
     "text.parse_math": True,
     "figure.constrained_layout.use": True,
 }
+
+
+class NothingToDraw(ValueError):
+    """The dataset lacks the instances that a figure shows."""
 
 
 def leakage(dataset: xr.Dataset) -> Figure:
@@ -74,7 +78,7 @@ def leakage(dataset: xr.Dataset) -> Figure:
         _key(fall, {"measured": "o", "bound T3": "--", "limit T4": "-"}, loc="lower left")
         _label_lines(fall, rows, colours, dataset, top=0.98)
         rest.set(xscale="log", xlabel="gap over temperature, Δ/ε", ylabel="log m + Δ/ε, nats")
-        rest.set_ylim(*_padded(rest, 14))
+        rest.set_ylim(*_padded(rest, 14.0))
         return figure
 
 
@@ -88,13 +92,15 @@ def displacement(dataset: xr.Dataset) -> Figure:
         figure, (moved, ratio) = _two_panels()
         moved.set_title("Entropic attention moves by ε‖w₀‖ once ε is small")
         ratio.set_title("Divided by ε: the slope tends to ‖w₀‖, below T2")
-        for row, colour in zip(rows, colours, strict=True):
+        for row, colour in zip(rows, colours, strict=False):
             one = _grid(data.isel(instance=row))
             epsilon, scale = one["epsilon"].values, float(one["scale"])
             tangent = float(one["tangent_norm"])
             value = np.exp(one["log_displacement"].values) / tangent
-            best = np.minimum(one["log_displacement_t2"], one["log_displacement_bootstrap"])
-            bound = np.exp(best.values) / tangent
+            best = np.minimum(
+                one["log_displacement_t2"].values, one["log_displacement_bootstrap"].values
+            )
+            bound = np.exp(best) / tangent
             x = epsilon / scale
             moved.plot(x, value / scale, "o", ms=2.5, color=colour)
             moved.plot(x, bound / scale, "--", lw=1, color=colour)
@@ -120,10 +126,10 @@ def degenerate_law(dataset: xr.Dataset) -> Figure:
     """
     rows = np.flatnonzero(dataset["degenerate"].values)
     if not rows.size:
-        raise ValueError("the dataset holds no degenerate instance")
+        raise NothingToDraw("the dataset holds no degenerate instance")
     with mpl.rc_context(STYLE):
         figure, (law, slope) = _two_panels()
-        law.set_title("Degenerate faces: ‖δ‖/ε grows with log(1/ε) for ever")
+        law.set_title("Degenerate faces: ‖δ‖/ε keeps growing as log(1/ε)")
         slope.set_title("The law ε log(1/ε) has slope 1, the linear law is short")
         distances = np.unique(np.round(dataset["degeneracy_distance"].values[rows], 6))
         colours = dict(zip(distances, (BLUE, ORANGE, GREEN, PURPLE), strict=False))
@@ -164,7 +170,7 @@ def regime_map(dataset: xr.Dataset, *, epsilon: float = 1e-3) -> Figure:
     """
     data = _grid(dataset.isel(instance=dataset["family"].values == "near_degenerate"))
     if data.sizes["instance"] < 4:
-        raise ValueError("the map needs at least 4 instances of the family near_degenerate")
+        raise NothingToDraw("the map needs at least 4 instances of the family near_degenerate")
     difference = data["log_off_face_mass"].values - data["log_asymptote"].values
     # The difference is smooth in log ε, the leakage itself is not.
     ratio = np.array(
@@ -200,7 +206,7 @@ def regime_map(dataset: xr.Dataset, *, epsilon: float = 1e-3) -> Figure:
                       textcoords="offset points", size=6)  # fmt: skip
         figure.suptitle(
             f"Leakage over its asymptote T4 at ε = {epsilon:g}: near 1\n"
-            "(white) only where Δ and the least weight exceed ε",
+            "(white) only where Δ and the weights are well above ε",
             size=8, x=0.02, ha="left",
         )  # fmt: skip
         axes.set(xlabel="least weight on the face", ylabel="gap Δ")
@@ -230,7 +236,7 @@ def save_all(dataset: xr.Dataset, folder: Path) -> list[Path]:
     for name, drawing in DRAWINGS.items():
         try:
             figure = drawing(dataset)
-        except ValueError:
+        except NothingToDraw:
             continue
         written += save(figure, folder / name)
     return written
@@ -269,7 +275,7 @@ def _representatives(
             order = np.argsort(dataset["gap"].values[found], kind="stable")
             rows.append(int(found[order[found.size // 2]]))
     if not rows:
-        raise ValueError(f"no instance of {', '.join(families)} with a finite gap")
+        raise NothingToDraw(f"no instance of {', '.join(families)} with a finite gap")
     return rows[:count]
 
 
@@ -288,7 +294,7 @@ def _label_lines(
                   transform=axes.transAxes)  # fmt: skip
 
 
-def _key(axes: Axes, styles: dict[str, str], *, loc: str) -> None:
+def _key(axes: Axes, styles: dict[str, str], *, loc: Any) -> None:
     handles = [axes.plot([], [], style, color=GREY, ms=2.5, lw=1)[0] for style in styles.values()]
     axes.legend(handles, list(styles), frameon=False, fontsize=7, loc=loc)
 

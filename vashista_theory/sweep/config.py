@@ -13,8 +13,15 @@ from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
 from vashista_theory.runs.progress import Mode
 
-_QUICK: dict[str, int] = {"instances": 2, "regime_side": 3, "head_instances": 2, "n": 48, "d": 8}
-_QUICK |= {"oracle_sample": 1, "temperatures_per_decade": 3}
+_QUICK: dict[str, int] = {
+    "instances": 2,
+    "regime_side": 3,
+    "head_instances": 2,
+    "n": 48,
+    "d": 8,
+    "oracle_sample": 1,
+    "temperatures_per_decade": 3,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +94,9 @@ class SweepConfig:
             raise ValueError(
                 f"epsilon_min = {self.epsilon_min} is above epsilon_max = {self.epsilon_max}"
             )
-        for field in dataclasses.fields(self):
-            if getattr(field.type, "__origin__", None) is Literal:
-                _one_of(field.name, getattr(self, field.name), field.type.__args__)  # pyright: ignore
+        _one_of("epsilon_unit", self.epsilon_unit, ("scale", "gap"))
+        _one_of("format", self.format, ("table", "json"))
+        _one_of("progress", self.progress, ("bar", "log", "none"))
         for family in self.families:
             _one_of("families", family, registered_families())
         if len(set(self.families)) < len(self.families):

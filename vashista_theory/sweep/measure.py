@@ -80,7 +80,7 @@ def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
 
     def of_weights(bound: Array, on_face: bool = False) -> Array:
         each = _excess(relaxation.log_weights, bound, log_unit[:, None])
-        each = each if on_face else jnp.where(face, jnp.nan, each)
+        each = each if on_face else jnp.where(face[None], jnp.nan, each)
         return _worst(jnp.moveaxis(each, -1, 0))
 
     def two_term(epsilon: Array, tilt: Array) -> tuple[Array, Array]:
@@ -97,7 +97,7 @@ def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
         jnp.stack([stability.identity_defect(relaxation, at_tangent=at) for at in (False, True)])
     )
     defect = _worst(defects) / (scale + epsilon)
-    factor_one = -projection.multipliers / epsilon[:, None]
+    factor_one = -projection.multipliers[None] / epsilon[:, None]
     return {
         "log_off_face_mass": mass,
         "log_displacement": relaxation.log_displacement,

@@ -57,17 +57,16 @@ def summarise(dataset: xr.Dataset) -> Report:
 
 def as_json(report: Report, dataset: xr.Dataset) -> str:
     """The report with the run's attributes, as indented JSON; NaN and infinities are strings."""
-    attributes = {
-        name: _parsed(value) for name, value in dataset.attrs.items() if name != "title"
-    }
-    content = {"run": attributes, **canonical(report), "exit_code": report.exit_code}  # pyright: ignore
+    attributes = {name: _parsed(value) for name, value in dataset.attrs.items() if name != "title"}
+    found = canonical(report)
+    assert isinstance(found, dict)
+    content = {"run": attributes, **found, "exit_code": report.exit_code}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def show(report: Report, console: Console) -> None:
     """Print the tables and the sentences."""
-    if console.width < _WIDTH:
-        console.width = _WIDTH
+    console.width = max(console.width, _WIDTH)
     console.print(_instances(report.families))
     console.print(_limits(report.families))
     console.print(_bounds(report.families))
@@ -127,8 +126,8 @@ def _limits(families: tuple[FamilySummary, ...]) -> Table:
 def _bounds(families: tuple[FamilySummary, ...]) -> Table:
     columns = ("family", "★", "T1", "T1′ in range", "T2", "T3", "factor 1", "KKT", "cvxpy (of)")
     title = (
-        "Bounds: violations/checks (factor 1 is false and ought to be violated); worst KKT residual\n"
-        "and distance to cvxpy on a sample, both relative to scale"
+        "Bounds: violations/checks (factor 1 is false and ought to be violated); worst KKT\n"
+        "residual and distance to cvxpy on a sample, both relative to scale"
     )
     table = _table(title, columns)
     for family in families:
@@ -193,7 +192,9 @@ def _largest(values: Spread) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return form.format(value) if math.isfinite(value) else ("–" if math.isnan(value) else str(value))
+    return (
+        form.format(value) if math.isfinite(value) else ("–" if math.isnan(value) else str(value))
+    )
 
 
 def _parsed(value: object) -> object:

@@ -1,11 +1,11 @@
 """Running a sweep: check the request, compute what is missing, record, draw."""
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import cast
 
-import jax
 import numpy as np
 import xarray as xr
 
@@ -35,12 +35,13 @@ def prepare(config: SweepConfig) -> Prepared:
     """
     config = config.resolved()
     planned = plan.tasks(config)
+    identity = plan.identity(config)
     _refuse_foreign(config.output)
     check_writable(config.output)
     store = open_store(
         config.output / STORE,
         plan.template(config, planned),
-        plan.identity(config),
+        identity,
         block_size=config.block_size,
     )
     return Prepared(config, planned, store)
@@ -52,14 +53,15 @@ def execute(prepared: Prepared) -> xr.Dataset:
     missing = store.missing()
     if missing:
         manifest = Manifest.start(plan.identity(config), seed=config.seed, precision="float64")
-        blocks = [prepared.tasks[store.block_slice(block)] for block in missing]
-        compute_one = _measure_with(config)
-        _compile([task for block in blocks for task in block], config)
+        one = partial(measure, ratios=config.ratios(), epsilon_unit=config.epsilon_unit)
+
+        def block(number: int) -> list[plan.Task]:
+            return list(prepared.tasks[store.block_slice(number)])
+
+        _compile([task for number in missing for task in block(number)], one, config.workers)
         run_blocks(
             store,
-            lambda block: _block(
-                [compute_one(t) for t in prepared.tasks[store.block_slice(block)]]
-            ),
+            lambda number: _dataset([one(task) for task in block(number)]),
             workers=config.workers,
             progress=config.progress,
             description="Sweep",
@@ -100,27 +102,18 @@ def draw(dataset: xr.Dataset, output: Path) -> list[Path]:
     return plots.save_all(dataset, output / FIGURES)
 
 
-def _measure_with(config: SweepConfig):  # noqa: ANN202
-    ratios = config.ratios()
-
-    def one(task: plan.Task) -> Row:
-        return measure(task, ratios, config.epsilon_unit)
-
-    return one
-
-
-def _compile(tasks: list[plan.Task], config: SweepConfig) -> None:
+def _compile(tasks: list[plan.Task], one: Callable[[plan.Task], Row], workers: int) -> None:
     """Measure one instance of each shape: side by side here, each compilation happens once."""
     shapes: dict[tuple[int, ...], plan.Task] = {}
     for task in tasks:
         shapes.setdefault(task.make().keys.shape, dataclasses.replace(task, oracle=False))
     # The largest shape compiles longest.
     order = [shapes[shape] for shape in sorted(shapes, reverse=True)]
-    with ThreadPoolExecutor(config.workers) as pool:
-        list(pool.map(_measure_with(config), order))
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, order))
 
 
-def _block(rows: list[Row]) -> xr.Dataset:
+def _dataset(rows: list[Row]) -> xr.Dataset:
     return xr.Dataset(
         {
             name: (variable.dims, np.stack([row[name] for row in rows]))

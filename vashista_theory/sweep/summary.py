@@ -185,7 +185,7 @@ def constant_errors(data: xr.Dataset) -> np.ndarray:
 
 
 def decay_orders(data: xr.Dataset) -> np.ndarray:
-    """p in |log m − T4| ~ ε^p, where the difference is small and yet above rounding."""
+    """The p of |log m − T4| ~ ε^p, where the difference is small and yet above rounding."""
     grid = _grid(data)
     orders = np.full(grid.sizes["instance"], np.nan)
     rounding, epsilon = _rounding(grid), grid["epsilon"].values

@@ -57,9 +57,11 @@ def problems(dataset: xr.Dataset, families: tuple[FamilySummary, ...]) -> list[s
         for statement, count in family.violations.items()
         if count
     ]
-    for family in families:
-        if family.failed:
-            found.append(f"{family.failed} instances of {family.family} could not be solved")
+    found += [
+        f"{family.failed} instances of {family.family} could not be solved"
+        for family in families
+        if family.failed
+    ]
     residual = dataset["kkt_residual"].values
     bad = np.flatnonzero(~(residual <= KKT_TOLERANCE))
     if bad.size:
@@ -141,7 +143,9 @@ def _t3_detail(dataset: xr.Dataset) -> str:
     near = (ratio >= 10) & (ratio <= 100) & np.isfinite(slack)
     if not near.any():
         return ""
-    return f", and lies {np.median(slack[near]):.1f} nats above log m at Δ/ε from 10 to 100 (median)"
+    return (
+        f", and lies {np.median(slack[near]):.1f} nats above log m at Δ/ε from 10 to 100 (median)"
+    )
 
 
 def _asymptote(dataset: xr.Dataset) -> Verdict:
@@ -196,8 +200,7 @@ def _factor_one(dataset: xr.Dataset) -> Verdict:
     checks, broken = int((~np.isnan(excess)).sum()), int((excess > 1).sum())
     names = sorted(set(dataset["family"].values[(excess > 1).any(axis=1)].tolist()))
     said = (
-        f"fails, as it must: exceeded in {broken:,} of {checks:,} checks, in "
-        f"{len(names)} families"
+        f"fails, as it must: exceeded in {broken:,} of {checks:,} checks, in {len(names)} families"
         if broken
         else f"was not exceeded in {checks:,} checks, which does not make it true: its "
         "counterexamples need keys far from the face"
