@@ -112,8 +112,9 @@ def load_heads(path: str | Path | None = None) -> Heads:
 
 def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
     try:
-        # Never unpickle: a heads file may come from a stranger.
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream:
+            # Never unpickle: a heads file may come from a stranger.
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _refusal(file, "it holds one array, not an .npz archive", remedy)
             missing = [name for name in _ARRAYS if name not in archive.files]

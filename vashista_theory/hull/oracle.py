@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
-_CLARABEL_QP = {
-    "tol_gap_abs": 1e-14,
-    "tol_gap_rel": 1e-14,
-    "tol_feas": 1e-14,
-    # The reduced tolerances decide what Clarabel still returns when rounding stops it.
-    "reduced_tol_gap_abs": 1e-9,
-    "reduced_tol_gap_rel": 1e-9,
-    "reduced_tol_feas": 1e-9,
-}
-_CLARABEL_CONE = {**_CLARABEL_QP, "tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+# Tried in turn until Clarabel does not fail: without strict complementarity rounding stops it
+# before the tightest. An "optimal_inaccurate" answer is within the reduced tolerance, and in
+# practice better than an "optimal" one at the next looser setting.
+_REDUCED_TOLERANCE = 1e-9
+_SOLVED = frozenset({"optimal", "optimal_inaccurate"})
+_PROJECTION_TOLERANCES = (1e-14, 1e-12, 1e-10)
+_RELAXATION_TOLERANCES = (1e-12, 1e-11, 1e-10, 1e-8)
 
 
 class OracleProjection(NamedTuple):
@@ -82,16 +79,16 @@ def project_qp(
 
     Accuracy with the default settings, measured against planted answers at n up to 256, in units
     of scale = max_i ‖k_i − q‖²: duality gap below 1e-14; p* within 1e-11 √scale and multipliers
-    within 1e-12 on well-separated faces, 1e-9 where a weight is 1e-4, and 1e-7 without strict
-    complementarity, where an interior-point method cannot tell the face (raise `face_tolerance`
-    there). 1 s at n = 1024, d = 64 for a first call, 0.15 s afterwards.
+    within 1e-12 on well-separated faces, 1e-9 where a weight is 1e-4, and 1e-6 without strict
+    complementarity (duality gap 1e-12), where an interior-point method cannot tell the face: raise
+    `face_tolerance` there. 1 s at n = 1024, d = 64 for a first call, 0.15 s afterwards.
 
     Args:
         keys: (n, d), converted to float64.
         query: (d,), converted to float64.
         solver: A solver that cvxpy has for quadratic programs.
         face_tolerance: Relative to max_i ‖k_i − q‖²; must exceed the solver's error.
-        **options: Passed to the solver, over the tight tolerances set here for Clarabel.
+        **options: Passed to the solver, over the tolerances tried here for Clarabel.
 
     Raises:
         ImportError: If cvxpy is missing.
@@ -104,7 +101,7 @@ def project_qp(
     offset = cp.Variable(keys.shape[1])
     constraints = [cp.sum(alpha) == 1, offset == relative.T @ alpha]
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(offset)), constraints)
-    status = _solve(problem, solver, _CLARABEL_QP, options)
+    status = _solve(cp, problem, solver, _PROJECTION_TOLERANCES, options)
 
     weights = _cleaned(alpha.value)
     step = weights @ relative
@@ -140,7 +137,7 @@ def relax_exponential_cone(
         query: (d,), converted to float64.
         epsilon: The temperature ε > 0.
         solver: A solver that cvxpy has for the exponential cone.
-        **options: Passed to the solver, over the tight tolerances set here for Clarabel.
+        **options: Passed to the solver, over the tolerances tried here for Clarabel.
 
     Raises:
         ImportError: If cvxpy is missing.
@@ -157,9 +154,8 @@ def relax_exponential_cone(
     relative_epsilon = float(epsilon) / length**2
     objective = 0.5 * cp.sum_squares(offset) - relative_epsilon * cp.sum(cp.entr(alpha))
     constraints = [cp.sum(alpha) == 1, offset == relative.T @ alpha]
-    status = _solve(
-        cp.Problem(cp.Minimize(objective), constraints), solver, _CLARABEL_CONE, options
-    )
+    problem = cp.Problem(cp.Minimize(objective), constraints)
+    status = _solve(cp, problem, solver, _RELAXATION_TOLERANCES, options)
 
     weights = _cleaned(alpha.value)
     step = weights @ relative * length
@@ -204,22 +200,32 @@ def _normalised(keys: Any, query: Any) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return keys, query, relative / length, length
 
 
-def _solve(problem: Any, solver: str, tight: dict[str, Any], options: dict[str, Any]) -> str:
-    settings = {**tight, **options} if solver == "CLARABEL" else options
-    import cvxpy
+def _solve(
+    cp: Any, problem: Any, solver: str, tolerances: tuple[float, ...], options: dict[str, Any]
+) -> str:
+    """Solve in place, at each tolerance in turn until the solver does not fail; the status.
 
-    with warnings.catch_warnings():
-        # The status says the same, and the caller gets it.
-        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-        try:
-            problem.solve(solver=solver, **settings)
-        except cvxpy.SolverError as error:
-            raise RuntimeError(f"{solver} failed: {error}") from error
-    if problem.status not in {"optimal", "optimal_inaccurate"}:
-        raise RuntimeError(
-            f"{solver} stopped with status {problem.status!r}; try another solver or looser options"
-        )
-    return str(problem.status)
+    The tolerances are for Clarabel; any other solver gets the caller's options alone.
+    """
+    names = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
+    reduced = {f"reduced_{name}": _REDUCED_TOLERANCE for name in names}
+    ladder = [{**dict.fromkeys(names, tolerance), **reduced} for tolerance in tolerances]
+    attempts = ladder if solver == "CLARABEL" else [{}]
+    failure: Exception | None = None
+    for settings in attempts:
+        with warnings.catch_warnings():
+            # The status says the same, and the caller gets it.
+            warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+            try:
+                problem.solve(solver=solver, **{**settings, **options})
+            except cp.SolverError as error:
+                failure = error
+                continue
+        if problem.status in _SOLVED:
+            return str(problem.status)
+    raise RuntimeError(
+        f"{solver} stopped with status {problem.status!r}; try another solver or other options"
+    ) from failure
 
 
 def _cleaned(alpha: Any) -> np.ndarray:
