@@ -61,7 +61,7 @@ def test_only_what_the_data_hold(tmp_path: Path) -> None:
     data = _dataset().isel(instance=[0])
     assert {path.stem for path in plots.save_all(data, tmp_path)} == {"leakage", "displacement"}
     for drawing in (plots.degenerate_law, plots.regime_map):
-        with pytest.raises(plots.NothingToDraw, match="degenerate"):
+        with pytest.raises(plots.NothingToDrawError, match="degenerate"):
             drawing(data)
 
 

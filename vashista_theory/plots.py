@@ -1,7 +1,7 @@
 """Figures drawn from a sweep's dataset; each says in its title what to see.
 
 Every function takes a dataset and returns a matplotlib figure as wide as one printed column, or
-raises `NothingToDraw`. Nothing here computes: the quantities
+raises `NothingToDrawError`. Nothing here computes: the quantities
 are the dataset's own, at most divided by one another.
 """
 
@@ -44,7 +44,7 @@ STYLE: Any = {
 }
 
 
-class NothingToDraw(ValueError):
+class NothingToDrawError(ValueError):
     """The dataset lacks the instances that a figure shows."""
 
 
@@ -126,7 +126,7 @@ def degenerate_law(dataset: xr.Dataset) -> Figure:
     """
     rows = np.flatnonzero(dataset["degenerate"].values)
     if not rows.size:
-        raise NothingToDraw("the dataset holds no degenerate instance")
+        raise NothingToDrawError("the dataset holds no degenerate instance")
     with mpl.rc_context(STYLE):
         figure, (law, slope) = _two_panels()
         law.set_title("Degenerate faces: ‖δ‖/ε keeps growing as log(1/ε)")
@@ -170,7 +170,7 @@ def regime_map(dataset: xr.Dataset, *, epsilon: float = 1e-3) -> Figure:
     """
     data = _grid(dataset.isel(instance=dataset["family"].values == "near_degenerate"))
     if data.sizes["instance"] < 4:
-        raise NothingToDraw("the map needs at least 4 instances of the family near_degenerate")
+        raise NothingToDrawError("the map needs at least 4 instances of the family near_degenerate")
     difference = data["log_off_face_mass"].values - data["log_asymptote"].values
     # The difference is smooth in log ε, the leakage itself is not.
     ratio = np.array(
@@ -236,7 +236,7 @@ def save_all(dataset: xr.Dataset, folder: Path) -> list[Path]:
     for name, drawing in DRAWINGS.items():
         try:
             figure = drawing(dataset)
-        except NothingToDraw:
+        except NothingToDrawError:
             continue
         written += save(figure, folder / name)
     return written
@@ -275,7 +275,7 @@ def _representatives(
             order = np.argsort(dataset["gap"].values[found], kind="stable")
             rows.append(int(found[order[found.size // 2]]))
     if not rows:
-        raise NothingToDraw(f"no instance of {', '.join(families)} with a finite gap")
+        raise NothingToDrawError(f"no instance of {', '.join(families)} with a finite gap")
     return rows[:count]
 
 
