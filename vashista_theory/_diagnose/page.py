@@ -47,7 +47,8 @@ def as_renderable(found: Diagnosis) -> RenderableType:
         ),
         _temperatures(found),
         _heading(
-            "Is this query in the theorem's regime at the model's temperature?", "criterion: 1 % leakage"
+            "Is this query in the theorem's regime at the model's temperature?",
+            "criterion: 1 % leakage",
         ),
         Padding(
             Text(" ".join(s for s in found.verdict if s), style=_STYLES.get(found.regime, "")),
