@@ -97,3 +97,21 @@ def map_rows(
         )
 
     return jax.lax.fori_loop(0, -(-n // ROW_BLOCK), body, outputs)
+
+
+def weighted_gram(rows: Float[Array, "n d"], weights: Float[Array, " n"]) -> Float[Array, "d d"]:
+    """``rows.T @ diag(weights) @ rows`` by blocks: no second copy of the rows."""
+    n, d = rows.shape
+    if n <= ROW_BLOCK:
+        return (rows * weights[:, None]).T @ rows
+
+    def body(index: Array, total: Array) -> Array:
+        start = jnp.minimum(index * ROW_BLOCK, n - ROW_BLOCK)
+        block = jax.lax.dynamic_slice_in_dim(rows, start, ROW_BLOCK)
+        share = jax.lax.dynamic_slice_in_dim(weights, start, ROW_BLOCK)
+        # The last block overlaps the one before: rows already counted get no weight.
+        share = jnp.where(start + jnp.arange(ROW_BLOCK) >= index * ROW_BLOCK, share, 0.0)
+        return total + (block * share[:, None]).T @ block
+
+    zero = jnp.zeros((d, d), rows.dtype)
+    return jax.lax.fori_loop(0, -(-n // ROW_BLOCK), body, zero)
