@@ -137,6 +137,20 @@ def correct(corral: Corral, frame: Frame) -> Corral:
     return corral._replace(weights=corral.weights + change)
 
 
+def polish(corral: Corral, frame: Frame) -> Corral:
+    """Two corrections; a key whose weight they turn negative carried rounding alone and leaves."""
+
+    def spoiled(corral: Corral) -> Bool[Array, ""]:
+        return jnp.any(corral.used & (corral.weights < 0))
+
+    def mend(corral: Corral) -> Corral:
+        corral = drop(corral, jnp.argmin(corral.weights))
+        corral = corral._replace(weights=affine_weights(corral, frame))
+        return correct(correct(corral, frame), frame)
+
+    return jax.lax.while_loop(spoiled, mend, correct(correct(corral, frame), frame))
+
+
 def rebuild(corral: Corral, frame: Frame) -> Corral:
     """The same corral with its dual basis computed afresh, free of accumulated rounding."""
     slots = corral.key_index.shape[0]

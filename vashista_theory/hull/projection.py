@@ -34,7 +34,6 @@ FAILURES = (
 """Outcomes for which `throw=True` raises; `inside_hull` is a fact about the input."""
 
 _INSIDE_NOISE = 64.0
-_CORRECTIONS = 2
 
 
 class Projection(eqx.Module):
@@ -95,9 +94,8 @@ def _solve(
     max_steps: Int[Array, ""],
 ) -> _Solution:
     found = search(keys, query, initial_face, allowance, max_steps)
-    corral, frame = found.corral, found.frame
-    for _ in range(_CORRECTIONS):
-        corral = corrals.correct(corral, frame)
+    frame = found.frame
+    corral = corrals.polish(found.corral, frame)
     point = frame.origin + corral.shifted_point()
     slots = jnp.where(corral.used, corral.key_index, keys.shape[0])
     weights = jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(corral.weights, mode="drop")
