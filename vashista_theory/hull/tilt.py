@@ -76,12 +76,14 @@ def solve_tilt(
 
     def newton(state: _State) -> _State:
         slope, weights, mean = gradient(state.logits, state.tilt)
-        covariance = weighted_gram(coordinates, weights) - jnp.outer(mean, mean)
+        moment = weighted_gram(coordinates, weights)
+        covariance = moment - jnp.outer(mean, mean)
         covariance = jnp.where(free_[:, None] & free_[None, :], covariance, 0.0)
         # A ridge of a few roundings keeps the factorisation defined on flat directions; Newton
-        # corrects itself, so it costs steps, never accuracy.
-        ridge = epsilon + 4 * roundoff * jnp.trace(covariance) + jnp.finfo(start.dtype).tiny
-        hessian = covariance + fixed_identity + ridge * jnp.diag(free_.astype(start.dtype))
+        # corrects itself, so it costs steps, never accuracy. By coordinate: a short direction of
+        # the face would drown in the rounding of a long one.
+        ridge = epsilon + (4 + d) * roundoff * jnp.diag(moment) + jnp.finfo(start.dtype).tiny
+        hessian = covariance + fixed_identity + jnp.diag(jnp.where(free_, ridge, 0.0))
         factor = jnp.linalg.cholesky(hessian)
         step = -jax.scipy.linalg.cho_solve((factor, True), slope)
         step = jnp.where(jnp.all(jnp.isfinite(step)), step, -slope)
