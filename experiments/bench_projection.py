@@ -6,7 +6,7 @@ Where an aim is missed, the findings say by how much and what bounds it.
 
 Keys are normal, the query is 1.5 times normal, as in the reference instance of the tests. All
 solvers run on the same instance in turn, repetition by repetition, in float64. Install the peers
-with `pip install -e ".[bench,test]"`; one that is missing is left out and said to be.
+with `pip install -e ".[bench]"`; one that is missing is left out and said to be.
 
 Example: python -m experiments bench_projection --sizes 1024 4096 --dimensions 64 --instances 1
 """
