@@ -8,8 +8,7 @@ from typing import Any
 
 from experiments import _registry
 from experiments._outcome import Outcome
-from vashista_theory import runs
-from vashista_theory._version import __version__
+from vashista_theory import __version__, runs
 
 FOLDER = _registry.FOLDER / "results"
 
