@@ -107,6 +107,15 @@ def test_integers_booleans_lists_and_half_precision_are_converted() -> None:
     assert brain.point.dtype == jnp.float32
 
 
+def test_unequal_precisions_are_computed_in_the_higher_one() -> None:
+    # Under strict promotion too, which these tests run with.
+    for keys, query in ((KEYS.astype(np.float32), QUERY), (KEYS, QUERY.astype(np.float32))):
+        found = vt.project(keys, query)
+        assert found.point.dtype == jnp.float64
+        expected = vt.project(keys.astype(np.float64), query.astype(np.float64))
+        np.testing.assert_array_equal(found.point, expected.point)
+
+
 @pytest.mark.parametrize("tolerance", [0.0, -1e-3, np.nan, np.inf])
 def test_tolerance(tolerance: float) -> None:
     check(lambda: vt.project(KEYS, QUERY, tolerance=tolerance), "`tolerance`", str(tolerance))

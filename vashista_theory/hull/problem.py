@@ -81,9 +81,10 @@ def as_problem(keys: ArrayLike, query: ArrayLike, *, batched: bool = False) -> t
             f"keys of shape {keys_.shape} and query of shape {query_.shape} do not belong "
             f"together: expected {names[0]} and {names[1]} with the same lengths."
         )
-    dtype = jnp.promote_types(keys_.dtype, query_.dtype)
     if keys_.dtype == query_.dtype:
         return keys_, query_
+    # NumPy's rule, which JAX's strict promotion setting does not forbid.
+    dtype = np.promote_types(keys_.dtype, query_.dtype)
     return keys_.astype(dtype), query_.astype(dtype)
 
 
