@@ -22,6 +22,7 @@ class Progress:
             but for notes.
         done: How many were finished before this run; they do not count for the remaining time.
         interval: Seconds between two lines of "log".
+        unit: What is counted.
         stream: Where to write; standard error by default, so that results can be piped.
     """
 
@@ -33,6 +34,7 @@ class Progress:
         mode: str = "bar",
         done: int = 0,
         interval: float = 10.0,
+        unit: str = "blocks",
         stream: io.TextIOBase | TextIO | None = None,
     ) -> None:
         if mode not in ("bar", "log", "none"):
@@ -40,7 +42,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._mode = "log" if mode == "bar" and not self._stream.isatty() else mode
         self._total, self._already, self._done = total, done, done
-        self._description, self._interval = description, interval
+        self._description, self._interval, self._unit = description, interval, unit
         self._started = self._last_line = time.monotonic()
         self._said_last = done == total
         self._bar: rich.progress.Progress | None = None
@@ -97,5 +99,5 @@ class Progress:
         fresh = self._done - self._already
         rest = self._total - self._done
         left = f", about {rest * elapsed / fresh:.0f} s left" if fresh and rest else ""
-        count = f"{self._done} of {self._total} blocks after {elapsed:.0f} s"
+        count = f"{self._done} of {self._total} {self._unit} after {elapsed:.0f} s"
         print(f"{self._description}: {count}{left}", file=self._stream, flush=True)

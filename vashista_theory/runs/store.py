@@ -54,16 +54,17 @@ class BlockStore:
         dimension: The dimension that is cut into blocks.
         block_size: Entries of a block along it; the last block may be shorter.
         block_count: How many blocks there are.
+        data: The Zarr group inside, which xarray opens by itself.
         faults: Blocks found damaged on opening; they are missing again.
     """
 
     def __init__(self, path: Path, template: xr.Dataset, dimension: str, block_size: int) -> None:
-        self.path = path
+        self.path, self.data = path, path / _DATA
         self.dimension = dimension
         self.block_size = block_size
         self._length = template.sizes[dimension]
         self.block_count = -(-self._length // block_size)
-        self._arrays = _arrays.BlockArrays(path / _DATA, template, dimension)
+        self._arrays = _arrays.BlockArrays(self.data, template, dimension)
         self._lock = threading.Lock()
         self._finished: set[int] = set()
         self.faults = self._verify()

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(text)
     else:
         reports.show(report, Console())
-        print(f"\nData: {prepared.store.path}   Report: {config.output / 'report.json'}")
+        print(f"\nData: {prepared.store.data}   Report: {config.output / 'report.json'}")
         if drawn:
             print(f"Figures: {', '.join(path.name for path in drawn)} in {drawn[0].parent}")
     return report.exit_code

@@ -2,14 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from vashista_theory.runs import BlockStore, Manifest, check_writable, open_store, run_blocks
+from vashista_theory.runs import (
+    BlockStore,
+    Manifest,
+    Progress,
+    check_writable,
+    open_store,
+    run_blocks,
+)
 from vashista_theory.sweep import plan, variables
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.measure import Row, measure
@@ -58,7 +65,7 @@ def execute(prepared: Prepared) -> xr.Dataset:
         def block(number: int) -> list[plan.Task]:
             return list(prepared.tasks[store.block_slice(number)])
 
-        _compile([task for number in missing for task in block(number)], one, config.workers)
+        _compile([task for number in missing for task in block(number)], one, config)
         run_blocks(
             store,
             lambda number: _dataset([one(task) for task in block(number)]),
@@ -102,15 +109,18 @@ def draw(dataset: xr.Dataset, output: Path) -> list[Path]:
     return plots.save_all(dataset, output / FIGURES)
 
 
-def _compile(tasks: list[plan.Task], one: Callable[[plan.Task], Row], workers: int) -> None:
+def _compile(tasks: list[plan.Task], one: Callable[[plan.Task], Row], config: SweepConfig) -> None:
     """Measure one instance of each shape: side by side here, each compilation happens once."""
     shapes: dict[tuple[int, ...], plan.Task] = {}
     for task in tasks:
         shapes.setdefault(task.make().keys.shape, dataclasses.replace(task, oracle=False))
     # The largest shape compiles longest.
     order = [shapes[shape] for shape in sorted(shapes, reverse=True)]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, order))
+    watch = Progress(len(order), description="Compile", mode=config.progress, unit="shapes")
+    with watch, ThreadPoolExecutor(config.workers) as pool:
+        for measured in as_completed([pool.submit(one, task) for task in order]):
+            measured.result()
+            watch.advance()
 
 
 def _dataset(rows: list[Row]) -> xr.Dataset:
