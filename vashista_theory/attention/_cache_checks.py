@@ -1,0 +1,184 @@
+"""What a user may pass to `PagedKV`, checked with messages that name the bad value."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vashista_theory._results import Result
+from vashista_theory._types import ArrayLike
+from vashista_theory.attention import sketch
+from vashista_theory.attention.summaries import SummarySpec
+from vashista_theory.hull.problem import check_finite, is_traced
+
+if TYPE_CHECKING:
+    from vashista_theory.attention.cache import PagedKV
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise unless every size is a positive integer."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"`{name}` is {size!r}; a positive integer is expected.")
+
+
+def check_dtypes(dtype: Any, spec: SummarySpec, d: int) -> None:
+    """Raise unless keys of this type and size can be kept and summarised as asked."""
+    if str(dtype) not in _DTYPES:
+        raise ValueError(f"keys and values are {dtype}; expected one of {_DTYPES}.")
+    for name in (str(dtype), spec.dtype):
+        if name == "float64" and jnp.result_type(float) != jnp.float64:
+            raise ValueError(
+                "float64 was asked for, but JAX's 64-bit mode is off. Call "
+                "`jax.config.update('jax_enable_x64', True)` first, or use float32."
+            )
+    if spec.sketch_bits is not None and spec.packed:
+        sketch.check_packable(spec.sketch_bits, d)
+
+
+def _as_floats(value: ArrayLike, name: str) -> Array:
+    if (
+        not isinstance(value, Array)
+        and np.asarray(value).dtype == np.float64
+        and isinstance(value, np.ndarray)
+        and jnp.result_type(float) != jnp.float64
+    ):
+        raise ValueError(
+            f"`{name}` is float64 but JAX's 64-bit mode is off. Call "
+            "`jax.config.update('jax_enable_x64', True)` first, or pass "
+            f"`{name}.astype('float32')`."
+        )
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` is {array.dtype}; floating-point numbers are expected.")
+    return array
+
+
+def as_tokens(keys: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
+    """Keys and values (B, Hkv, T, D) of one shape and type."""
+    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    if keys_.ndim != 4 or 0 in keys_.shape[:2] or keys_.shape[3] == 0:
+        raise ValueError(f"`keys` has shape {keys_.shape}; expected (B, Hkv, T, D).")
+    _check_alike(keys_, values_)
+    return keys_, values_
+
+
+def as_block(keys: ArrayLike, values: ArrayLike, cache: "PagedKV") -> tuple[Array, Array]:
+    """A token or a block as (B, Hkv, T, D), in the cache's type."""
+    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    _check_alike(keys_, values_)
+    batch, heads, d = cache.page_table.shape[0], cache.kv_heads, cache.head_size
+    ends = (keys_.shape[:2], keys_.shape[-1:])
+    if keys_.ndim not in (3, 4) or ends != ((batch, heads), (d,)) or 0 in keys_.shape:
+        raise ValueError(
+            f"`keys` has shape {keys_.shape}; this cache takes a token ({batch}, {heads}, {d}) or "
+            f"a block ({batch}, {heads}, T, {d})."
+        )
+    if keys_.dtype != cache.keys.dtype:
+        raise ValueError(
+            f"`keys` is {keys_.dtype}, the cache holds {cache.keys.dtype}. Convert with "
+            f"`.astype('{cache.keys.dtype}')`."
+        )
+    if keys_.ndim == 3:
+        keys_, values_ = keys_[:, :, None], values_[:, :, None]
+    return keys_, values_
+
+
+def _check_alike(keys: Array, values: Array) -> None:
+    if keys.shape != values.shape or keys.dtype != values.dtype:
+        raise ValueError(
+            f"`keys` {keys.dtype}{list(keys.shape)} and `values` "
+            f"{values.dtype}{list(values.shape)} must have one shape and one type."
+        )
+    for name, array in (("keys", keys), ("values", values)):
+        if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
+            check_finite(array, name)
+
+
+def as_counts(counts: ArrayLike | None, batch: int, tokens: int, name: str) -> Array:
+    """How many tokens each sequence takes, between 0 and the length of the block."""
+    if counts is None:
+        return jnp.full((batch,), tokens, jnp.int32)
+    array = jnp.asarray(counts)
+    if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"`{name}` is {array.dtype}{list(array.shape)}; integers of shape ({batch},) are "
+            "expected, one a sequence."
+        )
+    if is_traced(array):
+        return jnp.clip(array.astype(jnp.int32), 0, tokens)
+    bad = np.flatnonzero((np.asarray(array) < 0) | (np.asarray(array) > tokens))
+    if bad.size:
+        raise ValueError(
+            f"`{name}[{bad[0]}]` is {int(array[bad[0]])}; expected 0 to {tokens}, the length of "
+            "the block."
+        )
+    return array.astype(jnp.int32)
+
+
+def as_pools(
+    keys: ArrayLike, values: ArrayLike, page_table: ArrayLike, lengths: ArrayLike
+) -> tuple[Array, Array, np.ndarray, np.ndarray]:
+    """Pools (Hkv, N, S, D) with a page table and lengths that stay inside them."""
+    if is_traced(keys, values, page_table, lengths):
+        raise ValueError("`from_pages` checks its input and cannot be traced; call it outside jit.")
+    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    if keys_.ndim != 4 or 0 in keys_.shape:
+        raise ValueError(f"`keys` has shape {keys_.shape}; expected pools (Hkv, N, S, D).")
+    _check_alike(keys_, values_)
+    table, counts = np.asarray(page_table), np.asarray(lengths)
+    if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "iu":
+        raise ValueError(
+            f"`page_table` is {table.dtype}{list(table.shape)}; integers of shape (B, P) are "
+            "expected."
+        )
+    if counts.shape != table.shape[:1] or counts.dtype.kind not in "iu":
+        raise ValueError(
+            f"`lengths` is {counts.dtype}{list(counts.shape)}; integers of shape "
+            f"({table.shape[0]},) are expected."
+        )
+    pages, size = keys_.shape[1:3]
+    room = table.shape[1] * size
+    bad = np.flatnonzero((counts < 0) | (counts > room))
+    if bad.size:
+        raise ValueError(
+            f"`lengths[{bad[0]}]` is {counts[bad[0]]}; {table.shape[1]} pages of {size} tokens "
+            f"hold 0 to {room}."
+        )
+    covered = np.arange(table.shape[1])[None, :] < -(-counts[:, None] // size)
+    wrong = np.argwhere(covered & ((table < 0) | (table >= pages)))
+    if wrong.size:
+        row, column = (int(i) for i in wrong[0])
+        raise ValueError(
+            f"`page_table[{row}, {column}]` is {table[row, column]}; the pool has pages 0 to "
+            f"{pages - 1}. {Result[Result.invalid_page]}"
+        )
+    return keys_, values_, table.clip(0, pages - 1), counts
+
+
+def check_sequence(cache: "PagedKV", sequence: Any, name: str) -> None:
+    """Raise for a concrete sequence index out of range."""
+    batch = cache.page_table.shape[0]
+    if not is_traced(sequence) and not 0 <= int(sequence) < batch:
+        raise ValueError(f"`{name}` is {int(sequence)}; sequences are 0 to {batch - 1}.")
+
+
+def check_fork(cache: "PagedKV", source: Any, target: Any, length: Any) -> None:
+    """Raise for a concrete fork that makes no sense."""
+    check_sequence(cache, source, "source")
+    check_sequence(cache, target, "target")
+    if not is_traced(source, target) and int(source) == int(target):
+        raise ValueError(f"`source` and `target` are both {int(source)}; fork into another one.")
+    if length is not None and not is_traced(length, cache.lengths, source):
+        held = int(cache.lengths[source])
+        if not 0 <= int(length) <= held:
+            raise ValueError(f"`length` is {int(length)}; sequence {int(source)} has {held}.")
+
+
+def raise_unless_successful(result: Result, doing: str) -> None:
+    """Raise the advice of a concrete failure."""
+    if not is_traced(result) and not bool(result == Result.successful):
+        raise ValueError(f"{doing}: {Result[result]}")

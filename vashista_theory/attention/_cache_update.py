@@ -1,0 +1,230 @@
+"""What `PagedKV` does to its arrays: allocation, copy on write, summaries of what was completed."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._results import Result
+from vashista_theory.attention.summaries import (
+    PAGES_PER_SUPERPAGE,
+    Summaries,
+    summarise_pages,
+    summarise_superpages,
+    without_sketch,
+)
+
+if TYPE_CHECKING:
+    from vashista_theory.attention.cache import PagedKV
+
+
+class _Plan(NamedTuple):
+    """Which pages a block of tokens touches, by sequence and touched page."""
+
+    slots: Int[Array, "B M"]
+    touched: Bool[Array, "B M"]
+    shared: Bool[Array, "B M"]
+    fresh: Bool[Array, "B M"]
+    old: Int[Array, "B M"]
+    page: Int[Array, "B M"]
+    needed: Int[Array, ""]
+    fits: Bool[Array, ""]
+
+
+def _plan(cache: "PagedKV", tokens: int, counts: Int[Array, " B"]) -> _Plan:
+    size, width = cache.page_size, cache.pages_per_sequence
+    ends = cache.lengths + counts
+    # A block of T tokens that starts anywhere in a page touches at most this many pages.
+    most = (tokens + size - 2) // size + 1
+    slots = (cache.lengths // size)[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
+    touched = (slots * size < ends[:, None]) & (counts > 0)[:, None]
+    fresh = touched & (slots * size >= cache.lengths[:, None])
+    old = jnp.take_along_axis(cache.page_table, jnp.minimum(slots, width - 1), axis=1)
+    shared = touched & ~fresh & (cache.reference_counts[old] > 1)
+    new = fresh | shared
+    rank = jnp.cumsum(new.ravel(), dtype=jnp.int32).reshape(new.shape) - 1
+    needed = jnp.sum(new, dtype=jnp.int32)
+    taken = jnp.clip(cache.free_count - 1 - rank, 0, cache.free_pages.shape[0] - 1)
+    page = jnp.where(new, cache.free_pages[taken], old)
+    fits = (needed <= cache.free_count) & jnp.all(ends <= width * size)
+    return _Plan(slots, touched, shared, fresh, old, page, needed, fits)
+
+
+def append(
+    cache: "PagedKV",
+    keys: Float[Array, "B Hkv T D"],
+    values: Float[Array, "B Hkv T D"],
+    counts: Int[Array, " B"],
+) -> "tuple[PagedKV, Result]":
+    """Append a ragged block to every sequence, or leave everything as it is."""
+    size, pages = cache.page_size, cache.keys.shape[1]
+    plan = _plan(cache, keys.shape[2], counts)
+    used = (jnp.arange(keys.shape[2], dtype=jnp.int32)[None, :] < counts[:, None])[:, None, :, None]
+    finite = jnp.all(jnp.isfinite(keys) & jnp.isfinite(values) | ~used)
+    done = plan.fits & finite
+    written = plan.touched & done
+    ends = cache.lengths + counts
+
+    key_content = _content(cache.keys, plan, cache.lengths, counts, keys)
+    value_content = _content(cache.values, plan, cache.lengths, counts, values)
+    target = jnp.where(written, plan.page, pages)
+    full = written & ((plan.slots + 1) * size <= ends[:, None])
+    summarised = jnp.where(full, plan.page, pages)
+    fresh_summaries = summarise_pages(key_content, value_content, cache.spec)
+    summaries = jax.tree.map(
+        lambda held, new: held.at[:, summarised].set(new, mode="drop"),
+        cache.summaries,
+        fresh_summaries,
+    )
+    rows = jnp.arange(counts.shape[0])[:, None]
+    column = jnp.where(written, plan.slots, cache.pages_per_sequence)
+    table = cache.page_table.at[rows, column].set(plan.page, mode="drop")
+    superpages = _complete_superpages(cache, summaries, table, ends, keys.shape[2], done)
+    references, stack, height = _account(cache, plan, done)
+    result = Result.where(
+        finite,
+        Result.where(plan.fits, Result.successful, Result.pool_full),
+        Result.nonfinite_input,
+    )
+    fields = (
+        cache.keys.at[:, target].set(key_content, mode="drop"),
+        cache.values.at[:, target].set(value_content, mode="drop"),
+        table,
+        jnp.where(done, ends, cache.lengths),
+        references,
+        stack,
+        height,
+        summaries,
+        superpages,
+    )
+    return type(cache)(*fields, spec=cache.spec), result
+
+
+def _content(
+    pool: Float[Array, "Hkv N S D"],
+    plan: _Plan,
+    lengths: Int[Array, " B"],
+    counts: Int[Array, " B"],
+    tokens: Float[Array, "B Hkv T D"],
+) -> Float[Array, "Hkv B M S D"]:
+    """Touched pages as they will be: what was there, overwritten by the new tokens."""
+    size = pool.shape[2]
+    index = plan.slots[..., None] * size + jnp.arange(size, dtype=jnp.int32)[None, None, :]
+    index = index - lengths[:, None, None]
+    new = (index >= 0) & (index < counts[:, None, None])
+    rows = jnp.arange(tokens.shape[0])[:, None, None]
+    arriving = jnp.moveaxis(tokens, 1, 0)[:, rows, jnp.clip(index, 0, tokens.shape[2] - 1)]
+    return jnp.where(new[None, ..., None], arriving, pool[:, plan.old])
+
+
+def _complete_superpages(
+    cache: "PagedKV",
+    summaries: Summaries,
+    table: Int[Array, "B P"],
+    ends: Int[Array, " B"],
+    tokens: int,
+    done: Bool[Array, ""],
+) -> Summaries:
+    """Summarise the superpages that this block completes."""
+    span = PAGES_PER_SUPERPAGE * cache.page_size
+    count = cache.pages_per_sequence // PAGES_PER_SUPERPAGE
+    if count == 0:
+        return cache.superpages
+    most = min(count, (tokens + span - 2) // span + 1)
+    number = (cache.lengths // span)[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
+    complete = ((number + 1) * span <= ends[:, None]) & done
+    number_ = jnp.minimum(number, count - 1)
+    within = jnp.arange(PAGES_PER_SUPERPAGE, dtype=jnp.int32)
+    slots = number_[..., None] * PAGES_PER_SUPERPAGE + within[None, None, :]
+    rows = jnp.arange(table.shape[0])
+    pages = table[rows[:, None, None], slots]
+    parts = jax.tree.map(lambda held: held[:, pages], without_sketch(summaries))
+    combined = summarise_superpages(parts, -1)
+    place = jnp.where(complete, number, count)
+    return jax.tree.map(
+        lambda held, new: held.at[rows[:, None], :, place].set(
+            jnp.moveaxis(new, 0, 2), mode="drop"
+        ),
+        cache.superpages,
+        combined,
+    )
+
+
+def _account(
+    cache: "PagedKV", plan: _Plan, done: Bool[Array, ""]
+) -> tuple[Int[Array, " N"], Int[Array, " N"], Int[Array, ""]]:
+    """Reference counts and the free stack after a block was written."""
+    pages = cache.reference_counts.shape[0]
+    new = (plan.fresh | plan.shared) & done
+    left = plan.shared & done
+    references = cache.reference_counts.at[jnp.where(new, plan.page, pages)].set(1, mode="drop")
+    references = references.at[jnp.where(left, plan.old, pages)].add(-1, mode="drop")
+    height = cache.free_count - jnp.where(done, plan.needed, 0)
+    # Two sequences that leave a page they shared alone return it once. Only the first touched
+    # page of a sequence can be shared.
+    leaving, page = left[:, 0], plan.old[:, 0]
+    earlier = jnp.tril(jnp.ones((page.shape[0],) * 2, bool), -1)
+    repeated = jnp.any(earlier & (page[:, None] == page[None, :]) & leaving[None, :], axis=1)
+    freed = leaving & ~repeated & (references[page] == 0)
+    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1
+    place = jnp.where(freed, height + rank, pages)
+    stack = cache.free_pages.at[place].set(page, mode="drop")
+    return references, stack, height + jnp.sum(freed, dtype=jnp.int32)
+
+
+def free(cache: "PagedKV", sequence: Int[Array, ""]) -> "PagedKV":
+    """Empty a sequence and return to the stack what nothing else names."""
+    pages = cache.reference_counts.shape[0]
+    row, covered = cache.page_table[sequence], _covered(cache, cache.lengths[sequence])
+    before = cache.reference_counts
+    references = before.at[jnp.where(covered, row, pages)].add(-1, mode="drop")
+    freed = (references == 0) & (before > 0)
+    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1
+    place = jnp.where(freed, cache.free_count + rank, pages)
+    stack = cache.free_pages.at[place].set(jnp.arange(pages, dtype=jnp.int32), mode="drop")
+    return eqx.tree_at(
+        lambda c: (c.lengths, c.reference_counts, c.free_pages, c.free_count),
+        cache,
+        (
+            cache.lengths.at[sequence].set(0),
+            references,
+            stack,
+            cache.free_count + jnp.sum(freed, dtype=jnp.int32),
+        ),
+    )
+
+
+def fork(
+    cache: "PagedKV", source: Int[Array, ""], target: Int[Array, ""], length: Int[Array, ""]
+) -> "PagedKV":
+    """Let `target` name the pages of the first `length` tokens of `source`."""
+    cache = free(cache, target)
+    row = cache.page_table[source]
+    pages = cache.reference_counts.shape[0]
+    named = jnp.where(_covered(cache, length), row, pages)
+    return eqx.tree_at(
+        lambda c: (c.page_table, c.lengths, c.reference_counts, c.superpages),
+        cache,
+        (
+            cache.page_table.at[target].set(row),
+            cache.lengths.at[target].set(length.astype(jnp.int32)),
+            cache.reference_counts.at[named].add(1, mode="drop"),
+            jax.tree.map(lambda held: held.at[target].set(held[source]), cache.superpages),
+        ),
+    )
+
+
+def _covered(cache: "PagedKV", length: Int[Array, ""]) -> Bool[Array, " P"]:
+    """Which places of a row of the page table a sequence of this length uses."""
+    starts = jnp.arange(cache.pages_per_sequence, dtype=jnp.int32) * cache.page_size
+    return starts < length
+
+
+def superpages_of_table(summaries: Summaries, table: Int[Array, "B P"]) -> Summaries:
+    """Superpage summaries of every sequence, complete or not, from its page table."""
+    count = table.shape[1] // PAGES_PER_SUPERPAGE
+    within = table[:, : count * PAGES_PER_SUPERPAGE].reshape(-1, count, PAGES_PER_SUPERPAGE)
+    parts = jax.tree.map(lambda held: held[:, within], without_sketch(summaries))
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), summarise_superpages(parts, -1))

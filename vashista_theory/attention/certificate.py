@@ -1,0 +1,264 @@
+r"""The page certificate (T7): how much softmax mass a sparse read can have dropped.
+
+If the unread pages' masses are at most :math:`U_P` and the read keys hold :math:`Z`, then
+
+.. math:: m \le \frac{\sum_P U_P}{\sum_P U_P + Z}.
+
+Everything is in logarithms of masses and in logits, that is scores times the scale. Each bound
+carries the rounding of its own evaluation, so it bounds exact arithmetic, not just its like.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vashista_theory._numerics import log_share, masked_logsumexp, unit_roundoff
+from vashista_theory.attention import sketch
+from vashista_theory.attention.policy import Summary
+from vashista_theory.attention.rounding import norm_from_above, score_slack
+from vashista_theory.attention.summaries import Summaries, SummarySpec
+
+_NEWTON_STEPS = 5
+
+
+class PageBounds(NamedTuple):
+    """What a summary says of each page, for each query head of a row.
+
+    Attributes:
+        priority: What routing orders by: the log-mass of the sketch, the greatest logit of a box
+            or ball, the logit of the mean, each plus the log of the number of keys.
+        estimate: Log-mass, as good as the summary can tell.
+        lower: Log-mass, from below.
+        upper: Log-mass, from above; +inf where the summary bounds nothing.
+        best: Greatest logit of the page, from above.
+    """
+
+    priority: Float[Array, "R G P"]
+    estimate: Float[Array, "R G P"]
+    lower: Float[Array, "R G P"]
+    upper: Float[Array, "R G P"]
+    best: Float[Array, "R G P"]
+
+
+class Query(NamedTuple):
+    """Queries of the rows, their lengths, and the scale of the scores."""
+
+    vectors: Float[Array, "R G D"]
+    norms: Float[Array, "R G"]
+    scale: Float[Array, ""]
+
+
+def as_query(vectors: Float[Array, "R G D"], scale: Float[Array, ""]) -> Query:
+    """Bundle the queries with their lengths from above."""
+    return Query(vectors, norm_from_above(vectors), scale)
+
+
+def page_bounds(
+    query: Query, pages: Summaries, spec: SummarySpec, summary: Summary, tokens: int
+) -> PageBounds:
+    """Bounds of full pages of `tokens` keys from one kind of summary.
+
+    Superpages keep no sketch; their box stands in for it.
+    """
+    if summary == "sketch" and pages.codes is not None:
+        return _sketch_bounds(query, pages, spec, tokens)
+    count = jnp.log(jnp.asarray(tokens, query.vectors.dtype))
+    if summary == "mean":
+        low, centre, _ = _mean_logits(query, pages)
+        nothing = jnp.full_like(centre, jnp.inf)
+        return PageBounds(count + centre, count + centre, count + low, nothing, nothing)
+    least, greatest = _ball_range(query, pages) if summary == "ball" else _box_range(query, pages)
+    if pages.mean is None:
+        middle = 0.5 * (least + greatest)
+        return PageBounds(
+            count + greatest, count + middle, count + least, count + greatest, greatest
+        )
+    low, centre, high = _mean_logits(query, pages)
+    lower = count + jnp.maximum(least, low)
+    upper = count + _chord(least, greatest, high)
+    return PageBounds(count + greatest, count + centre, lower, upper, greatest)
+
+
+def _work(array: Array, like: Array) -> Array:
+    return array.astype(like.dtype)
+
+
+def _required(array: Array | None, part: str) -> Array:
+    if array is None:
+        raise ValueError(f"this cache keeps no {part}: build it with SummarySpec({part}=...).")
+    return array
+
+
+def _dot(vectors: Float[Array, "R G D"], pages: Float[Array, "R P D"]) -> Float[Array, "R G P"]:
+    return jnp.einsum("rgd,rpd->rgp", vectors, pages, precision=jax.lax.Precision.HIGHEST)
+
+
+def _mean_logits(query: Query, pages: Summaries) -> tuple[Array, Array, Array]:
+    """Mean logit of each page: from below, as stored, from above."""
+    mean = _work(_required(pages.mean, "ball"), query.vectors)
+    error = _work(_required(pages.mean_error, "ball"), query.vectors)
+    centre = _dot(query.vectors, mean)
+    norms = query.norms[..., None]
+    slack = score_slack(norm_from_above(mean)[:, None, :], norms, mean.shape[-1])
+    spread = norms * error[:, None, :] * _one_up(error) + slack
+    return (
+        query.scale * (centre - spread),
+        query.scale * centre,
+        query.scale * (centre + spread),
+    )
+
+
+def _one_up(like: Array) -> float:
+    """A factor that covers a handful of roundings."""
+    return 1.0 + 8 * unit_roundoff(like.dtype)
+
+
+def _box_range(query: Query, pages: Summaries) -> tuple[Array, Array]:
+    """Least and greatest logit in the box: Σ_d min and max of (q_d lower_d, q_d upper_d)."""
+    lower = _work(_required(pages.lower, "box"), query.vectors)
+    upper = _work(_required(pages.upper, "box"), query.vectors)
+    positive, negative = jnp.maximum(query.vectors, 0.0), jnp.minimum(query.vectors, 0.0)
+    greatest = _dot(positive, upper) + _dot(negative, lower)
+    least = _dot(positive, lower) + _dot(negative, upper)
+    reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
+    slack = score_slack(reach[:, None, :], query.norms[..., None], lower.shape[-1])
+    return query.scale * (least - slack), query.scale * (greatest + slack)
+
+
+def _ball_range(query: Query, pages: Summaries) -> tuple[Array, Array]:
+    """Least and greatest logit in the ball: ⟨q, c⟩ ∓ ‖q‖ρ."""
+    mean = _work(_required(pages.mean, "ball"), query.vectors)
+    radius = _work(_required(pages.radius, "ball"), query.vectors)
+    centre = _dot(query.vectors, mean)
+    norms = query.norms[..., None]
+    reach = (norm_from_above(mean) + radius)[:, None, :]
+    half = norms * radius[:, None, :] * _one_up(radius)
+    half = half + score_slack(reach, norms, mean.shape[-1])
+    return query.scale * (centre - half), query.scale * (centre + half)
+
+
+def _chord(least: Array, greatest: Array, mean: Array) -> Array:
+    r"""Log of the largest mean of :math:`e^x` over keys with x in a range and a given mean x.
+
+    By convexity the exponential lies below its chord, so the bound is
+    :math:`(1 - t) e^{least} + t e^{greatest}` at t = (mean − least)/(greatest − least).
+    """
+    width = greatest - least
+    safe = jnp.where(width > 0, width, 1.0)
+    u = unit_roundoff(width.dtype)
+    t = jnp.where(width > 0, (mean - least) / safe + 8 * u, 1.0)
+    t = jnp.clip(t, 0.0, 1.0)
+    return jnp.minimum(
+        greatest, jnp.logaddexp(jnp.log1p(-t) + least, jnp.log(t) + greatest) + 16 * u
+    )
+
+
+def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: int) -> PageBounds:
+    """Score every sketched key, plus or minus what its rounding can have changed."""
+    bits = spec.sketch_bits or 8
+    lower = _work(_required(pages.lower, "box"), query.vectors)
+    upper = _work(_required(pages.upper, "box"), query.vectors)
+    packed, residual = _required(pages.codes, "sketch_bits"), _required(pages.residual, "residual")
+    codes = sketch.unpack(packed, bits) if spec.packed else packed
+    step = sketch.grid_step(lower, upper, bits)
+    logits = sketch_logits(query, lower, step, codes)
+    d = lower.shape[-1]
+    by_dimension = (
+        0.5 * _dot(jnp.abs(query.vectors), step) * (1.0 + (d + 8) * unit_roundoff(step.dtype))
+    )
+    norms = query.norms[..., None, None]
+    by_length = norms * _work(residual, query.vectors)[:, None] * _one_up(step)
+    reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
+    slack = score_slack(reach[:, None, :, None], norms, d)
+    error = query.scale * (jnp.minimum(by_dimension[..., None], by_length) + slack)
+    top = jnp.max(logits, axis=-1)
+    mass = jnp.exp(logits - top[..., None])
+    summing = 4 * (tokens + 16) * unit_roundoff(top.dtype)
+
+    def log_sum(weights: Array) -> Array:
+        return top + jnp.log(jnp.sum(weights, axis=-1))
+
+    sketched = log_sum(mass)
+    return PageBounds(
+        priority=sketched,
+        estimate=sketched,
+        lower=log_sum(mass * jnp.exp(-error)) - summing,
+        upper=log_sum(mass * jnp.exp(error)) + summing,
+        best=jnp.max(logits + error, axis=-1),
+    )
+
+
+def sketch_logits(
+    query: Query,
+    lower: Float[Array, "R P D"],
+    step: Float[Array, "R P D"],
+    codes: Array,
+) -> Float[Array, "R G P S"]:
+    """Logits of sketched keys: ⟨q, lower⟩ + Σ_d (q_d step_d) code_d."""
+    folded = query.vectors[:, :, None, :] * step[:, None, :, :]
+    inner = jnp.einsum(
+        "rgpd,rpsd->rgps",
+        folded,
+        codes.astype(folded.dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return query.scale * (_dot(query.vectors, lower)[..., None] + inner)
+
+
+def dropped_mass(unread: Float[Array, "*n"], read: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Share e^unread / (e^unread + e^read) of the mass, 0 where nothing is unread."""
+    return jnp.exp(log_share(unread, read))
+
+
+def dropped_mass_bound(
+    unread: Float[Array, "*n"], read: Float[Array, "*n"], slack: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
+    """T7, where `read` may exceed the exact log-mass by up to `slack`."""
+    u = unit_roundoff(read.dtype)
+    return jnp.minimum(dropped_mass(unread, read - slack) * (1.0 + 16 * u), 1.0)
+
+
+def unread_log_mass(
+    log_mass: Float[Array, "*n P"], unread: Bool[Array, "*#n P"]
+) -> Float[Array, "*n"]:
+    """Total log-mass of the unread pages, rounded up by the error of the sum."""
+    total = masked_logsumexp(log_mass, unread)
+    return total + 4 * (log_mass.shape[-1] + 8) * unit_roundoff(total.dtype)
+
+
+def output_error_bound(
+    log_upper: Float[Array, "*n P"],
+    log_read: Float[Array, "*n"],
+    value_bounds: Float[Array, "*#n P"],
+    output_norm: Float[Array, "*n"],
+) -> Float[Array, "*n"]:
+    r"""Bound on ‖output − dense output‖ from the mass and the longest value of each unread page.
+
+    The error is :math:`\|\sum_P z_P (\bar v_P - y)\| / (Z + \sum_P z_P)` with unknown page masses
+    :math:`0 \le z_P \le U_P` and page means no longer than :math:`\nu_P`, so at most the maximum
+    f* of :math:`\sum z_P d_P / (Z + \sum z_P)` with :math:`d_P = \nu_P + \|y\|`. Newton's method
+    climbs to f* from below; every f ≤ f* gives the upper bound :math:`\sum U_P (d_P - f)_+ / Z`.
+    Pages that were read have `log_upper` −inf.
+    """
+    u = unit_roundoff(log_upper.dtype)
+    distance = (value_bounds + output_norm[..., None]) * (1.0 + 64 * u)
+    anchor = jnp.maximum(jnp.max(log_upper, axis=-1, initial=-jnp.inf), log_read)
+    anchor = jnp.where(jnp.isfinite(anchor), anchor, 0.0)
+    mass = jnp.exp(log_upper - anchor[..., None])
+    read = jnp.exp(log_read - anchor)
+    shown = mass > 0
+    least = jnp.zeros_like(read)
+    for _ in range(_NEWTON_STEPS):
+        counted = jnp.where(shown & (distance > least[..., None]), mass, 0.0)
+        total = read + jnp.sum(counted, axis=-1)
+        ratio = jnp.sum(counted * distance, axis=-1) / jnp.where(total > 0, total, 1.0)
+        least = jnp.maximum(least, ratio * (1.0 - 64 * u))
+    excess = jnp.maximum(distance - least[..., None], 0.0)
+    by_newton = jnp.sum(jnp.where(shown, mass * excess, 0.0), axis=-1)
+    by_newton = jnp.where(read > 0, by_newton / jnp.where(read > 0, read, 1.0), jnp.inf)
+    farthest = jnp.max(jnp.where(shown, distance, 0.0), axis=-1, initial=0.0)
+    share = jnp.exp(log_share(masked_logsumexp(log_upper, shown), log_read))
+    bound = jnp.minimum(by_newton, farthest * share)
+    return jnp.where(jnp.any(shown, axis=-1), bound * (1.0 + 4 * (mass.shape[-1] + 64) * u), 0.0)

@@ -1,0 +1,267 @@
+"""Sparse attention of one query a head over a paged cache, with a report on itself."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import masked_logsumexp
+from vashista_theory._results import Result
+from vashista_theory._types import ArrayLike
+from vashista_theory.attention import _decode_checks as checks
+from vashista_theory.attention.cache import PagedKV
+from vashista_theory.attention.certificate import (
+    PageBounds,
+    Query,
+    as_query,
+    dropped_mass,
+    dropped_mass_bound,
+    output_error_bound,
+    unread_log_mass,
+)
+from vashista_theory.attention.coupled import attend_coupled
+from vashista_theory.attention.dense import read_everything
+from vashista_theory.attention.info import DecodeInfo
+from vashista_theory.attention.judge import (
+    Judged,
+    can_choose,
+    judge_all,
+    judge_two_levels,
+    reads_two_levels,
+)
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.read import Partial, Pools, gather_pages, read_pages
+from vashista_theory.attention.rounding import norm_from_above, work_dtype
+from vashista_theory.attention.routing import Layout, forced_pages, group_priority, select_pages
+from vashista_theory.attention.widen import (
+    first_promising,
+    order_by_bound,
+    read_until_certified,
+)
+
+
+class _Outcome(NamedTuple):
+    """What was read of each row, and what was not."""
+
+    output: Float[Array, "R G D"]
+    partial: Partial | None
+    pages_read: Int[Array, " R"]
+    fell_back: Bool[Array, " R"]
+    judged: Judged | None
+    unread: Bool[Array, "R U"] | None
+
+
+def vashista_attention(
+    query: ArrayLike,
+    cache: PagedKV,
+    policy: Policy,
+    *,
+    scale: ArrayLike | None = None,
+    coupling: float = 0.0,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    """Attend to the pages that the policy asks for, and say what that left out.
+
+    Args:
+        query: (B, H, D); query heads share kv heads in equal consecutive groups.
+        cache: Keys and values.
+        policy: What to read, what to prove, what to do otherwise.
+        scale: Positive factor on the scores, D^(−1/2) by default; the temperature is 1/scale.
+        coupling: γ ≥ 0 of T6: 0 is softmax attention, γ > 0 the entropic projection on the keys
+            read. Bounds are then NaN and nothing is certified.
+        implementation: "xla", or None for the best there is on this device.
+
+    Returns:
+        Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`.
+
+    Raises:
+        ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
+            a concrete NaN in the query, or arguments that exclude each other.
+    """
+    query_ = checks.check_call(query, cache, policy, coupling, implementation)
+    factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
+    work = work_dtype(query_.dtype, cache.work_dtype)
+    return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling))
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "coupling"))
+def _decode(
+    query: Float[Array, "B H D"],
+    cache: PagedKV,
+    scale: Float[Array, ""],
+    policy: Policy,
+    coupling: float,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    batch, heads, d = query.shape
+    rows = query.astype(scale.dtype).reshape(batch * cache.kv_heads, -1, d)
+    query_ = as_query(rows, scale)
+    pools = as_rows(cache)
+    if reads_everything(cache, policy):
+        outcome = _everything(query_, pools, coupling)
+    elif policy.otherwise == "keep" or coupling > 0:
+        outcome = _fixed_number(query_, cache, pools, policy, coupling)
+    else:
+        outcome = _until_certified(query_, cache, pools, policy)
+    info = _report(query_, cache, policy, outcome, (batch, heads))
+    bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
+    result = Result.where(
+        bad,
+        Result.nonfinite_input,
+        Result.where(_table_is_valid(cache), Result.successful, Result.invalid_page),
+    )
+    output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
+    return output, DecodeInfo(**info, result=result)
+
+
+def as_rows(cache: PagedKV) -> Pools:
+    """One row for each sequence and kv head."""
+    batch, heads = cache.page_table.shape[0], cache.kv_heads
+    return Pools(
+        cache.keys,
+        cache.values,
+        jnp.tile(jnp.arange(heads, dtype=jnp.int32), batch),
+        jnp.repeat(cache.page_table, heads, axis=0),
+        jnp.repeat(cache.lengths, heads),
+    )
+
+
+def reads_everything(cache: PagedKV, policy: Policy) -> bool:
+    """Whether a sparse read cannot win: everything was asked for, or there is little."""
+    width = cache.pages_per_sequence
+    covered = policy.otherwise != "widen" and policy.pages is not None and policy.pages >= width
+    return policy.summary is None or covered or width * cache.page_size <= policy.dense_below
+
+
+def _everything(query: Query, pools: Pools, coupling: float) -> _Outcome:
+    count = -(-pools.lengths // pools.keys.shape[2])
+    never = jnp.zeros(count.shape, bool)
+    if coupling > 0:
+        places = jnp.arange(pools.table.shape[1], dtype=jnp.int32)
+        pages = jnp.broadcast_to(places[None, :], pools.table.shape)
+        everything = jnp.ones(pages.shape, bool)
+        gathered = gather_pages(pools, pages, everything, query.vectors.dtype)
+        output = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, None, None)
+    partial = read_everything(query, pools)
+    return _Outcome(partial.normalised(), partial, count, never, None, None)
+
+
+def _fixed_number(
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float
+) -> _Outcome:
+    judge = judge_two_levels if reads_two_levels(cache, policy) else judge_all
+    judged = judge(query, cache, pools, policy)
+    places = Layout(judged.places.full & can_choose(judged), judged.places.forced)
+    priority = group_priority(judged.bounds.priority, places.full & ~places.forced)
+    index, chosen = select_pages(priority, places, policy.pages or 0)
+    pages = jnp.take_along_axis(judged.pages, index, axis=1)
+    never = jnp.zeros(pools.lengths.shape, bool)
+    count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
+    if coupling > 0:
+        gathered = gather_pages(pools, pages, chosen, query.vectors.dtype)
+        output = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, judged, None)
+    partial = read_pages(query, pools, pages, chosen)
+    rows = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
+    outside = jnp.where(chosen, index, places.full.shape[1])
+    read = jnp.zeros(places.full.shape, bool).at[rows, outside].set(True, mode="drop")
+    unread = judged.places.full & ~read
+    return _Outcome(partial.normalised(), partial, count, never, judged, unread)
+
+
+def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> _Outcome:
+    tolerance = policy.tolerance or 0.0
+    judged = judge_all(query, cache, pools, policy)
+    first = read_pages(query, pools, *forced_pages(pools.lengths, cache.page_size, policy))
+    order = order_by_bound(judged.bounds, judged.places)
+    budget = jnp.asarray(max(0, (policy.pages or 0) - policy.always), jnp.int32)
+    widen = policy.otherwise == "widen"
+    start = jnp.broadcast_to(budget, order.count.shape)
+    if widen:
+        start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance))
+    reading = read_until_certified(
+        query, pools, order, first, start, tolerance=tolerance, widen=widen
+    )
+    rows = jnp.arange(order.pages.shape[0], dtype=jnp.int32)[:, None]
+    places = jnp.broadcast_to(
+        jnp.arange(order.pages.shape[1], dtype=jnp.int32)[None, :], order.pages.shape
+    )
+    rank = jnp.zeros_like(order.pages).at[rows, order.pages].set(places)
+    free = judged.places.full & ~judged.places.forced
+    forced_count = jnp.sum(judged.places.forced, axis=1, dtype=jnp.int32)
+    return _Outcome(
+        reading.partial.normalised(),
+        reading.partial,
+        forced_count + reading.pages,
+        reading.fell_back,
+        judged,
+        free & (rank >= reading.pages[:, None]),
+    )
+
+
+def _report(
+    query: Query,
+    cache: PagedKV,
+    policy: Policy,
+    outcome: _Outcome,
+    shape: tuple[int, int],
+) -> dict[str, Array]:
+    """Every field of `DecodeInfo` but the result."""
+    flat = query.vectors[..., 0]
+    unknown = jnp.full_like(flat, jnp.nan)
+    group = flat.shape[1]
+    bound = lower = estimate = error = gap = unknown
+    certified = jnp.zeros(flat.shape, bool)
+    judged, unread, partial = outcome.judged, outcome.unread, outcome.partial
+    if partial is not None and judged is None:
+        nothing = jnp.zeros_like(flat)
+        bound = lower = estimate = error = nothing
+        gap, certified = jnp.full_like(flat, jnp.inf), jnp.ones(flat.shape, bool)
+    elif partial is not None and judged is not None and unread is not None:
+        seen = unread[:, None, :]
+        bounds: PageBounds = judged.bounds
+        read = partial.log_mass()
+        estimate = dropped_mass(masked_logsumexp(bounds.estimate, seen), read)
+        if policy.tolerance is not None:
+            slack = partial.log_mass_slack(query)
+            bound = dropped_mass_bound(unread_log_mass(bounds.upper, seen), read, slack)
+            lower = dropped_mass(masked_logsumexp(bounds.lower, seen) - slack, read + slack)
+            length = norm_from_above(outcome.output)
+            possible = jnp.where(seen, bounds.upper, -jnp.inf)
+            error = output_error_bound(
+                possible, read - slack, judged.value_bounds[:, None, :], length
+            )
+            best = jnp.max(jnp.where(seen, bounds.best, -jnp.inf), axis=-1, initial=-jnp.inf)
+            gap = jnp.where(best > -jnp.inf, (partial.top - best) / query.scale, jnp.inf)
+            certified = bound <= policy.tolerance
+    judged_bytes = 0.0 if judged is None else judged.bytes_read
+    size = cache.page_size * cache.head_size * cache.keys.dtype.itemsize
+    page_bytes = 2.0 * size * outcome.pages_read.astype(flat.dtype)
+    by_head = {
+        "pages_read": _per_head(outcome.pages_read, group),
+        "dropped_mass_bound": bound,
+        "dropped_mass_lower": lower,
+        "dropped_mass_estimate": estimate,
+        "error_bound": error,
+        "gap": gap,
+        "certified": certified,
+        "fell_back": _per_head(outcome.fell_back, group),
+    }
+    info = {name: value.reshape(shape) for name, value in by_head.items()}
+    info["bytes_read"] = (page_bytes + judged_bytes).reshape(shape[0], cache.kv_heads)
+    return info
+
+
+def _per_head(rows: Array, group: int) -> Array:
+    return jnp.repeat(rows[:, None], group, axis=1)
+
+
+def _table_is_valid(cache: PagedKV) -> Bool[Array, ""]:
+    """Whether every page in use lies in the pool and every length in the table."""
+    starts = jnp.arange(cache.pages_per_sequence, dtype=jnp.int32) * cache.page_size
+    used = starts[None, :] < cache.lengths[:, None]
+    inside = (cache.page_table >= 0) & (cache.page_table < cache.keys.shape[1])
+    room = cache.pages_per_sequence * cache.page_size
+    return jnp.all(inside | ~used) & jnp.all((cache.lengths >= 0) & (cache.lengths <= room))

@@ -1,0 +1,96 @@
+"""Dense attention, in the fastest form found: what a sparse read has to beat."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vashista_theory._types import ArrayLike
+from vashista_theory.attention.certificate import Query
+from vashista_theory.attention.read import Partial, Pools, merge, nothing_read, read_pages
+from vashista_theory.attention.rounding import work_dtype
+
+_CHUNK = 256
+
+
+def dense_attention(
+    query: ArrayLike,
+    keys: ArrayLike,
+    values: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B H D"]:
+    """Softmax attention of one query a head over contiguous keys, by a head-major contraction.
+
+    Keys lie head by head, so that each head reads one contiguous run. On a CPU a token-major
+    layout, or `jax.nn.dot_product_attention`, takes ten times as long.
+
+    Args:
+        query: (B, H, D).
+        keys: (B, Hkv, T, D), H a multiple of Hkv.
+        values: Like the keys.
+        lengths: (B,), how many tokens count (all by default); zero tokens give zero output.
+        scale: Factor on the scores, D^(−1/2) by default.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+    """
+    query_, keys_, values_ = jnp.asarray(query), jnp.asarray(keys), jnp.asarray(values)
+    if query_.ndim != 3 or keys_.ndim != 4 or keys_.shape != values_.shape:
+        raise ValueError(
+            f"expected query (B, H, D) and keys and values (B, Hkv, T, D), got {query_.shape}, "
+            f"{keys_.shape} and {values_.shape}."
+        )
+    batch, heads, d = query_.shape
+    if (keys_.shape[0], keys_.shape[3]) != (batch, d) or heads % keys_.shape[1]:
+        raise ValueError(
+            f"query {query_.shape} and keys {keys_.shape} disagree in B or D, or {heads} query "
+            f"heads cannot share {keys_.shape[1]} kv heads equally."
+        )
+    factor = d**-0.5 if scale is None else scale
+    if lengths is not None and jnp.shape(lengths) != (batch,):
+        raise ValueError(f"`lengths` has shape {jnp.shape(lengths)}; expected ({batch},).")
+    counts = None if lengths is None else jnp.asarray(lengths)
+    return _dense(query_, keys_, values_, counts, factor)
+
+
+@jax.jit
+def _dense(
+    query: Float[Array, "B H D"],
+    keys: Float[Array, "B Hkv T D"],
+    values: Float[Array, "B Hkv T D"],
+    lengths: Int[Array, " B"] | None,
+    scale: Float[Array, ""],
+) -> Float[Array, "B H D"]:
+    batch, heads, d = query.shape
+    work = work_dtype(query.dtype, keys.dtype)
+    grouped = (query.astype(work) * jnp.asarray(scale, work)).reshape(batch, keys.shape[1], -1, d)
+    logits = jnp.einsum("bhgd,bhtd->bhgt", grouped, keys.astype(work))
+    if lengths is not None:
+        tokens = jnp.arange(keys.shape[2], dtype=lengths.dtype)
+        seen = tokens[None, :] < lengths[:, None]
+        logits = jnp.where(seen[:, None, None, :], logits, -jnp.inf)
+    top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
+    weights = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0))
+    total = jnp.sum(weights, axis=-1)
+    output = jnp.einsum("bhgt,bhtd->bhgd", weights, values.astype(work))
+    output = output / jnp.where(total > 0, total, 1.0)[..., None]
+    return output.reshape(batch, heads, d).astype(query.dtype)
+
+
+def read_everything(query: Query, pools: Pools) -> Partial:
+    """Softmax sums over all keys of every row, a few pages at a time."""
+    chunk = min(_CHUNK, pools.table.shape[1])
+    size = pools.keys.shape[2]
+    rows = pools.table.shape[0]
+    needed = jnp.max(-(-pools.lengths // size))
+
+    def body(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+        place, sums = state
+        pages = place + jnp.arange(chunk, dtype=jnp.int32)
+        pages = jnp.broadcast_to(pages[None, :], (rows, chunk))
+        wanted = pages < pools.table.shape[1]
+        return place + chunk, merge(sums, read_pages(query, pools, pages, wanted))
+
+    start = (jnp.int32(0), nothing_read(query))
+    return jax.lax.while_loop(lambda s: s[0] < needed, body, start)[1]

@@ -1,0 +1,37 @@
+"""What a decode step reports about itself."""
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._results import Result
+
+
+class DecodeInfo(eqx.Module):
+    """What was read, what that proves, and what was done about it.
+
+    Attributes:
+        pages_read: Pages read for each query head (heads of one group read together).
+        dropped_mass_bound: Proven bound on the softmax mass of everything unread (T7); NaN where
+            no proof was asked for (no tolerance) or none exists (coupling > 0).
+        dropped_mass_lower: Proven lower bound on the same mass: the other end of the bracket.
+        dropped_mass_estimate: The same mass as the summaries estimate it. Not a bound.
+        error_bound: Proven bound on ‖output − dense output‖, in units of the values, in exact
+            arithmetic.
+        gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page; negative when an
+            unread page might hold the best key, +inf when nothing is unread.
+        certified: Whether the dropped mass is proven to be at most the policy's tolerance.
+        fell_back: Whether the row was read densely because the proof failed.
+        bytes_read: Bytes of pages and summaries read, by sequence and kv head.
+        result: `successful`, `nonfinite_input` or `invalid_page`.
+    """
+
+    pages_read: Int[Array, "B H"]
+    dropped_mass_bound: Float[Array, "B H"]
+    dropped_mass_lower: Float[Array, "B H"]
+    dropped_mass_estimate: Float[Array, "B H"]
+    error_bound: Float[Array, "B H"]
+    gap: Float[Array, "B H"]
+    certified: Bool[Array, "B H"]
+    fell_back: Bool[Array, "B H"]
+    bytes_read: Float[Array, "B Hkv"]
+    result: Result

@@ -1,0 +1,151 @@
+"""Judging pages by their summaries, all of them or on two levels."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory.attention.cache import PagedKV
+from vashista_theory.attention.certificate import PageBounds, Query, page_bounds
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.read import Pools
+from vashista_theory.attention.routing import Layout, group_priority, layout, select_pages
+from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE, Summaries
+
+
+class Judged(NamedTuple):
+    """Candidates (pages, and behind them superpages that were not opened) with their bounds.
+
+    Attributes:
+        pages: Logical page of each candidate, −1 for a superpage or nothing.
+        places: Which candidates are full and which are read anyway. Superpages that were opened
+            are not full here: their pages speak for themselves.
+        bounds: What the summaries say.
+        value_bounds: Bound on the length of any value of the candidate.
+        bytes_read: Bytes of summaries that were read, by row.
+    """
+
+    pages: Int[Array, "R U"]
+    places: Layout
+    bounds: PageBounds
+    value_bounds: Float[Array, "R U"]
+    bytes_read: Float[Array, " R"]
+
+
+def reads_two_levels(cache: PagedKV, policy: Policy) -> bool:
+    """Whether there are enough superpages for a first level to spare anything."""
+    count = -(-cache.pages_per_sequence // PAGES_PER_SUPERPAGE)
+    return policy.superpages is not None and _opened(policy) < count
+
+
+def _opened(policy: Policy) -> int:
+    """Superpages that are opened: those asked for, and those with pages always read."""
+    span = PAGES_PER_SUPERPAGE
+    always = -(-policy.sink // span) + -(-max(1, policy.recent) // span) + 1
+    return (policy.superpages or 0) + always
+
+
+def judge_all(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Judged:
+    """Judge every page of every row."""
+    places = jnp.arange(pools.table.shape[1], dtype=jnp.int32)
+    pages = jnp.broadcast_to(places[None, :], pools.table.shape)
+    return _judge_pages(query, cache, pools, policy, pages)
+
+
+def _judge_pages(
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R U"]
+) -> Judged:
+    physical = jnp.take_along_axis(pools.table, jnp.maximum(pages, 0), axis=1)
+    heads = pools.heads[:, None]
+    summaries = jax.tree.map(lambda held: held[heads, physical], cache.summaries)
+    places = layout(pages, pools.lengths, cache.page_size, policy)
+    bounds = _bounds(query, summaries, cache, policy, cache.page_size)
+    seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
+    values = summaries.value_bound.astype(query.vectors.dtype)
+    return Judged(pages, places, bounds, values, seen * summary_bytes(cache, policy))
+
+
+def _bounds(
+    query: Query, summaries: Summaries, cache: PagedKV, policy: Policy, tokens: int
+) -> PageBounds:
+    summary = policy.summary or "box"
+    return page_bounds(query, summaries, cache.spec, summary, tokens)
+
+
+def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -> float:
+    """Bytes that judging one page (or superpage) reads."""
+    parts = cache.spec.bytes_by_part(cache.page_size, cache.head_size)
+    width = parts["value_bound"]
+    mean = cache.head_size * width
+    ball = parts.get("ball", 0)
+    costs = {
+        "mean": mean,
+        "ball": ball,
+        "box": parts.get("box", 0) + ball * (policy.tolerance is not None),
+        "sketch": parts.get("box", 0) + (0 if superpages else parts.get("sketch", 0)),
+    }
+    proof = width if policy.tolerance is not None else 0
+    return float(costs[policy.summary or "box"] + proof)
+
+
+def judge_two_levels(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Judged:
+    """Judge every superpage, then the pages of the best: never all pages of a long context."""
+    span, size = PAGES_PER_SUPERPAGE, cache.page_size
+    rows = pools.lengths.shape[0]
+    numbers = jnp.arange(-(-pools.table.shape[1] // span), dtype=jnp.int32)
+    numbers = jnp.broadcast_to(numbers[None, :], (rows, numbers.shape[0]))
+    places = _superpage_layout(numbers, pools.lengths, size, policy)
+    summaries = jax.tree.map(
+        lambda held: _pad_axis(held.reshape(rows, *held.shape[2:]), numbers.shape[1]),
+        cache.superpages,
+    )
+    bounds = _bounds(query, summaries, cache, policy, span * size)
+    priority = group_priority(bounds.priority, places.full & ~places.forced)
+    index, chosen = select_pages(priority, places, _opened(policy))
+    children = index[..., None] * span + jnp.arange(span, dtype=jnp.int32)[None, None, :]
+    children = jnp.where(chosen[..., None], children, -1).reshape(rows, -1)
+    children = jnp.where(children < pools.table.shape[1], children, -1)
+    pages = _judge_pages(query, cache, pools, policy, children)
+
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    place = jnp.where(chosen, index, numbers.shape[1])
+    opened = jnp.zeros(numbers.shape, bool).at[row, place].set(True, mode="drop")
+    closed = places.full & ~opened
+    # A superpage that stays closed is judged and counted, but cannot be chosen as a page.
+    priorities = jnp.full_like(bounds.priority, -jnp.inf)
+    bounds = bounds._replace(priority=priorities)
+    values = summaries.value_bound.astype(query.vectors.dtype)
+    seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
+    return Judged(
+        pages=jnp.concatenate([pages.pages, jnp.full_like(numbers, -1)], axis=1),
+        places=Layout(
+            jnp.concatenate([pages.places.full, closed], axis=1),
+            jnp.concatenate([pages.places.forced, jnp.zeros_like(closed)], axis=1),
+        ),
+        bounds=jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1), pages.bounds, bounds),
+        value_bounds=jnp.concatenate([pages.value_bounds, values], axis=1),
+        bytes_read=pages.bytes_read + seen * summary_bytes(cache, policy, superpages=True),
+    )
+
+
+def _superpage_layout(
+    numbers: Int[Array, "R P"], lengths: Int[Array, " R"], page_size: int, policy: Policy
+) -> Layout:
+    """Like `layout`, a superpage at a time: one with a page that is read anyway is opened."""
+    span = PAGES_PER_SUPERPAGE
+    page_count = (-(-lengths // page_size))[:, None]
+    full = (numbers + 1) * span * page_size <= lengths[:, None]
+    exists = numbers * span < page_count
+    last = (numbers + 1) * span > page_count - max(1, policy.recent)
+    return Layout(full, exists & ((numbers * span < policy.sink) | last | ~full))
+
+
+def _pad_axis(array: Array, length: int) -> Array:
+    missing = length - array.shape[1]
+    return jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
+
+
+def can_choose(judged: Judged) -> Bool[Array, "R U"]:
+    """Candidates that are pages."""
+    return judged.pages >= 0

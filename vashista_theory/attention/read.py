@@ -1,0 +1,137 @@
+"""Reading pages: partial softmax sums that can be merged, in any order and from any device."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.certificate import Query
+
+
+class Pools(NamedTuple):
+    """The key and value pools, and where each row of the batch finds its pages in them."""
+
+    keys: Float[Array, "Hkv N S D"]
+    values: Float[Array, "Hkv N S D"]
+    heads: Int[Array, " R"]
+    table: Int[Array, "R P"]
+    lengths: Int[Array, " R"]
+
+
+class Partial(NamedTuple):
+    """Softmax sums over the keys read so far.
+
+    Attributes:
+        top: Greatest logit, −inf if nothing was read.
+        mass: Σ exp(logit − top).
+        output: Σ exp(logit − top) value.
+        reach: Bound on the length of any key read.
+        tokens: Keys read.
+    """
+
+    top: Float[Array, "R G"]
+    mass: Float[Array, "R G"]
+    output: Float[Array, "R G D"]
+    reach: Float[Array, " R"]
+    tokens: Int[Array, " R"]
+
+    def log_mass(self) -> Float[Array, "R G"]:
+        """Log of the softmax mass read, −inf for none."""
+        return jnp.where(self.mass > 0, self.top + jnp.log(self.mass), -jnp.inf)
+
+    def log_mass_slack(self, query: Query) -> Float[Array, "R G"]:
+        """How far `log_mass` may be from the exact one, by rounding."""
+        d, u = query.vectors.shape[-1], unit_roundoff(self.mass.dtype)
+        score = 2 * (d + 8) * u * query.norms * self.reach[:, None] * query.scale
+        summing = 4 * (self.tokens + 16).astype(self.mass.dtype) * u
+        return score + summing[:, None]
+
+    def normalised(self) -> Float[Array, "R G D"]:
+        """Softmax output, zero if nothing was read."""
+        return self.output / jnp.where(self.mass > 0, self.mass, 1.0)[..., None]
+
+
+def nothing_read(query: Query) -> Partial:
+    """The neutral element of `merge`."""
+    vectors = query.vectors
+    flat = vectors[..., 0]
+    return Partial(
+        jnp.full_like(flat, -jnp.inf),
+        jnp.zeros_like(flat),
+        jnp.zeros_like(vectors),
+        jnp.zeros_like(flat[:, 0]),
+        jnp.zeros(flat.shape[:1], jnp.int32),
+    )
+
+
+def merge(first: Partial, second: Partial) -> Partial:
+    """Sums over the keys of both."""
+    top = jnp.maximum(first.top, second.top)
+    anchor = jnp.where(jnp.isfinite(top), top, 0.0)
+    left, right = jnp.exp(first.top - anchor), jnp.exp(second.top - anchor)
+    return Partial(
+        top,
+        first.mass * left + second.mass * right,
+        first.output * left[..., None] + second.output * right[..., None],
+        jnp.maximum(first.reach, second.reach),
+        first.tokens + second.tokens,
+    )
+
+
+class Gathered(NamedTuple):
+    """Keys and values of some pages, and which of their tokens count."""
+
+    keys: Float[Array, "R T D"]
+    values: Float[Array, "R T D"]
+    counted: Bool[Array, "R T"]
+
+
+def gather_pages(
+    pools: Pools, pages: Int[Array, "R K"], wanted: Bool[Array, "R K"], dtype: jnp.dtype
+) -> Gathered:
+    """Fetch logical pages of each row; pages that are not wanted or do not exist count nothing."""
+    rows, size = pages.shape[0], pools.keys.shape[2]
+    place = jnp.clip(pages, 0, pools.table.shape[1] - 1)
+    physical = jnp.take_along_axis(pools.table, place, axis=1)
+    heads = pools.heads[:, None]
+    tokens = pages[..., None] * size + jnp.arange(size, dtype=pages.dtype)[None, None, :]
+    counted = wanted[..., None] & (pages >= 0)[..., None]
+    counted = counted & (tokens < pools.lengths[:, None, None])
+    d = pools.keys.shape[3]
+    return Gathered(
+        pools.keys[heads, physical].reshape(rows, -1, d).astype(dtype),
+        pools.values[heads, physical].reshape(rows, -1, d).astype(dtype),
+        counted.reshape(rows, -1),
+    )
+
+
+def read_pages(
+    query: Query, pools: Pools, pages: Int[Array, "R K"], wanted: Bool[Array, "R K"]
+) -> Partial:
+    """Softmax sums over logical pages of each row.
+
+    Device kernels take the place of this function.
+    """
+    gathered = gather_pages(pools, pages, wanted, query.vectors.dtype)
+    return attend_gathered(query, gathered)
+
+
+def attend_gathered(query: Query, gathered: Gathered) -> Partial:
+    """Softmax sums over keys already at hand."""
+    exact = jax.lax.Precision.HIGHEST
+    keys, values, counted = gathered
+    logits = query.scale * jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
+    logits = jnp.where(counted[:, None, :], logits, -jnp.inf)
+    top = jnp.max(logits, axis=-1, initial=-jnp.inf)
+    anchor = jnp.where(jnp.isfinite(top), top, 0.0)
+    weights = jnp.exp(logits - anchor[..., None])
+    longest = jnp.max(jnp.where(counted[..., None], jnp.abs(keys), 0.0), axis=(1, 2), initial=0.0)
+    return Partial(
+        top,
+        jnp.sum(weights, axis=-1),
+        jnp.einsum("rgt,rtd->rgd", weights, values, precision=exact),
+        longest * keys.shape[-1] ** 0.5,
+        jnp.sum(counted, axis=-1, dtype=jnp.int32),
+    )

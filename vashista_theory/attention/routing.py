@@ -1,0 +1,74 @@
+"""Choosing pages: one choice a kv head, shared by the query heads of its group."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import masked_logsumexp
+from vashista_theory.attention.policy import Policy
+
+
+class Layout(NamedTuple):
+    """Which of the given logical pages are full, and which are read whatever the query."""
+
+    full: Bool[Array, "R P"]
+    forced: Bool[Array, "R P"]
+
+
+def layout(
+    pages: Int[Array, "R P"], lengths: Int[Array, " R"], page_size: int, policy: Policy
+) -> Layout:
+    """Full pages have a summary; the sink, the recent pages and a partial page are always read."""
+    full_count, page_count = lengths // page_size, -(-lengths // page_size)
+    full = (pages >= 0) & (pages < full_count[:, None])
+    exists = (pages >= 0) & (pages < page_count[:, None])
+    always = (pages < policy.sink) | (pages >= (page_count - policy.recent)[:, None]) | ~full
+    return Layout(full, exists & always)
+
+
+def group_priority(
+    scores: Float[Array, "R G P"], visible: Bool[Array, "R P"]
+) -> Float[Array, "R P"]:
+    """Each head's share of mass by page, added over the group; −inf where not visible.
+
+    Shares, not scores: a head whose logits are large must not choose for the others.
+    """
+    shown = visible[:, None, :]
+    share = scores - masked_logsumexp(scores, shown)[..., None]
+    total = jax.nn.logsumexp(jnp.where(shown, share, -jnp.inf), axis=1)
+    return jnp.where(visible, total, -jnp.inf)
+
+
+def select_pages(
+    priority: Float[Array, "R P"], places: Layout, count: int
+) -> tuple[Int[Array, "R K"], Bool[Array, "R K"]]:
+    """Indices of the `count` best pages, ascending, forced ones first; and whether each is one."""
+    ranked = jnp.where(places.forced, jnp.inf, jnp.where(places.full, priority, -jnp.inf))
+    # A full page whose score is −inf is still a page, and better than none.
+    floor = jnp.asarray(float(jnp.finfo(priority.dtype).min), priority.dtype)
+    ranked = jnp.where(places.full & (ranked == -jnp.inf), floor, ranked)
+    best, index = jax.lax.top_k(ranked, min(count, ranked.shape[1]))
+    index = jnp.where(best > -jnp.inf, index, ranked.shape[1]).astype(jnp.int32)
+    index = jnp.sort(index, axis=1)
+    chosen = index < ranked.shape[1]
+    return jnp.where(chosen, index, 0), chosen
+
+
+def forced_pages(
+    lengths: Int[Array, " R"], page_size: int, policy: Policy
+) -> tuple[Int[Array, "R F"], Bool[Array, "R F"]]:
+    """The pages that are always read, each once, in a fixed number of places."""
+    page_count = -(-lengths // page_size)
+    partial = lengths % page_size != 0
+    sink = jnp.arange(policy.sink, dtype=jnp.int32)[None, :]
+    sink = jnp.broadcast_to(sink, (lengths.shape[0], policy.sink))
+    back = jnp.arange(max(1, policy.recent), dtype=jnp.int32)[None, :]
+    last = page_count[:, None] - 1 - back
+    recent_wanted = last >= policy.sink
+    if policy.recent == 0:
+        recent_wanted = recent_wanted & partial[:, None]
+    pages = jnp.concatenate([sink, last], axis=1)
+    wanted = jnp.concatenate([sink < page_count[:, None], recent_wanted], axis=1)
+    return jnp.maximum(pages, 0), wanted

@@ -1,0 +1,207 @@
+"""What is kept of a page so that a query can judge it unread.
+
+Every stored number errs outward: boxes and radii only grow, and the error of a rounded mean is
+stored beside it. So a bound computed from a summary is never below the true score, whatever the
+type the summary is stored in.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention import sketch
+from vashista_theory.attention.rounding import (
+    norm_from_above,
+    round_down,
+    round_to,
+    round_up,
+    work_dtype,
+)
+
+PAGES_PER_SUPERPAGE = 16
+_STORAGE = ("bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class SummarySpec:
+    """Which summaries a cache keeps.
+
+    Attributes:
+        box: The least and the greatest key by dimension.
+        ball: The page mean and the radius around it.
+        sketch_bits: Bits a dimension of the key sketch, on a grid between the corners of the box:
+            8, 6 or 4 to certify, 2 or 1 to route; None for no sketch.
+        packed: Whether codes below 8 bits share bytes. One byte a code is faster to read where
+            memory is not the limit.
+        dtype: Storage of everything but the codes.
+    """
+
+    box: bool = True
+    ball: bool = True
+    sketch_bits: int | None = 4
+    packed: bool = True
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if self.sketch_bits is not None and self.sketch_bits not in sketch.BITS:
+            raise ValueError(
+                f"sketch_bits is {self.sketch_bits!r}; expected one of {sketch.BITS}, or None."
+            )
+        if self.sketch_bits is not None and not self.box:
+            raise ValueError("a sketch needs its grid: keep the box, or set sketch_bits=None.")
+        if self.dtype not in _STORAGE:
+            raise ValueError(f"dtype is {self.dtype!r}; summaries are stored as one of {_STORAGE}.")
+
+    def bytes_by_part(self, page_size: int, d: int) -> dict[str, int]:
+        """Bytes that one page of one head costs, by part."""
+        width = jnp.dtype(self.dtype).itemsize
+        parts = {"value_bound": width}
+        if self.box:
+            parts["box"] = 2 * d * width
+        if self.ball:
+            parts["ball"] = (d + 2) * width
+        if self.sketch_bits is not None:
+            codes = sketch.row_bytes(self.sketch_bits, d, packed=self.packed)
+            parts["sketch"] = page_size * (codes + width)
+        return parts
+
+
+class Summaries(eqx.Module):
+    """Summaries of pages (or superpages) along the leading axes; None where not kept.
+
+    Attributes:
+        lower: Least key by dimension, rounded down.
+        upper: Greatest key by dimension, rounded up.
+        mean: Mean key, rounded to nearest.
+        mean_error: Bound on the distance of `mean` from the exact mean.
+        radius: Bound on the distance of any key from `mean`.
+        codes: Sketch of each key.
+        residual: Bound on the distance of each key from its sketch.
+        value_bound: Bound on the length of any value.
+    """
+
+    lower: Float[Array, "*n d"] | None
+    upper: Float[Array, "*n d"] | None
+    mean: Float[Array, "*n d"] | None
+    mean_error: Float[Array, "*n"] | None
+    radius: Float[Array, "*n"] | None
+    codes: UInt8[Array, "*n s c"] | None
+    residual: Float[Array, "*n s"] | None
+    value_bound: Float[Array, "*n"]
+
+
+def empty_summaries(
+    spec: SummarySpec, leading: tuple[int, ...], page_size: int | None, d: int
+) -> Summaries:
+    """Zeros of the right shapes; without a page size (superpages) there is no sketch."""
+    dtype = jnp.dtype(spec.dtype)
+    bits = None if page_size is None else spec.sketch_bits
+
+    def numbers(kept: bool, *shape: int) -> Array | None:
+        return jnp.zeros((*leading, *shape), dtype) if kept else None
+
+    code_bytes = 0 if bits is None else sketch.row_bytes(bits, d, packed=spec.packed)
+    return Summaries(
+        lower=numbers(spec.box, d),
+        upper=numbers(spec.box, d),
+        mean=numbers(spec.ball, d),
+        mean_error=numbers(spec.ball),
+        radius=numbers(spec.ball),
+        codes=None
+        if bits is None
+        else jnp.zeros((*leading, page_size or 0, code_bytes), jnp.uint8),
+        residual=numbers(bits is not None, page_size or 0),
+        value_bound=jnp.zeros(leading, dtype),
+    )
+
+
+def summarise_pages(
+    keys: Float[Array, "*n s d"], values: Float[Array, "*n s d"], spec: SummarySpec
+) -> Summaries:
+    """Summarise full pages."""
+    storage = jnp.dtype(spec.dtype)
+    work = work_dtype(keys.dtype, storage)
+    keys, values = keys.astype(work), values.astype(work)
+    lower = upper = mean = mean_error = radius = codes = residual = None
+    if spec.box:
+        lower = round_down(jnp.min(keys, axis=-2), storage)
+        upper = round_up(jnp.max(keys, axis=-2), storage)
+    if spec.ball:
+        computed = jnp.mean(keys, axis=-2)
+        kept = round_to(computed, storage)
+        mean = kept.astype(storage)
+        summing = 2 * (keys.shape[-2] + 2) * unit_roundoff(work)
+        largest = norm_from_above(jnp.max(jnp.abs(keys), axis=-2))
+        mean_error = round_up(norm_from_above(kept - computed) + summing * largest, storage)
+        away = jnp.max(norm_from_above(keys - kept[..., None, :]), axis=-1)
+        radius = round_up(away, storage)
+    if spec.sketch_bits is not None and lower is not None and upper is not None:
+        corners = lower.astype(work), upper.astype(work)
+        full = sketch.quantise(keys, *corners, spec.sketch_bits)
+        rebuilt = sketch.dequantise(full, *corners, spec.sketch_bits)
+        rounding = (
+            4
+            * unit_roundoff(work)
+            * norm_from_above(jnp.maximum(jnp.abs(corners[0]), jnp.abs(corners[1])))
+        )
+        residual = round_up(norm_from_above(keys - rebuilt) + rounding[..., None], storage)
+        codes = sketch.pack(full, spec.sketch_bits) if spec.packed else full
+    longest = round_up(jnp.max(norm_from_above(values), axis=-1), storage)
+    return Summaries(lower, upper, mean, mean_error, radius, codes, residual, longest)
+
+
+def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
+    """Combine the summaries of the pages along `page_axis` (negative, of `value_bound`)."""
+    mean = mean_error = radius = None
+    if pages.mean is not None and pages.mean_error is not None and pages.radius is not None:
+        storage = pages.mean.dtype
+        work = work_dtype(storage)
+        means = pages.mean.astype(work)
+        computed = jnp.mean(means, axis=page_axis - 1)
+        kept = round_to(computed, storage)
+        mean = kept.astype(storage)
+        summing = 2 * (means.shape[page_axis - 1] + 2) * unit_roundoff(work)
+        largest = norm_from_above(jnp.max(jnp.abs(means), axis=page_axis - 1))
+        mean_error = round_up(
+            jnp.max(pages.mean_error.astype(work), axis=page_axis)
+            + norm_from_above(kept - computed)
+            + summing * largest,
+            storage,
+        )
+        away = norm_from_above(means - jnp.expand_dims(kept, page_axis - 1))
+        u = unit_roundoff(work)
+        away = (away + pages.radius.astype(work)) * (1.0 + 2 * u)
+        radius = round_up(jnp.max(away, axis=page_axis), storage)
+    return Summaries(
+        lower=None if pages.lower is None else jnp.min(pages.lower, axis=page_axis - 1),
+        upper=None if pages.upper is None else jnp.max(pages.upper, axis=page_axis - 1),
+        mean=mean,
+        mean_error=mean_error,
+        radius=radius,
+        codes=None,
+        residual=None,
+        value_bound=jnp.max(pages.value_bound, axis=page_axis),
+    )
+
+
+def without_sketch(summaries: Summaries) -> Summaries:
+    """The same summaries less the codes, for what never reads them."""
+    return Summaries(
+        summaries.lower,
+        summaries.upper,
+        summaries.mean,
+        summaries.mean_error,
+        summaries.radius,
+        None,
+        None,
+        summaries.value_bound,
+    )
+
+
+def held_bytes(summaries: Summaries) -> int:
+    """Bytes of the arrays, as held."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(summaries))

@@ -1,0 +1,139 @@
+"""Reading until the certificate holds: a loop over pages, so that cost follows difficulty."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.certificate import PageBounds, Query, dropped_mass_bound
+from vashista_theory.attention.read import Partial, Pools, merge, read_pages
+from vashista_theory.attention.routing import Layout, group_priority
+
+_CHUNK = 16
+
+
+class Order(NamedTuple):
+    """Pages in the order in which they are read, best first.
+
+    Attributes:
+        pages: Logical pages; the first `count` are meant.
+        count: Full pages that are not read anyway.
+        log_tail: Log of the summed upper bounds of all pages from a place on; −inf from `count`.
+    """
+
+    pages: Int[Array, "R P"]
+    count: Int[Array, " R"]
+    log_tail: Float[Array, "R G P1"]
+
+
+class Reading(NamedTuple):
+    """What a loop has read: sums, pages of the order, whether it read everything in the end."""
+
+    partial: Partial
+    pages: Int[Array, " R"]
+    fell_back: Bool[Array, " R"]
+
+
+def order_by_bound(bounds: PageBounds, places: Layout) -> Order:
+    """Order by what could be lost: each head's share of the upper bounds, added over the group."""
+    unread = places.full & ~places.forced
+    priority = group_priority(bounds.upper, unread)
+    floor = jnp.asarray(float(jnp.finfo(priority.dtype).min), priority.dtype)
+    priority = jnp.where(unread & (priority == -jnp.inf), floor, priority)
+    pages = jnp.argsort(-priority, axis=1).astype(jnp.int32)
+    count = jnp.sum(unread, axis=1, dtype=jnp.int32)
+    upper = jnp.take_along_axis(bounds.upper, pages[:, None, :], axis=2)
+    places_ = jnp.arange(pages.shape[1] + 1, dtype=jnp.int32)[None, :]
+    meant = places_ < count[:, None]
+    top = jnp.max(jnp.where(meant[:, None, :-1], upper, -jnp.inf), axis=2, initial=-jnp.inf)
+    anchor = jnp.where(jnp.isfinite(top), top, 0.0)[..., None]
+    mass = jnp.where(meant[:, None, :-1], jnp.exp(upper - anchor), 0.0)
+    tail = jax.lax.cumsum(mass, axis=2, reverse=True)
+    # The sum rounds, and terms far below the greatest underflow.
+    info = jnp.finfo(tail.dtype)
+    rounding = 1.0 + 4 * (pages.shape[1] + 8) * unit_roundoff(tail.dtype)
+    tail = tail * rounding + pages.shape[1] * float(info.tiny)
+    log_tail = jnp.pad(jnp.log(tail) + anchor, ((0, 0), (0, 0), (0, 1)))
+    return Order(pages, count, jnp.where(meant[:, None, :], log_tail, -jnp.inf))
+
+
+def first_promising(
+    order: Order, log_read: Float[Array, "R G"], tolerance: float
+) -> Int[Array, " R"]:
+    """How many pages cannot be spared: with fewer, the proof fails even if bounds were masses."""
+    total = jnp.logaddexp(order.log_tail[..., :1], log_read[..., None])
+    log_tolerance = jnp.log(jnp.asarray(tolerance, total.dtype))
+    enough = jnp.all(order.log_tail <= log_tolerance + total, axis=1)
+    return jnp.argmax(enough, axis=1).astype(jnp.int32)
+
+
+def read_until_certified(
+    query: Query,
+    pools: Pools,
+    order: Order,
+    first: Partial,
+    start: Int[Array, " R"],
+    *,
+    tolerance: float,
+    widen: bool,
+) -> Reading:
+    """Read `start` pages of each row, then more until its dropped mass is proven small enough.
+
+    Rows run one after the other, each for as long as it needs: a diffuse head delays no other.
+
+    Args:
+        query: The queries.
+        pools: The pools.
+        order: The order of reading.
+        first: What has been read already (sink and recent pages).
+        start: Pages to read before the first test.
+        tolerance: Dropped mass allowed.
+        widen: Add a page at a time; otherwise read the whole row if the first test fails.
+    """
+
+    def one_row(inputs: tuple[Array, ...], order_: Order, sums: Partial) -> Reading:
+        vectors, norms, heads, table, lengths, begin = inputs
+        query_ = Query(vectors, norms, query.scale)
+        pools_ = Pools(pools.keys, pools.values, heads, table, lengths)
+        begin, total = begin[0], order_.count[0]
+
+        def read_range(sums: Partial, lower: Array, upper: Array) -> Partial:
+            def chunk(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+                place, sums = state
+                places = place + jnp.arange(_CHUNK, dtype=jnp.int32)[None, :]
+                within = jnp.minimum(places, order_.pages.shape[1] - 1)
+                pages = jnp.take_along_axis(order_.pages, within, axis=1)
+                new = read_pages(query_, pools_, pages, places < upper)
+                return place + _CHUNK, merge(sums, new)
+
+            return jax.lax.while_loop(lambda s: s[0] < upper, chunk, (lower, sums))[1]
+
+        def proven(count: Array, sums: Partial) -> Array:
+            tail = jax.lax.dynamic_index_in_dim(order_.log_tail, count, axis=2, keepdims=False)
+            bound = dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query_))
+            return jnp.all(bound <= tolerance)
+
+        def one_more(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+            count, sums = state
+            page = jax.lax.dynamic_slice_in_dim(order_.pages, count, 1, axis=1)
+            return count + 1, merge(sums, read_pages(query_, pools_, page, jnp.ones((1, 1), bool)))
+
+        sums = read_range(sums, jnp.int32(0), begin)
+        if widen:
+            count, sums = jax.lax.while_loop(
+                lambda s: (s[0] < total) & ~proven(*s), one_more, (begin, sums)
+            )
+            return Reading(sums, count[None], jnp.zeros((1,), bool))
+        failed = ~proven(begin, sums)
+        end = jnp.where(failed, total, begin)
+        return Reading(read_range(sums, begin, end), end[None], failed[None])
+
+    def with_row_axis(row: tuple[tuple[Array, ...], Order, Partial]) -> Reading:
+        reading = one_row(*jax.tree.map(lambda a: a[None], row))
+        return jax.tree.map(lambda a: a[0], reading)
+
+    arrays = (query.vectors, query.norms, pools.heads, pools.table, pools.lengths)
+    rows = ((*arrays, jnp.minimum(start, order.count)), order, first)
+    return jax.lax.map(with_row_axis, rows)
