@@ -59,7 +59,7 @@ def append(
     counts: Int[Array, " B"],
 ) -> "tuple[PagedKV, Result]":
     """Append a ragged block to every sequence, or leave everything as it is."""
-    size, pages = cache.page_size, cache.keys.shape[1]
+    size = cache.page_size
     plan = _plan(cache, keys.shape[2], counts)
     used = (jnp.arange(keys.shape[2], dtype=jnp.int32)[None, :] < counts[:, None])[:, None, :, None]
     finite = jnp.all(jnp.isfinite(keys) & jnp.isfinite(values) | ~used)
@@ -67,18 +67,16 @@ def append(
     written = plan.touched & done
     ends = cache.lengths + counts
 
-    key_content = _content(cache.keys, plan, cache.lengths, counts, keys)
-    value_content = _content(cache.values, plan, cache.lengths, counts, values)
-    target = jnp.where(written, plan.page, pages)
     full = written & ((plan.slots + 1) * size <= ends[:, None])
-    summarised = jnp.where(full, plan.page, pages)
-    fresh_summaries = summarise_pages(key_content, value_content, cache.spec)
-    summaries = jax.tree.map(
-        lambda held, new: held.at[:, summarised].set(new, mode="drop"),
-        cache.summaries,
-        fresh_summaries,
+    old, page, where = plan.old.ravel(), plan.page.ravel(), written.ravel()
+    key_pool, value_pool = (
+        _write_tokens(pool, _arriving(new, plan, cache.lengths, counts, size), old, page, where)
+        for pool, new in ((cache.keys, keys), (cache.values, values))
     )
-    rows = jnp.arange(counts.shape[0])[:, None]
+    # Read back from the pools: were both the old pool and the new one read, XLA would keep both.
+    fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec)
+    summaries = _write_pages(cache.summaries, fresh, page, full.ravel())
+    rows = jnp.arange(counts.shape[0], dtype=jnp.int32)[:, None]
     column = jnp.where(written, plan.slots, cache.pages_per_sequence)
     table = cache.page_table.at[rows, column].set(plan.page, mode="drop")
     superpages = _complete_superpages(cache, summaries, table, ends, keys.shape[2], done)
@@ -89,8 +87,8 @@ def append(
         Result.nonfinite_input,
     )
     fields = (
-        cache.keys.at[:, target].set(key_content, mode="drop"),
-        cache.values.at[:, target].set(value_content, mode="drop"),
+        key_pool,
+        value_pool,
         table,
         jnp.where(done, ends, cache.lengths),
         references,
@@ -102,21 +100,68 @@ def append(
     return type(cache)(*fields, spec=cache.spec), result
 
 
-def _content(
-    pool: Float[Array, "Hkv N S D"],
+class _Arriving(NamedTuple):
+    """New tokens laid out in the pages that they go to."""
+
+    tokens: Float[Array, "Hkv K S D"]
+    new: Bool[Array, "K S"]
+
+
+def _arriving(
+    tokens: Float[Array, "B Hkv T D"],
     plan: _Plan,
     lengths: Int[Array, " B"],
     counts: Int[Array, " B"],
-    tokens: Float[Array, "B Hkv T D"],
-) -> Float[Array, "Hkv B M S D"]:
-    """Touched pages as they will be: what was there, overwritten by the new tokens."""
-    size = pool.shape[2]
+    size: int,
+) -> _Arriving:
     index = plan.slots[..., None] * size + jnp.arange(size, dtype=jnp.int32)[None, None, :]
     index = index - lengths[:, None, None]
     new = (index >= 0) & (index < counts[:, None, None])
-    rows = jnp.arange(tokens.shape[0])[:, None, None]
-    arriving = jnp.moveaxis(tokens, 1, 0)[:, rows, jnp.clip(index, 0, tokens.shape[2] - 1)]
-    return jnp.where(new[None, ..., None], arriving, pool[:, plan.old])
+    rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None, None]
+    laid = jnp.moveaxis(tokens, 1, 0)[:, rows, jnp.clip(index, 0, tokens.shape[2] - 1)]
+    return _Arriving(laid.reshape(laid.shape[0], -1, *laid.shape[3:]), new.reshape(-1, size))
+
+
+def _write_tokens(
+    pool: Float[Array, "Hkv N S D"],
+    arriving: _Arriving,
+    old: Int[Array, " K"],
+    page: Int[Array, " K"],
+    wanted: Bool[Array, " K"],
+) -> Float[Array, "Hkv N S D"]:
+    """Write new tokens over copies of the pages they go to.
+
+    Page after page, each read just before it is written: XLA then works in place, where a gather
+    and a scatter would copy the whole pool. Pages that two sequences share are never written, so
+    the order does not matter.
+    """
+
+    def write(index: Array, pool: Array) -> Array:
+        before = jax.lax.dynamic_slice_in_dim(pool, old[index], 1, axis=1)
+        tokens = jax.lax.dynamic_slice_in_dim(arriving.tokens, index, 1, axis=1)
+        after = jnp.where(arriving.new[index][None, None, :, None], tokens, before)
+        place = jnp.where(wanted[index], page[index], old[index])
+        after = jnp.where(wanted[index], after, before)
+        return jax.lax.dynamic_update_slice_in_dim(pool, after, place, axis=1)
+
+    return jax.lax.fori_loop(0, old.shape[0], write, pool)
+
+
+def _write_pages(
+    held: Summaries, new: Summaries, page: Int[Array, " K"], wanted: Bool[Array, " K"]
+) -> Summaries:
+    """Write summaries of pages (axis 1) in place; those not wanted stay as they are."""
+
+    def write(index: Array, held: Summaries) -> Summaries:
+        def one(whole: Array, parts: Array) -> Array:
+            part = jax.lax.dynamic_slice_in_dim(parts, index, 1, axis=1)
+            before = jax.lax.dynamic_slice_in_dim(whole, page[index], 1, axis=1)
+            after = jnp.where(wanted[index], part, before)
+            return jax.lax.dynamic_update_slice_in_dim(whole, after, page[index], axis=1)
+
+        return jax.tree.map(one, held, new)
+
+    return jax.lax.fori_loop(0, page.shape[0], write, held)
 
 
 def _complete_superpages(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from vashista_theory._numerics import log_share, masked_logsumexp, unit_roundoff
 from vashista_theory.attention import sketch
+from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.policy import Summary
 from vashista_theory.attention.rounding import norm_from_above, score_slack
 from vashista_theory.attention.summaries import Summaries, SummarySpec
@@ -82,7 +83,7 @@ def page_bounds(
 
 
 def _work(array: Array, like: Array) -> Array:
-    return array.astype(like.dtype)
+    return from_bits(array, like.dtype)
 
 
 def _required(array: Array | None, part: str) -> Array:

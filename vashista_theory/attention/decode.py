@@ -178,7 +178,7 @@ def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
     order = order_by_bound(judged.bounds, judged.places)
     budget = jnp.asarray(max(0, (policy.pages or 0) - policy.always), jnp.int32)
     widen = policy.otherwise == "widen"
-    start = jnp.broadcast_to(budget, order.count.shape)
+    start = jnp.broadcast_to(budget, order.available.shape)
     if widen:
         start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance))
     reading = read_until_certified(

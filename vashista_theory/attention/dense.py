@@ -48,9 +48,9 @@ def dense_attention(
             f"heads cannot share {keys_.shape[1]} kv heads equally."
         )
     factor = d**-0.5 if scale is None else scale
-    if lengths is not None and jnp.shape(lengths) != (batch,):
-        raise ValueError(f"`lengths` has shape {jnp.shape(lengths)}; expected ({batch},).")
     counts = None if lengths is None else jnp.asarray(lengths)
+    if counts is not None and counts.shape != (batch,):
+        raise ValueError(f"`lengths` has shape {counts.shape}; expected ({batch},).")
     return _dense(query_, keys_, values_, counts, factor)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import PageBounds, Query, page_bounds
 from vashista_theory.attention.policy import Policy
@@ -62,7 +63,7 @@ def _judge_pages(
     places = layout(pages, pools.lengths, cache.page_size, policy)
     bounds = _bounds(query, summaries, cache, policy, cache.page_size)
     seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
-    values = summaries.value_bound.astype(query.vectors.dtype)
+    values = from_bits(summaries.value_bound, query.vectors.dtype)
     return Judged(pages, places, bounds, values, seen * summary_bytes(cache, policy))
 
 
@@ -115,7 +116,7 @@ def judge_two_levels(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
     # A superpage that stays closed is judged and counted, but cannot be chosen as a page.
     priorities = jnp.full_like(bounds.priority, -jnp.inf)
     bounds = bounds._replace(priority=priorities)
-    values = summaries.value_bound.astype(query.vectors.dtype)
+    values = from_bits(summaries.value_bound, query.vectors.dtype)
     seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
     return Judged(
         pages=jnp.concatenate([pages.pages, jnp.full_like(numbers, -1)], axis=1),

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention import sketch
+from vashista_theory.attention._bits import as_bits, from_bits
 from vashista_theory.attention.rounding import (
     norm_from_above,
     round_down,
@@ -73,6 +74,8 @@ class SummarySpec:
 class Summaries(eqx.Module):
     """Summaries of pages (or superpages) along the leading axes; None where not kept.
 
+    Numbers in bfloat16 are held as bits (uint16): read them with `from_bits`.
+
     Attributes:
         lower: Least key by dimension, rounded down.
         upper: Greatest key by dimension, rounded up.
@@ -84,21 +87,21 @@ class Summaries(eqx.Module):
         value_bound: Bound on the length of any value.
     """
 
-    lower: Float[Array, "*n d"] | None
-    upper: Float[Array, "*n d"] | None
-    mean: Float[Array, "*n d"] | None
-    mean_error: Float[Array, "*n"] | None
-    radius: Float[Array, "*n"] | None
+    lower: Shaped[Array, "*n d"] | None
+    upper: Shaped[Array, "*n d"] | None
+    mean: Shaped[Array, "*n d"] | None
+    mean_error: Shaped[Array, "*n"] | None
+    radius: Shaped[Array, "*n"] | None
     codes: UInt8[Array, "*n s c"] | None
-    residual: Float[Array, "*n s"] | None
-    value_bound: Float[Array, "*n"]
+    residual: Shaped[Array, "*n s"] | None
+    value_bound: Shaped[Array, "*n"]
 
 
 def empty_summaries(
     spec: SummarySpec, leading: tuple[int, ...], page_size: int | None, d: int
 ) -> Summaries:
     """Zeros of the right shapes; without a page size (superpages) there is no sketch."""
-    dtype = jnp.dtype(spec.dtype)
+    dtype = as_bits(jnp.zeros((), spec.dtype)).dtype
     bits = None if page_size is None else spec.sketch_bits
 
     def numbers(kept: bool, *shape: int) -> Array | None:
@@ -151,14 +154,18 @@ def summarise_pages(
         residual = round_up(norm_from_above(keys - rebuilt) + rounding[..., None], storage)
         codes = sketch.pack(full, spec.sketch_bits) if spec.packed else full
     longest = round_up(jnp.max(norm_from_above(values), axis=-1), storage)
-    return Summaries(lower, upper, mean, mean_error, radius, codes, residual, longest)
+    found = Summaries(lower, upper, mean, mean_error, radius, codes, residual, longest)
+    return jax.tree.map(lambda a: a if a.dtype == jnp.uint8 else as_bits(a), found)
 
 
 def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
     """Combine the summaries of the pages along `page_axis` (negative, of `value_bound`)."""
+    storage = jnp.dtype(
+        "bfloat16" if pages.value_bound.dtype == jnp.uint16 else pages.value_bound.dtype
+    )
+    pages = jax.tree.map(lambda a: from_bits(a, storage), without_sketch(pages))
     mean = mean_error = radius = None
     if pages.mean is not None and pages.mean_error is not None and pages.radius is not None:
-        storage = pages.mean.dtype
         work = work_dtype(storage)
         means = pages.mean.astype(work)
         computed = jnp.mean(means, axis=page_axis - 1)
@@ -176,7 +183,7 @@ def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
         u = unit_roundoff(work)
         away = (away + pages.radius.astype(work)) * (1.0 + 2 * u)
         radius = round_up(jnp.max(away, axis=page_axis), storage)
-    return Summaries(
+    found = Summaries(
         lower=None if pages.lower is None else jnp.min(pages.lower, axis=page_axis - 1),
         upper=None if pages.upper is None else jnp.max(pages.upper, axis=page_axis - 1),
         mean=mean,
@@ -186,6 +193,7 @@ def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
         residual=None,
         value_bound=jnp.max(pages.value_bound, axis=page_axis),
     )
+    return jax.tree.map(as_bits, found)
 
 
 def without_sketch(summaries: Summaries) -> Summaries:

@@ -18,13 +18,13 @@ class Order(NamedTuple):
     """Pages in the order in which they are read, best first.
 
     Attributes:
-        pages: Logical pages; the first `count` are meant.
-        count: Full pages that are not read anyway.
-        log_tail: Log of the summed upper bounds of all pages from a place on; −inf from `count`.
+        pages: Logical pages; the first `available` are meant.
+        available: Full pages that are not read anyway.
+        log_tail: Log of the summed upper bounds of all pages from a place on; −inf at the end.
     """
 
     pages: Int[Array, "R P"]
-    count: Int[Array, " R"]
+    available: Int[Array, " R"]
     log_tail: Float[Array, "R G P1"]
 
 
@@ -97,7 +97,7 @@ def read_until_certified(
         vectors, norms, heads, table, lengths, begin = inputs
         query_ = Query(vectors, norms, query.scale)
         pools_ = Pools(pools.keys, pools.values, heads, table, lengths)
-        begin, total = begin[0], order_.count[0]
+        begin, total = begin[0], order_.available[0]
 
         def read_range(sums: Partial, lower: Array, upper: Array) -> Partial:
             def chunk(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
@@ -135,5 +135,5 @@ def read_until_certified(
         return jax.tree.map(lambda a: a[0], reading)
 
     arrays = (query.vectors, query.norms, pools.heads, pools.table, pools.lengths)
-    rows = ((*arrays, jnp.minimum(start, order.count)), order, first)
+    rows = ((*arrays, jnp.minimum(start, order.available)), order, first)
     return jax.lax.map(with_row_axis, rows)
