@@ -270,6 +270,7 @@ def _covered(cache: "PagedKV", length: Int[Array, ""]) -> Bool[Array, " P"]:
 def superpages_of_table(summaries: Summaries, table: Int[Array, "B P"]) -> Summaries:
     """Superpage summaries of every sequence, complete or not, from its page table."""
     count = table.shape[1] // PAGES_PER_SUPERPAGE
-    within = table[:, : count * PAGES_PER_SUPERPAGE].reshape(-1, count, PAGES_PER_SUPERPAGE)
+    within = table[:, : count * PAGES_PER_SUPERPAGE]
+    within = within.reshape(table.shape[0], count, PAGES_PER_SUPERPAGE)
     parts = jax.tree.map(lambda held: held[:, within], without_sketch(summaries))
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), summarise_superpages(parts, -1))

@@ -12,16 +12,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from vashista_theory._numerics import log_share, masked_logsumexp, unit_roundoff
 from vashista_theory.attention import sketch
 from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.policy import Summary
 from vashista_theory.attention.rounding import norm_from_above, score_slack
+from vashista_theory.attention.row_sums import row_dot, row_sum
 from vashista_theory.attention.summaries import Summaries, SummarySpec
 
 _NEWTON_STEPS = 5
+# With more heads to a group a matrix product shares the conversion of the summaries.
+_FEW_HEADS = 2
 
 
 class PageBounds(NamedTuple):
@@ -93,6 +96,8 @@ def _required(array: Array | None, part: str) -> Array:
 
 
 def _dot(vectors: Float[Array, "R G D"], pages: Float[Array, "R P D"]) -> Float[Array, "R G P"]:
+    if vectors.shape[1] <= _FEW_HEADS:
+        return row_dot([vectors[:, :, None, :]], [pages[:, None, :, :]])
     return jnp.einsum("rgd,rpd->rgp", vectors, pages, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -162,7 +167,7 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: in
     lower = _work(_required(pages.lower, "box"), query.vectors)
     upper = _work(_required(pages.upper, "box"), query.vectors)
     packed, residual = _required(pages.codes, "sketch_bits"), _required(pages.residual, "residual")
-    codes = sketch.unpack(packed, bits) if spec.packed else packed
+    codes = sketch.planes(packed, bits) if spec.packed else [packed]
     step = sketch.grid_step(lower, upper, bits)
     logits = sketch_logits(query, lower, step, codes)
     d = lower.shape[-1]
@@ -176,17 +181,18 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: in
     error = query.scale * (jnp.minimum(by_dimension[..., None], by_length) + slack)
     top = jnp.max(logits, axis=-1)
     mass = jnp.exp(logits - top[..., None])
+    growth = jnp.exp(error)
     summing = 4 * (tokens + 16) * unit_roundoff(top.dtype)
 
     def log_sum(weights: Array) -> Array:
-        return top + jnp.log(jnp.sum(weights, axis=-1))
+        return top + jnp.log(row_sum(weights))
 
     sketched = log_sum(mass)
     return PageBounds(
         priority=sketched,
         estimate=sketched,
-        lower=log_sum(mass * jnp.exp(-error)) - summing,
-        upper=log_sum(mass * jnp.exp(error)) + summing,
+        lower=log_sum(mass / growth) - summing,
+        upper=log_sum(mass * growth) + summing,
         best=jnp.max(logits + error, axis=-1),
     )
 
@@ -195,16 +201,17 @@ def sketch_logits(
     query: Query,
     lower: Float[Array, "R P D"],
     step: Float[Array, "R P D"],
-    codes: Array,
+    codes: list[UInt8[Array, "R P S part"]],
 ) -> Float[Array, "R G P S"]:
-    """Logits of sketched keys: ⟨q, lower⟩ + Σ_d (q_d step_d) code_d."""
+    """Logits of sketched keys: ⟨q, lower⟩ + Σ_d (q_d step_d) code_d, codes given by planes."""
     folded = query.vectors[:, :, None, :] * step[:, None, :, :]
-    inner = jnp.einsum(
-        "rgpd,rpsd->rgps",
-        folded,
-        codes.astype(folded.dtype),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    if query.vectors.shape[1] <= _FEW_HEADS:
+        parts = jnp.split(folded[..., None, :], len(codes), axis=-1)
+        inner = row_dot(parts, [plane[:, None].astype(folded.dtype) for plane in codes])
+    else:
+        together = jnp.concatenate(codes, axis=-1).astype(folded.dtype)
+        exact = jax.lax.Precision.HIGHEST
+        inner = jnp.einsum("rgpd,rpsd->rgps", folded, together, precision=exact)
     return query.scale * (_dot(query.vectors, lower)[..., None] + inner)
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.cache import PagedKV
@@ -51,7 +51,15 @@ def judge_all(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Jud
     """Judge every page of every row."""
     places = jnp.arange(pools.table.shape[1], dtype=jnp.int32)
     pages = jnp.broadcast_to(places[None, :], pools.table.shape)
-    return _judge_pages(query, cache, pools, policy, pages)
+    sequences, width = cache.page_table.shape
+    # One sequence that fills most of its pool is judged where its summaries lie, which saves a
+    # copy of all sketches; only what was found is put in the sequence's order.
+    if sequences > 1 or cache.keys.shape[1] > 2 * width:
+        return _judge_pages(query, cache, pools, policy, pages)
+    found = _bounds(query, cache.summaries, cache, policy, cache.page_size)
+    bounds = jax.tree.map(lambda a: jnp.take_along_axis(a, pools.table[:, None, :], axis=2), found)
+    values = jnp.take_along_axis(cache.summaries.value_bound, pools.table, axis=1)
+    return _judged(query, cache, pools, policy, pages, bounds, values)
 
 
 def _judge_pages(
@@ -60,10 +68,22 @@ def _judge_pages(
     physical = jnp.take_along_axis(pools.table, jnp.maximum(pages, 0), axis=1)
     heads = pools.heads[:, None]
     summaries = jax.tree.map(lambda held: held[heads, physical], cache.summaries)
-    places = layout(pages, pools.lengths, cache.page_size, policy)
     bounds = _bounds(query, summaries, cache, policy, cache.page_size)
+    return _judged(query, cache, pools, policy, pages, bounds, summaries.value_bound)
+
+
+def _judged(
+    query: Query,
+    cache: PagedKV,
+    pools: Pools,
+    policy: Policy,
+    pages: Int[Array, "R U"],
+    bounds: PageBounds,
+    value_bounds: Shaped[Array, "R U"],
+) -> Judged:
+    places = layout(pages, pools.lengths, cache.page_size, policy)
     seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
-    values = from_bits(summaries.value_bound, query.vectors.dtype)
+    values = from_bits(value_bounds, query.vectors.dtype)
     return Judged(pages, places, bounds, values, seen * summary_bytes(cache, policy))
 
 

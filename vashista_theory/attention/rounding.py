@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.row_sums import row_sum
 
 
 def work_dtype(*dtypes: DTypeLike) -> jnp.dtype:
@@ -45,7 +46,7 @@ def norm_from_above(vector: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """
     d, u = vector.shape[-1], unit_roundoff(vector.dtype)
     lost = (d * float(jnp.finfo(vector.dtype).tiny)) ** 0.5
-    return jnp.sqrt(jnp.sum(vector * vector, axis=-1)) * (1.0 + (d + 8) * u) + lost
+    return jnp.sqrt(row_sum(vector * vector)) * (1.0 + (d + 8) * u) + lost
 
 
 def score_slack(

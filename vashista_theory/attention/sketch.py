@@ -77,16 +77,20 @@ def pack(codes: UInt8[Array, "*n d"], bits: int) -> UInt8[Array, "*n bytes"]:
     return packed
 
 
-def unpack(packed: UInt8[Array, "*n bytes"], bits: int) -> UInt8[Array, "*n d"]:
-    """Inverse of `pack`."""
+def planes(packed: UInt8[Array, "*n bytes"], bits: int) -> list[UInt8[Array, "*n part"]]:
+    """Codes by planes: equal consecutive runs of the dimensions, never put together again."""
     if bits == 8:
-        return packed
+        return [packed]
     if bits == 6:
         parts = jnp.split(packed, 3, axis=-1)
         fourth = parts[0] >> jnp.uint8(6)
         for i, part in enumerate(parts[1:], start=1):
             fourth = fourth | ((part >> jnp.uint8(6)) << jnp.uint8(2 * i))
-        return jnp.concatenate([*(part & jnp.uint8(63) for part in parts), fourth], axis=-1)
+        return [*(part & jnp.uint8(63) for part in parts), fourth]
     mask = jnp.uint8(2**bits - 1)
-    planes = [(packed >> jnp.uint8(bits * i)) & mask for i in range(8 // bits)]
-    return jnp.concatenate(planes, axis=-1)
+    return [(packed >> jnp.uint8(bits * i)) & mask for i in range(8 // bits)]
+
+
+def unpack(packed: UInt8[Array, "*n bytes"], bits: int) -> UInt8[Array, "*n d"]:
+    """Inverse of `pack`."""
+    return jnp.concatenate(planes(packed, bits), axis=-1)

@@ -1,0 +1,143 @@
+"""Decode steps timed side by side over distinct queries, whole and stage by stage."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vashista_theory.attention import PagedKV, Policy, dense_attention, vashista_attention
+from vashista_theory.attention.certificate import as_query
+from vashista_theory.attention.decode import as_rows
+from vashista_theory.attention.judge import judge_all, judge_two_levels
+from vashista_theory.attention.routing import Layout, group_priority, select_pages
+from vashista_theory.attention.widen import order_by_bound
+
+Step = Callable[[jax.Array], Any]
+
+
+def over_queries(
+    steps: Mapping[str, Step], queries: np.ndarray, *, budget: float
+) -> dict[str, np.ndarray]:
+    """Seconds of each step, one entry a query.
+
+    Every round has its own query and calls the steps in turn. A step too slow for all of them
+    within `budget` seconds takes part in every second, third, … round: its queries spread over
+    the whole run as well.
+
+    Args:
+        steps: By name; each takes a query (1, H, D).
+        queries: (H, Q, D).
+        budget: Seconds for each step, all its queries together.
+    """
+    given = [jnp.asarray(q)[None] for q in np.moveaxis(queries, 1, 0)]
+    stride = {}
+    for name, step in steps.items():
+        jax.block_until_ready(step(given[0]))
+        start = time.perf_counter()
+        jax.block_until_ready(step(given[1 % len(given)]))
+        expected = (time.perf_counter() - start) * len(given)
+        stride[name] = max(1, math.ceil(expected / budget))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    gc.disable()
+    try:
+        for i, query in enumerate(given):
+            for name, step in steps.items():
+                if i % stride[name]:
+                    continue
+                start = time.perf_counter()
+                jax.block_until_ready(step(query))
+                seconds[name].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def dense_forms(keys: jax.Array, values: jax.Array) -> dict[str, Step]:
+    """Dense attention in three forms over pools (H, N, S, D) whose pages lie in order."""
+    token_major = [
+        jnp.moveaxis(a.reshape(1, a.shape[0], -1, a.shape[3]), 1, 2) for a in (keys, values)
+    ]
+
+    @jax.jit
+    def einsum(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        logits = jnp.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
+        return jnp.einsum("bht,bthd->bhd", jax.nn.softmax(logits), values)
+
+    @jax.jit
+    def library(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(query[:, None], keys, values)[:, 0]
+
+    return {
+        "head-major einsum (dense_attention)": dense(keys, values),
+        "token-major einsum": lambda q: einsum(q, *token_major),
+        "jax.nn.dot_product_attention": lambda q: library(q, *token_major),
+    }
+
+
+def dense(keys: jax.Array, values: jax.Array) -> Step:
+    """`dense_attention` on the pools themselves, which are contiguous by head."""
+
+    @jax.jit
+    def attend(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        heads, d = keys.shape[0], keys.shape[3]
+        shape = (1, heads, -1, d)
+        return dense_attention(query, keys.reshape(shape), values.reshape(shape))
+
+    return lambda query: attend(query, keys, values)
+
+
+def sparse(cache: PagedKV, policy: Policy) -> Step:
+    """`vashista_attention`, report included, as a serving loop would call it: under jit."""
+    step = jax.jit(vashista_attention, static_argnums=2)
+    return lambda query: step(query, cache, policy)
+
+
+def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
+    """The step cut short after scoring and after selection, and whole.
+
+    The difference of two neighbours is what a stage costs: "read" includes the report.
+    """
+    two_levels = policy.superpages is not None
+
+    def prefix(query: jax.Array, cache: PagedKV, selected: bool) -> Any:
+        scale = jnp.asarray(cache.head_size**-0.5, cache.work_dtype)
+        rows = as_query(query.reshape(cache.kv_heads, -1, cache.head_size), scale)
+        judge = judge_two_levels if two_levels else judge_all
+        judged = judge(rows, cache, as_rows(cache), policy)
+        if not selected:
+            return judged
+        if policy.otherwise == "widen":
+            return judged.bounds, order_by_bound(judged.bounds, judged.places)
+        full = judged.places.full & (judged.pages >= 0)
+        places = Layout(full, judged.places.forced)
+        priority = group_priority(judged.bounds.priority, full & ~places.forced)
+        return judged.bounds, select_pages(priority, places, policy.pages or 0)
+
+    step = jax.jit(prefix, static_argnums=2)
+    return {
+        "scored": lambda q: step(q, cache, False),
+        "selected": lambda q: step(q, cache, True),
+        "whole": sparse(cache, policy),
+    }
+
+
+def appending(cache: PagedKV, tokens: int) -> np.ndarray:
+    """Seconds of each of `tokens` appended tokens, the first two (compilation) left out.
+
+    The cache and its pools are consumed.
+    """
+    token = jnp.ones((1, cache.kv_heads, cache.head_size), cache.keys.dtype)
+    seconds = []
+    for _ in range(tokens):
+        start = time.perf_counter()
+        cache, _ = cache.append(token, token)
+        jax.block_until_ready(cache.lengths)
+        jax.block_until_ready(cache.keys)
+        seconds.append(time.perf_counter() - start)
+    return np.array(seconds[2:])

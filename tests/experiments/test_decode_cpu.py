@@ -1,0 +1,87 @@
+"""The decode benchmark runs, and its made-up keys ask for the share of pages they were made for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import _decode_data as data
+from experiments import _decode_report as report
+from experiments.__main__ import BAD_USE, OK, main
+
+
+def test_quick_run(tmp_path: Path) -> None:
+    assert main(["decode_cpu", "--quick", "--results", str(tmp_path)]) == OK
+    content = json.loads((tmp_path / "quick" / "decode_cpu.json").read_text())
+    tables = content["outcome"]["tables"]
+    rows = tables["decode"]["rows"]
+    assert {row["step"] for row in rows} == {"dense", "budget", "certified"}
+    assert {row["keys"] for row in rows} == {"real heads", "normal"}
+    proven = [row for row in rows if row["step"] == "certified"]
+    assert all(row["certified"] == 1.0 for row in proven), "widening ends with a proof"
+    for row in tables["append and summaries"]["rows"]:
+        assert row["summary_mb"] == row["formula_mb"]
+    for row in tables["stages"]["rows"]:
+        parts = row["score_ms"] + row["select_ms"] + row["read_ms"]
+        assert parts == pytest.approx(row["whole_ms"])
+
+
+def test_a_configuration_that_makes_no_sense(tmp_path: Path) -> None:
+    try:
+        code = main(["decode_cpu", "--heads", "9", "--results", str(tmp_path)])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == BAD_USE
+
+
+def test_the_law_is_the_measured_one_and_falls() -> None:
+    # The straight line in logarithms misses no measured point by more than a tenth.
+    for tokens, share in data.MEASURED_SHARE.items():
+        assert data.target_share(tokens) == pytest.approx(share, rel=0.1)
+    assert data.target_share(524288) < data.target_share(8192) / 2
+
+
+def test_copies_are_lowered_by_the_same_nats_for_a_typical_query() -> None:
+    source = data.real_heads(2, 4, seed=1)
+    keys, _ = data.like_real_heads(source, 2048, 3.0, seed=2)
+    level, _ = data.like_real_heads(source, 2048, 0.0, seed=2)
+    shift = np.asarray(level - keys)
+    assert not shift[:, :63].any()
+    assert not shift[:, -1].any()
+    mean = source.away * 8 / (source.away**2).sum(axis=1, keepdims=True)  # the mean query again
+    lowered = np.einsum("hd,hpsd->hps", mean, shift[:, 63:-1]) / 8
+    assert lowered == pytest.approx(3.0, rel=1e-3)  # float32 keys
+
+
+def test_findings_say_met_and_missed() -> None:
+    def row(step: str, tokens: int, times: float) -> dict:
+        return {
+            "keys": "real heads",
+            "tokens": tokens,
+            "step": step,
+            "layout": "8 bits" if step == "certified" else "",
+            "p50_ms": tokens / 1e4 / times,
+            "times_dense": times,
+            "share_read": 0.1,
+        }
+
+    rows = [row("dense", t, 1.0) for t in (8192, 32768)]
+    rows += [row("budget", 8192, 1.5), row("budget", 32768, 7.0)]
+    rows += [row("certified", 8192, 0.6), row("certified", 32768, 1.2)]
+    held = [
+        {"tokens": t, "append_p50_us": 10.0, "summary_mb": 1.0, "formula_mb": 1.0}
+        for t in (8192, 32768)
+    ]
+    forms = [
+        {"form": "a", "tokens": 8192, "p50_ms": 1.0},
+        {"form": "b", "tokens": 8192, "p50_ms": 9.0},
+    ]
+    values, said = report.findings(rows, held, forms, {8192: 0.2, 32768: 0.1})
+    text = " ".join(said)
+    assert "1.50 at 8,192 (aim 2, missed)" in text
+    assert "7.00 at 32,768 (aim 6, met)" in text
+    assert "certified 8 bits at 8,192" in text
+    assert "extrapolated" in text
+    assert values["exponent_dense"] == pytest.approx(1.0)
+    assert values["append_ratio"] == 1.0
