@@ -140,8 +140,9 @@ def _worst_case(rows: list[dict[str, Any]]) -> list[str]:
     row = max(worst, key=lambda row: row["tokens"])
     return [
         (
-            f"Worst case, normal keys at {row['tokens']:,}: to prove the tolerance, certified reads "
-            f"{100 * row['share_read']:.0f} % of the pages and is {1 / row['times_dense']:.1f} times "
-            "as slow as dense; next to nothing can be left out, and budget proves nothing."
+            f"Worst case, normal keys at {row['tokens']:,}: to prove the tolerance, certified "
+            f"reads {100 * row['share_read']:.0f} % of the pages and is "
+            f"{1 / row['times_dense']:.1f} times as slow as dense; next to nothing can be left "
+            "out, and budget proves nothing."
         )
     ]

@@ -130,18 +130,19 @@ def _run(config: Config) -> Outcome:
         notes=[
             (
                 f"Batch 1, {config.heads} heads of {config.heads} kv heads, head size "
-                f"{source.keys.shape[-1]}, float32, pages of {data.PAGE}; every step under jit, its "
-                "report computed; steps side by side, each round with a query of its own."
+                f"{source.keys.shape[-1]}, float32, pages of {data.PAGE}; every step under jit, "
+                "its report computed; steps side by side, each round with a query of its own."
             ),
             (
-                "Keys: the 1,024 captured tokens of each head, then copies of their pages whose scores "
-                "are lowered so that the mean share read follows .37 / .33 / .27 / .20 at 1k / 2k / 4k "
-                f"/ 8k. Beyond {data.MEASURED_UP_TO:,} tokens that law is extrapolated."
+                "Keys: the 1,024 captured tokens of each head, then copies of their pages whose "
+                "scores are lowered so that the mean share read follows .37 / .33 / .27 / .20 at "
+                f"1k / 2k / 4k / 8k. Beyond {data.MEASURED_UP_TO:,} tokens that law is "
+                "extrapolated."
             ),
             "Queries: mixtures of two recorded queries of the head with a tenth of noise.",
             (
-                "Stages: the step cut short after scoring and after selecting; read is the rest, the "
-                "report included."
+                "Stages: the step cut short after scoring and after selecting; read is the rest, "
+                "the report included."
             ),
         ],
     )

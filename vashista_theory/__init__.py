@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from vashista_theory import attention as attention
 from vashista_theory._results import Result as Result
 from vashista_theory._version import __version__ as __version__
 from vashista_theory.hull.kkt import Residuals as Residuals

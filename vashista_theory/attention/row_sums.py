@@ -5,6 +5,8 @@ halves to halves says in which order to add, and vectorises: 3 to 10 times as fa
 Elsewhere the compiler's own reduction is the better one.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +25,8 @@ def row_dot(
     first: Sequence[Float[Array, "*#n d"]], second: Sequence[Float[Array, "*#n d"]]
 ) -> Float[Array, "*n"]:
     """Σ over the parts and the last axis of first × second, without forming the products."""
-    return row_sum(sum(a * b for a, b in zip(first, second, strict=True)))
+    products = (a * b for a, b in zip(first, second, strict=True))
+    return row_sum(functools.reduce(operator.add, products))
 
 
 def _direct(numbers: Float[Array, "*n d"]) -> Float[Array, "*n"]:
