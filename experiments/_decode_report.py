@@ -141,8 +141,7 @@ def _worst_case(rows: list[dict[str, Any]]) -> list[str]:
     return [
         (
             f"Worst case, normal keys at {row['tokens']:,}: to prove the tolerance, certified "
-            f"reads {100 * row['share_read']:.0f} % of the pages and is "
-            f"{1 / row['times_dense']:.1f} times as slow as dense; next to nothing can be left "
-            "out, and budget proves nothing."
+            f"reads {100 * row['share_read']:.0f} % of the pages and takes "
+            f"{1 / row['times_dense']:.1f} times as long as dense; budget proves nothing."
         )
     ]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.certificate import Query
+from vashista_theory.attention.row_sums import FEW_HEADS, greatest, row_dot
 
 
 class Pools(NamedTuple):
@@ -122,12 +123,16 @@ def attend_gathered(query: Query, gathered: Gathered) -> Partial:
     """Softmax sums over keys already at hand."""
     exact = jax.lax.Precision.HIGHEST
     keys, values, counted = gathered
-    logits = query.scale * jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
+    if query.vectors.shape[1] <= FEW_HEADS:
+        scores = row_dot([query.vectors[:, :, None, :]], [keys[:, None, :, :]])
+    else:
+        scores = jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
+    logits = query.scale * scores
     logits = jnp.where(counted[:, None, :], logits, -jnp.inf)
     top = jnp.max(logits, axis=-1, initial=-jnp.inf)
     anchor = jnp.where(jnp.isfinite(top), top, 0.0)
     weights = jnp.exp(logits - anchor[..., None])
-    longest = jnp.max(jnp.where(counted[..., None], jnp.abs(keys), 0.0), axis=(1, 2), initial=0.0)
+    longest = greatest(jnp.where(counted[..., None], jnp.abs(keys), 0.0))
     return Partial(
         top,
         jnp.sum(weights, axis=-1),

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# With more query heads to a group a matrix product is faster: it loads the keys once for all.
+FEW_HEADS = 2
 _LONGEST = 256
 
 
@@ -43,3 +45,18 @@ def _by_halves(numbers: Float[Array, "*n d"]) -> Float[Array, "*n"]:
             odd.append(numbers[..., -1:])
         numbers = numbers[..., :half] + numbers[..., half : 2 * half]
     return sum(odd, numbers)[..., 0]
+
+
+def greatest(numbers: Float[Array, "r t d"]) -> Float[Array, " r"]:
+    """Greatest of non-negative numbers over the last two axes, 0 for none."""
+
+    def by_halves(numbers: Float[Array, "r t d"]) -> Float[Array, " r"]:
+        while numbers.shape[1] >= 16 and numbers.shape[1] % 2 == 0:
+            half = numbers.shape[1] // 2
+            numbers = jnp.maximum(numbers[:, :half], numbers[:, half:])
+        return direct(numbers)
+
+    def direct(numbers: Float[Array, "r t d"]) -> Float[Array, " r"]:
+        return jnp.max(numbers, axis=(1, 2), initial=0.0)
+
+    return jax.lax.platform_dependent(numbers, cpu=by_halves, default=direct)
