@@ -51,6 +51,7 @@ class _Outcome(NamedTuple):
     fell_back: Bool[Array, " R"]
     judged: Judged | None
     unread: Bool[Array, "R U"] | None
+    bound: Float[Array, "R G"] | None = None
 
 
 def vashista_attention(
@@ -198,6 +199,7 @@ def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
         reading.fell_back,
         judged,
         free & (rank >= reading.pages[:, None]),
+        reading.bound,
     )
 
 
@@ -227,6 +229,9 @@ def _report(
         if policy.tolerance is not None:
             slack = partial.log_mass_slack(query)
             bound = dropped_mass_bound(unread_log_mass(bounds.upper, seen), read, slack)
+            if outcome.bound is not None:
+                # The same sum in another order: what ended the reading must stand in the report.
+                bound = jnp.minimum(bound, outcome.bound)
             lower = dropped_mass(masked_logsumexp(bounds.lower, seen) - slack, read + slack)
             length = norm_from_above(outcome.output)
             possible = jnp.where(seen, bounds.upper, -jnp.inf)

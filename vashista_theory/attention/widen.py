@@ -30,11 +30,15 @@ class Order(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a loop has read: sums, pages of the order, whether it read everything in the end."""
+    """What a loop has read: sums, pages of the order, whether it read everything in the end.
+
+    `bound` is the bound on the dropped mass by which the loop was ended.
+    """
 
     partial: Partial
     pages: Int[Array, " R"]
     fell_back: Bool[Array, " R"]
+    bound: Float[Array, "R G"]
 
 
 def order_by_bound(bounds: PageBounds, places: Layout) -> Order:
@@ -140,10 +144,12 @@ def read_until_certified(
 
             return jax.lax.while_loop(lambda s: s[0] < upper, chunk, (lower, sums))[1]
 
-        def proven(count: Array, sums: Partial) -> Array:
+        def bound_after(count: Array, sums: Partial) -> Array:
             tail = jax.lax.dynamic_index_in_dim(order_.log_tail, count, axis=2, keepdims=False)
-            bound = dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query_))
-            return jnp.all(bound <= tolerance)
+            return dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query_))
+
+        def proven(count: Array, sums: Partial) -> Array:
+            return jnp.all(bound_after(count, sums) <= tolerance)
 
         def widen_further(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
             count, sums = state
@@ -157,10 +163,11 @@ def read_until_certified(
             count, sums = jax.lax.while_loop(
                 lambda s: (s[0] < total) & ~proven(*s), widen_further, (begin, sums)
             )
-            return Reading(sums, count[None], jnp.zeros((1,), bool))
+            return Reading(sums, count[None], jnp.zeros((1,), bool), bound_after(count, sums))
         failed = ~proven(begin, sums)
         end = jnp.where(failed, total, begin)
-        return Reading(read_range(sums, begin, end), end[None], failed[None])
+        sums = read_range(sums, begin, end)
+        return Reading(sums, end[None], failed[None], bound_after(end, sums))
 
     def with_row_axis(row: tuple[tuple[Array, ...], Order, Partial]) -> Reading:
         reading = one_row(*jax.tree.map(lambda a: a[None], row))
