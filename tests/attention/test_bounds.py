@@ -37,9 +37,9 @@ def test_rounding_goes_the_stated_way_by_at_most_one_step(numbers, dtype):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
 def test_packing_is_undone(bits):
-    codes = np.random.default_rng(0).integers(0, 2**bits, size=(3, 24)).astype(np.uint8)
+    codes = np.random.default_rng(0).integers(0, 2**bits, size=(3, 24, 5)).astype(np.uint8)
     packed = pack(jnp.asarray(codes), bits)
-    assert packed.shape == (3, 24 * bits // 8)
+    assert packed.shape == (3, 24 * bits // 8, 5)
     np.testing.assert_array_equal(unpack(packed, bits), codes)
 
 

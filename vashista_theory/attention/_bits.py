@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 
-def as_bits(numbers: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
+def as_bits(numbers: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
     """bfloat16 as unsigned integers, other numbers as they are."""
     if numbers.dtype == jnp.bfloat16:
         return jax.lax.bitcast_convert_type(numbers, jnp.uint16)
@@ -22,3 +22,27 @@ def from_bits(held: Shaped[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]
     """The numbers behind `as_bits`, in another type that holds them."""
     numbers = jax.lax.bitcast_convert_type(held, jnp.bfloat16) if held.dtype == jnp.uint16 else held
     return numbers.astype(dtype)
+
+
+def pair_as_bits(first: Float[Array, "*n d"], second: Float[Array, "*n d"]) -> Shaped[Array, "..."]:
+    """Two arrays that are always read together as one.
+
+    Pairs of bfloat16 share an unsigned integer of 32 bits (*n, d), the second in the upper half:
+    where pages are picked one by one, that halves the picking. Other numbers stack to (*n, 2, d).
+    """
+    if first.dtype == jnp.bfloat16:
+        low, high = (as_bits(numbers).astype(jnp.uint32) for numbers in (first, second))
+        return low | (high << jnp.uint32(16))
+    return jnp.stack([first, second], axis=-2)
+
+
+def pair_from_bits(
+    held: Shaped[Array, "..."], dtype: DTypeLike
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The two arrays behind `pair_as_bits`, in another type that holds them."""
+    if held.dtype != jnp.uint32:
+        return held[..., 0, :].astype(dtype), held[..., 1, :].astype(dtype)
+    # A bfloat16 is the upper half of the float32 of the same value.
+    halves = held << jnp.uint32(16), held & jnp.uint32(0xFFFF0000)
+    first, second = (jax.lax.bitcast_convert_type(half, jnp.float32) for half in halves)
+    return first.astype(dtype), second.astype(dtype)

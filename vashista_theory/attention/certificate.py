@@ -8,6 +8,7 @@ Everything is in logarithms of masses and in logits, that is scores times the sc
 carries the rounding of its own evaluation, so it bounds exact arithmetic, not just its like.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,8 @@ from vashista_theory.attention import sketch
 from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.policy import Summary
 from vashista_theory.attention.rounding import norm_from_above, score_slack
-from vashista_theory.attention.row_sums import FEW_HEADS, row_dot, row_sum
-from vashista_theory.attention.summaries import Summaries, SummarySpec
+from vashista_theory.attention.row_sums import FEW_HEADS, row_dot
+from vashista_theory.attention.summaries import Summaries, SummarySpec, corners
 
 _NEWTON_STEPS = 5
 
@@ -58,11 +59,18 @@ def as_query(vectors: Float[Array, "R G D"], scale: Float[Array, ""]) -> Query:
 
 
 def page_bounds(
-    query: Query, pages: Summaries, spec: SummarySpec, summary: Summary, tokens: int
+    query: Query,
+    pages: Summaries,
+    spec: SummarySpec,
+    summary: Summary,
+    tokens: int,
+    *,
+    proof: bool = True,
 ) -> PageBounds:
     """Bounds of full pages of `tokens` keys from one kind of summary.
 
-    Superpages keep no sketch; their box stands in for it.
+    Superpages keep no sketch; their box stands in for it. Without `proof` a box is judged alone,
+    its middle for an estimate; with it the page mean, where there is one, makes the bounds sharper.
     """
     if summary == "sketch" and pages.codes is not None:
         return _sketch_bounds(query, pages, spec, tokens)
@@ -72,7 +80,7 @@ def page_bounds(
         nothing = jnp.full_like(centre, jnp.inf)
         return PageBounds(count + centre, count + centre, count + low, nothing, nothing)
     least, greatest = _ball_range(query, pages) if summary == "ball" else _box_range(query, pages)
-    if pages.mean is None:
+    if pages.mean is None or (summary != "ball" and not proof):
         middle = 0.5 * (least + greatest)
         return PageBounds(
             count + greatest, count + middle, count + least, count + greatest, greatest
@@ -121,8 +129,7 @@ def _one_up(like: Array) -> float:
 
 def _box_range(query: Query, pages: Summaries) -> tuple[Array, Array]:
     """Least and greatest logit in the box: Σ_d min and max of (q_d lower_d, q_d upper_d)."""
-    lower = _work(_required(pages.lower, "box"), query.vectors)
-    upper = _work(_required(pages.upper, "box"), query.vectors)
+    lower, upper = corners(_required(pages.box, "box"), query.vectors.dtype)
     positive, negative = jnp.maximum(query.vectors, 0.0), jnp.minimum(query.vectors, 0.0)
     greatest = _dot(positive, upper) + _dot(negative, lower)
     least = _dot(positive, lower) + _dot(negative, upper)
@@ -161,35 +168,42 @@ def _chord(least: Array, greatest: Array, mean: Array) -> Array:
 
 def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: int) -> PageBounds:
     """Score every sketched key, plus or minus what its rounding can have changed."""
+    box, held = _required(pages.box, "box"), _required(pages.codes, "sketch_bits")
+    residual = _required(pages.residual, "residual")
+    work = query.vectors.dtype
     bits = spec.sketch_bits or 8
-    lower = _work(_required(pages.lower, "box"), query.vectors)
-    upper = _work(_required(pages.upper, "box"), query.vectors)
-    packed, residual = _required(pages.codes, "sketch_bits"), _required(pages.residual, "residual")
-    codes = sketch.planes(packed, bits) if spec.packed else [packed]
-    step = sketch.grid_step(lower, upper, bits)
-    logits = sketch_logits(query, lower, step, codes)
-    d = lower.shape[-1]
-    by_dimension = (
-        0.5 * _dot(jnp.abs(query.vectors), step) * (1.0 + (d + 8) * unit_roundoff(step.dtype))
-    )
-    # One error for the page, that of its worst key: an error for each key is a few per cent
-    # tighter and doubles the time, most of it exponentials.
-    worst = jnp.max(_work(residual, query.vectors), axis=-1)
-    norms = query.norms[..., None]
-    by_length = norms * worst[:, None, :] * _one_up(step)
-    reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
-    slack = score_slack(reach[:, None, :], norms, d)
-    error = query.scale * (jnp.minimum(by_dimension, by_length) + slack)
+    u = unit_roundoff(work)
+
+    def scores() -> Float[Array, "R G P S"]:
+        lower, upper = corners(box, work)
+        codes = sketch.rows(held, bits, packed=spec.packed)
+        return sketch_logits(query, lower, sketch.grid_step(lower, upper, bits), codes)
+
+    def errors() -> Float[Array, "R G P S"]:
+        lower, upper = corners(box, work)
+        step, d, norms = sketch.grid_step(lower, upper, bits), lower.shape[-1], query.norms
+        by_dimension = 0.5 * _dot(jnp.abs(query.vectors), step) * (1.0 + (d + 8) * u)
+        by_length = (norms * _one_up(step))[..., None, None] * _work(residual, step)[:, None]
+        reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
+        slack = score_slack(reach[:, None, :], norms[..., None], d)
+        return query.scale * (jnp.minimum(by_dimension[..., None], by_length) + slack[..., None])
+
+    # Each in a branch of its own, or XLA's CPU back end would melt the two into the sums below and
+    # score a key anew, without vectors, for every loop that reads its score: three times as slow.
+    logits = _apart(query, scores)
+    above = logits + _apart(query, errors)
     top = jnp.max(logits, axis=-1)
-    summing = 4 * (tokens + 16) * unit_roundoff(top.dtype)
-    sketched = top + jnp.log(row_sum(jnp.exp(logits - top[..., None])))
-    summing = summing + 4 * unit_roundoff(top.dtype) * (jnp.abs(sketched) + error)
+    best = jnp.max(above, axis=-1)
+    sketched = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
+    upper_ = best + jnp.log(jnp.sum(jnp.exp(above - best[..., None]), axis=-1))
+    rounding = 4 * (tokens + 16) * u + 8 * u * (jnp.abs(sketched) + jnp.abs(upper_))
     return PageBounds(
         priority=sketched,
         estimate=sketched,
-        lower=sketched - error - summing,
-        upper=sketched + error + summing,
-        best=top + error + 4 * unit_roundoff(top.dtype) * (jnp.abs(top) + error),
+        # log Σ e^(x + t·error) is convex in t: its value at −1 is at least 2 f(0) − f(1).
+        lower=2.0 * sketched - upper_ - 3 * rounding,
+        upper=upper_ + rounding,
+        best=best + 4 * u * jnp.abs(best),
     )
 
 
@@ -197,18 +211,30 @@ def sketch_logits(
     query: Query,
     lower: Float[Array, "R P D"],
     step: Float[Array, "R P D"],
-    codes: list[UInt8[Array, "R P S part"]],
+    codes: list[UInt8[Array, "R P S"]],
 ) -> Float[Array, "R G P S"]:
-    """Logits of sketched keys: ⟨q, lower⟩ + Σ_d (q_d step_d) code_d, codes given by planes."""
-    folded = query.vectors[:, :, None, :] * step[:, None, :, :]
-    if query.vectors.shape[1] <= FEW_HEADS:
-        parts = jnp.split(folded[..., None, :], len(codes), axis=-1)
-        inner = row_dot(parts, [plane[:, None].astype(folded.dtype) for plane in codes])
-    else:
-        together = jnp.concatenate(codes, axis=-1).astype(folded.dtype)
-        exact = jax.lax.Precision.HIGHEST
-        inner = jnp.einsum("rgpd,rpsd->rgps", folded, together, precision=exact)
+    """Logits of sketched keys: ⟨q, lower⟩ + Σ_d (q_d step_d) code_d, codes given by dimensions.
+
+    Written out dimension by dimension, so that XLA adds whole rows of tokens in one loop. As a
+    matrix product it would first write the codes to memory as floats, at four times their bytes.
+    """
+    heads = []
+    for vector in jnp.moveaxis(query.vectors, 1, 0):
+        folded = vector[:, None, :] * step
+        total = jnp.zeros((*folded.shape[:2], codes[0].shape[-1]), folded.dtype)
+        for i, row in enumerate(codes):
+            total = total + folded[..., i, None] * row.astype(folded.dtype)
+        heads.append(total)
+    inner = jnp.stack(heads, axis=1)
     return query.scale * (_dot(query.vectors, lower)[..., None] + inner)
+
+
+def _apart(query: Query, compute: Callable[[], Float[Array, "R G P S"]]) -> Float[Array, "R G P S"]:
+    """Compute in a conditional, over whose edge XLA fuses nothing; a NaN query bounds nothing."""
+    shape = jax.eval_shape(compute)
+    return jax.lax.cond(
+        jnp.all(query.norms >= 0), compute, lambda: jnp.full(shape.shape, jnp.nan, shape.dtype)
+    )
 
 
 def dropped_mass(unread: Float[Array, "*n"], read: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -181,7 +181,8 @@ def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
     widen = policy.otherwise == "widen"
     start = jnp.broadcast_to(budget, order.available.shape)
     if widen:
-        start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance))
+        nothing = jnp.zeros_like(start)
+        start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance, nothing))
     reading = read_until_certified(
         query, pools, order, first, start, tolerance=tolerance, widen=widen
     )

@@ -93,19 +93,31 @@ def gather_pages(
     pools: Pools, pages: Int[Array, "R K"], wanted: Bool[Array, "R K"], dtype: jnp.dtype
 ) -> Gathered:
     """Fetch logical pages of each row; pages that are not wanted or do not exist count nothing."""
-    rows, size = pages.shape[0], pools.keys.shape[2]
     place = jnp.clip(pages, 0, pools.table.shape[1] - 1)
     physical = jnp.take_along_axis(pools.table, place, axis=1)
-    heads = pools.heads[:, None]
+    return _gather(pools, pools.heads, pools.lengths, physical, pages, wanted, dtype)
+
+
+def _gather(
+    pools: Pools,
+    heads: Int[Array, " R"],
+    lengths: Int[Array, " R"],
+    physical: Int[Array, "R K"],
+    pages: Int[Array, "R K"],
+    wanted: Bool[Array, "R K"],
+    dtype: jnp.dtype,
+) -> Gathered:
+    size, d = pools.keys.shape[2:]
     tokens = pages[..., None] * size + jnp.arange(size, dtype=pages.dtype)[None, None, :]
-    counted = wanted[..., None] & (pages >= 0)[..., None]
-    counted = counted & (tokens < pools.lengths[:, None, None])
-    d = pools.keys.shape[3]
-    return Gathered(
-        pools.keys[heads, physical].reshape(rows, -1, d).astype(dtype),
-        pools.values[heads, physical].reshape(rows, -1, d).astype(dtype),
-        counted.reshape(rows, -1),
-    )
+    counted = wanted[..., None] & (pages >= 0)[..., None] & (tokens < lengths[:, None, None])
+
+    def fetch(pool: Array) -> Array:
+        # As one flat run a page: XLA then copies pages, not vectors.
+        flat = pool.reshape(*pool.shape[:2], -1)[heads[:, None], physical]
+        return flat.reshape(pages.shape[0], -1, d).astype(dtype)
+
+    counted = counted.reshape(pages.shape[0], -1)
+    return Gathered(fetch(pools.keys), fetch(pools.values), counted)
 
 
 def read_pages(
@@ -117,6 +129,33 @@ def read_pages(
     """
     gathered = gather_pages(pools, pages, wanted, query.vectors.dtype)
     return attend_gathered(query, gathered)
+
+
+def read_listed(
+    query: Query,
+    pools: Pools,
+    rows: Int[Array, " K"],
+    pages: Int[Array, " K"],
+    wanted: Bool[Array, " K"],
+) -> Partial:
+    """Softmax sums over a list of logical pages of any rows, added up by row."""
+    each = Query(query.vectors[rows], query.norms[rows], query.scale)
+    physical = pools.table[rows, jnp.clip(pages, 0, pools.table.shape[1] - 1)]
+    one = (physical[:, None], pages[:, None], wanted[:, None], query.vectors.dtype)
+    found = attend_gathered(each, _gather(pools, pools.heads[rows], pools.lengths[rows], *one))
+    own = rows[None, :] == jnp.arange(query.norms.shape[0], dtype=jnp.int32)[:, None]
+    top = jnp.max(jnp.where(own[..., None], found.top[None], -jnp.inf), axis=1)
+    anchor = jnp.where(jnp.isfinite(top), top, 0.0)
+    share = jnp.exp(found.top - anchor[rows])
+    ours = own.astype(share.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    return Partial(
+        top,
+        jnp.einsum("rk,kg->rg", ours, found.mass * share, precision=exact),
+        jnp.einsum("rk,kgd->rgd", ours, found.output * share[..., None], precision=exact),
+        jnp.max(jnp.where(own, found.reach[None], 0.0), axis=1),
+        jnp.sum(jnp.where(own, found.tokens[None], 0), axis=1, dtype=jnp.int32),
+    )
 
 
 def attend_gathered(query: Query, gathered: Gathered) -> Partial:

@@ -37,60 +37,69 @@ def quantise(
     lower: Float[Array, "*n d"],
     upper: Float[Array, "*n d"],
     bits: int,
-) -> UInt8[Array, "*n s d"]:
-    """Nearest grid point of each coordinate, as a code from 0 to 2^bits − 1."""
-    step = grid_step(lower, upper, bits)[..., None, :]
+) -> UInt8[Array, "*n d s"]:
+    """Nearest grid point of each coordinate, as a code from 0 to 2^bits − 1, dimension-major."""
+    step = grid_step(lower, upper, bits)[..., None]
     safe = jnp.where(step > 0, step, 1.0)
-    codes = jnp.round((keys - lower[..., None, :]) / safe)
+    codes = jnp.round((jnp.swapaxes(keys, -1, -2) - lower[..., None]) / safe)
     return jnp.clip(codes, 0, 2**bits - 1).astype(jnp.uint8)
 
 
 def dequantise(
-    codes: UInt8[Array, "*n s d"],
+    codes: UInt8[Array, "*n d s"],
     lower: Float[Array, "*n d"],
     upper: Float[Array, "*n d"],
     bits: int,
 ) -> Float[Array, "*n s d"]:
     """The grid points that the codes name."""
-    step = grid_step(lower, upper, bits)[..., None, :]
-    return lower[..., None, :] + codes.astype(lower.dtype) * step
+    step = grid_step(lower, upper, bits)[..., None]
+    return jnp.swapaxes(lower[..., None] + codes.astype(lower.dtype) * step, -1, -2)
 
 
-def pack(codes: UInt8[Array, "*n d"], bits: int) -> UInt8[Array, "*n bytes"]:
-    """Codes into whole bytes, by planes: a byte holds dimensions that lie d/planes apart.
-
-    Planes unpack to contiguous runs, so that unpacking is shifts and masks without a shuffle.
-    """
+def pack(codes: UInt8[Array, "*n d s"], bits: int) -> UInt8[Array, "*n bytes s"]:
+    """Codes into whole bytes: one byte holds the codes of dimensions that lie d/2, d/4, … apart."""
     if bits == 8:
         return codes
     if bits == 6:
-        first, second, third, fourth = jnp.split(codes, 4, axis=-1)
+        first, second, third, fourth = jnp.split(codes, 4, axis=-2)
         parts = [
             part | (((fourth >> jnp.uint8(2 * i)) & jnp.uint8(3)) << jnp.uint8(6))
             for i, part in enumerate((first, second, third))
         ]
-        return jnp.concatenate(parts, axis=-1)
-    planes = jnp.split(codes, 8 // bits, axis=-1)
+        return jnp.concatenate(parts, axis=-2)
+    planes = jnp.split(codes, 8 // bits, axis=-2)
     packed = planes[0]
     for i, plane in enumerate(planes[1:], start=1):
         packed = packed | (plane << jnp.uint8(bits * i))
     return packed
 
 
-def planes(packed: UInt8[Array, "*n bytes"], bits: int) -> list[UInt8[Array, "*n part"]]:
-    """Codes by planes: equal consecutive runs of the dimensions, never put together again."""
-    if bits == 8:
-        return [packed]
+def rows(
+    held: UInt8[Array, "*n bytes s"], bits: int, *, packed: bool
+) -> list[UInt8[Array, "*n s"]]:
+    """The codes of all tokens, dimension by dimension.
+
+    Tokens lie side by side, so that whoever adds the dimensions up works on whole vectors.
+    """
+    count = held.shape[-2]
+    single = [held[..., i, :] for i in range(count)]
+    if bits == 8 or not packed:
+        return single
     if bits == 6:
-        parts = jnp.split(packed, 3, axis=-1)
-        fourth = parts[0] >> jnp.uint8(6)
-        for i, part in enumerate(parts[1:], start=1):
-            fourth = fourth | ((part >> jnp.uint8(6)) << jnp.uint8(2 * i))
-        return [*(part & jnp.uint8(63) for part in parts), fourth]
+        third = count // 3
+        low = [byte & jnp.uint8(63) for byte in single]
+        high = [byte >> jnp.uint8(6) for byte in single]
+        fourth = [
+            high[i] | (high[i + third] << jnp.uint8(2)) | (high[i + 2 * third] << jnp.uint8(4))
+            for i in range(third)
+        ]
+        return low + fourth
     mask = jnp.uint8(2**bits - 1)
-    return [(packed >> jnp.uint8(bits * i)) & mask for i in range(8 // bits)]
+    return [
+        (byte >> jnp.uint8(bits * plane)) & mask for plane in range(8 // bits) for byte in single
+    ]
 
 
-def unpack(packed: UInt8[Array, "*n bytes"], bits: int) -> UInt8[Array, "*n d"]:
+def unpack(held: UInt8[Array, "*n bytes s"], bits: int) -> UInt8[Array, "*n d s"]:
     """Inverse of `pack`."""
-    return jnp.concatenate(planes(packed, bits), axis=-1)
+    return jnp.stack(rows(held, bits, packed=True), axis=-2)

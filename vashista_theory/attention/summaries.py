@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention import sketch
-from vashista_theory.attention._bits import as_bits, from_bits
+from vashista_theory.attention._bits import as_bits, from_bits, pair_as_bits, pair_from_bits
 from vashista_theory.attention.rounding import (
     norm_from_above,
     round_down,
@@ -74,27 +75,34 @@ class SummarySpec:
 class Summaries(eqx.Module):
     """Summaries of pages (or superpages) along the leading axes; None where not kept.
 
-    Numbers in bfloat16 are held as bits (uint16): read them with `from_bits`.
+    Numbers in bfloat16 are held as bits (uint16): read them with `from_bits`, the box with
+    `corners`.
 
     Attributes:
-        lower: Least key by dimension, rounded down.
-        upper: Greatest key by dimension, rounded up.
+        box: Least key by dimension, rounded down, and greatest, rounded up, as one array: (*n, d)
+            for a pair of bfloat16, else (*n, 2, d).
         mean: Mean key, rounded to nearest.
         mean_error: Bound on the distance of `mean` from the exact mean.
         radius: Bound on the distance of any key from `mean`.
-        codes: Sketch of each key.
+        codes: Sketch of each key, dimension by dimension, tokens side by side.
         residual: Bound on the distance of each key from its sketch.
         value_bound: Bound on the length of any value.
     """
 
-    lower: Shaped[Array, "*n d"] | None
-    upper: Shaped[Array, "*n d"] | None
+    box: Shaped[Array, "..."] | None
     mean: Shaped[Array, "*n d"] | None
     mean_error: Shaped[Array, "*n"] | None
     radius: Shaped[Array, "*n"] | None
-    codes: UInt8[Array, "*n s c"] | None
+    codes: UInt8[Array, "*n c s"] | None
     residual: Shaped[Array, "*n s"] | None
     value_bound: Shaped[Array, "*n"]
+
+
+def corners(
+    box: Shaped[Array, "..."], dtype: DTypeLike
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Lower and upper corner (*n, d) of boxes as they are held."""
+    return pair_from_bits(box, dtype)
 
 
 def empty_summaries(
@@ -109,14 +117,13 @@ def empty_summaries(
 
     code_bytes = 0 if bits is None else sketch.row_bytes(bits, d, packed=spec.packed)
     return Summaries(
-        lower=numbers(spec.box, d),
-        upper=numbers(spec.box, d),
+        box=pair_as_bits(*[jnp.zeros((*leading, d), spec.dtype)] * 2) if spec.box else None,
         mean=numbers(spec.ball, d),
         mean_error=numbers(spec.ball),
         radius=numbers(spec.ball),
         codes=None
         if bits is None
-        else jnp.zeros((*leading, page_size or 0, code_bytes), jnp.uint8),
+        else jnp.zeros((*leading, code_bytes, page_size or 0), jnp.uint8),
         residual=numbers(bits is not None, page_size or 0),
         value_bound=jnp.zeros(leading, dtype),
     )
@@ -129,10 +136,11 @@ def summarise_pages(
     storage = jnp.dtype(spec.dtype)
     work = work_dtype(keys.dtype, storage)
     keys, values = keys.astype(work), values.astype(work)
-    lower = upper = mean = mean_error = radius = codes = residual = None
+    box = mean = mean_error = radius = codes = residual = None
+    lower = round_down(jnp.min(keys, axis=-2), storage)
+    upper = round_up(jnp.max(keys, axis=-2), storage)
     if spec.box:
-        lower = round_down(jnp.min(keys, axis=-2), storage)
-        upper = round_up(jnp.max(keys, axis=-2), storage)
+        box = pair_as_bits(lower, upper)
     if spec.ball:
         computed = jnp.mean(keys, axis=-2)
         kept = round_to(computed, storage)
@@ -142,20 +150,20 @@ def summarise_pages(
         mean_error = round_up(norm_from_above(kept - computed) + summing * largest, storage)
         away = jnp.max(norm_from_above(keys - kept[..., None, :]), axis=-1)
         radius = round_up(away, storage)
-    if spec.sketch_bits is not None and lower is not None and upper is not None:
-        corners = lower.astype(work), upper.astype(work)
-        full = sketch.quantise(keys, *corners, spec.sketch_bits)
-        rebuilt = sketch.dequantise(full, *corners, spec.sketch_bits)
+    if spec.sketch_bits is not None:
+        grid = lower.astype(work), upper.astype(work)
+        full = sketch.quantise(keys, *grid, spec.sketch_bits)
+        rebuilt = sketch.dequantise(full, *grid, spec.sketch_bits)
         rounding = (
             4
             * unit_roundoff(work)
-            * norm_from_above(jnp.maximum(jnp.abs(corners[0]), jnp.abs(corners[1])))
+            * norm_from_above(jnp.maximum(jnp.abs(grid[0]), jnp.abs(grid[1])))
         )
         residual = round_up(norm_from_above(keys - rebuilt) + rounding[..., None], storage)
         codes = sketch.pack(full, spec.sketch_bits) if spec.packed else full
     longest = round_up(jnp.max(norm_from_above(values), axis=-1), storage)
-    found = Summaries(lower, upper, mean, mean_error, radius, codes, residual, longest)
-    return jax.tree.map(lambda a: a if a.dtype == jnp.uint8 else as_bits(a), found)
+    found = Summaries(box, mean, mean_error, radius, codes, residual, longest)
+    return jax.tree.map(as_bits, found)
 
 
 def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
@@ -163,51 +171,39 @@ def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
     storage = jnp.dtype(
         "bfloat16" if pages.value_bound.dtype == jnp.uint16 else pages.value_bound.dtype
     )
-    pages = jax.tree.map(lambda a: from_bits(a, storage), without_sketch(pages))
-    mean = mean_error = radius = None
-    if pages.mean is not None and pages.mean_error is not None and pages.radius is not None:
+    box = mean = mean_error = radius = None
+    if pages.box is not None:
+        lower, upper = corners(pages.box, storage)
+        box = pair_as_bits(jnp.min(lower, axis=page_axis - 1), jnp.max(upper, axis=page_axis - 1))
+    held = (pages.mean, pages.mean_error, pages.radius, pages.value_bound)
+    means, errors, radii, values = jax.tree.map(lambda a: from_bits(a, storage), held)
+    if means is not None:
         work = work_dtype(storage)
-        means = pages.mean.astype(work)
+        means = means.astype(work)
         computed = jnp.mean(means, axis=page_axis - 1)
         kept = round_to(computed, storage)
         mean = kept.astype(storage)
         summing = 2 * (means.shape[page_axis - 1] + 2) * unit_roundoff(work)
         largest = norm_from_above(jnp.max(jnp.abs(means), axis=page_axis - 1))
         mean_error = round_up(
-            jnp.max(pages.mean_error.astype(work), axis=page_axis)
+            jnp.max(errors.astype(work), axis=page_axis)
             + norm_from_above(kept - computed)
             + summing * largest,
             storage,
         )
         away = norm_from_above(means - jnp.expand_dims(kept, page_axis - 1))
         u = unit_roundoff(work)
-        away = (away + pages.radius.astype(work)) * (1.0 + 2 * u)
+        away = (away + radii.astype(work)) * (1.0 + 2 * u)
         radius = round_up(jnp.max(away, axis=page_axis), storage)
-    found = Summaries(
-        lower=None if pages.lower is None else jnp.min(pages.lower, axis=page_axis - 1),
-        upper=None if pages.upper is None else jnp.max(pages.upper, axis=page_axis - 1),
-        mean=mean,
-        mean_error=mean_error,
-        radius=radius,
-        codes=None,
-        residual=None,
-        value_bound=jnp.max(pages.value_bound, axis=page_axis),
-    )
+    longest = jnp.max(values, axis=page_axis)
+    found = Summaries(box, mean, mean_error, radius, None, None, longest)
     return jax.tree.map(as_bits, found)
 
 
 def without_sketch(summaries: Summaries) -> Summaries:
     """The same summaries less the codes, for what never reads them."""
-    return Summaries(
-        summaries.lower,
-        summaries.upper,
-        summaries.mean,
-        summaries.mean_error,
-        summaries.radius,
-        None,
-        None,
-        summaries.value_bound,
-    )
+    kept = (summaries.box, summaries.mean, summaries.mean_error, summaries.radius)
+    return Summaries(*kept, None, None, summaries.value_bound)
 
 
 def held_bytes(summaries: Summaries) -> int:

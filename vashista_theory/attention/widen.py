@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.certificate import PageBounds, Query, dropped_mass_bound
-from vashista_theory.attention.read import Partial, Pools, merge, read_pages
+from vashista_theory.attention.read import Partial, Pools, merge, read_listed
 from vashista_theory.attention.routing import Layout, group_priority
 
-_CHUNK = 32
+_CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
 _RANGE = 64.0  # nats below the best page within which the order tells pages apart
 
 
@@ -81,11 +81,7 @@ def _descending(priority: Float[Array, "R P"], meant: Bool[Array, "R P"]) -> Int
 
 
 def first_promising(
-    order: Order,
-    log_read: Float[Array, "R G"],
-    tolerance: float,
-    *,
-    after: Int[Array, ""] | int = 0,
+    order: Order, log_read: Float[Array, "R G"], tolerance: float, after: Int[Array, " R"]
 ) -> Int[Array, " R"]:
     """How many pages cannot be spared: with fewer, the proof fails even if bounds were masses.
 
@@ -93,9 +89,9 @@ def first_promising(
         order: The order of reading.
         log_read: Log-mass of what has been read: pages read anyway, and the first `after`.
         tolerance: Dropped mass allowed.
-        after: Pages of the order already read.
+        after: Pages of the order already read, by row.
     """
-    now = jax.lax.dynamic_slice_in_dim(order.log_tail, after, 1, axis=2)
+    now = jnp.take_along_axis(order.log_tail, after[:, None, None], axis=2)
     total = jnp.logaddexp(now, log_read[..., None])
     log_tolerance = jnp.log(jnp.asarray(tolerance, total.dtype))
     enough = jnp.all(order.log_tail <= log_tolerance + total, axis=1)
@@ -114,7 +110,7 @@ def read_until_certified(
 ) -> Reading:
     """Read `start` pages of each row, then more until its dropped mass is proven small enough.
 
-    Rows run one after the other, each for as long as it needs: a diffuse head delays no other.
+    Each row is read as far as it needs: a diffuse head makes no other read more.
 
     Args:
         query: The queries.
@@ -127,52 +123,68 @@ def read_until_certified(
             row if the first test fails.
     """
 
-    def one_row(inputs: tuple[Array, ...], order_: Order, sums: Partial) -> Reading:
-        vectors, norms, heads, table, lengths, begin = inputs
-        query_ = Query(vectors, norms, query.scale)
-        pools_ = Pools(pools.keys, pools.values, heads, table, lengths)
-        begin, total = begin[0], order_.available[0]
+    def bound_after(count: Array, sums: Partial) -> Array:
+        tail = jnp.take_along_axis(order.log_tail, count[:, None, None], axis=2)[..., 0]
+        return dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query))
 
-        def read_range(sums: Partial, lower: Array, upper: Array) -> Partial:
-            def chunk(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-                place, sums = state
-                places = place + jnp.arange(_CHUNK, dtype=jnp.int32)[None, :]
-                within = jnp.minimum(places, order_.pages.shape[1] - 1)
-                pages = jnp.take_along_axis(order_.pages, within, axis=1)
-                new = read_pages(query_, pools_, pages, places < upper)
-                return place + _CHUNK, merge(sums, new)
+    def failing(bound: Array, count: Array) -> Array:
+        return ~jnp.all(bound <= tolerance, axis=1) & (count < order.available)
 
-            return jax.lax.while_loop(lambda s: s[0] < upper, chunk, (lower, sums))[1]
+    def widen_further(state: _Progress) -> _Progress:
+        count, sums, bound = state
+        # What is read next holds no more than its bounds say: fewer pages cannot suffice.
+        needed = first_promising(order, sums.log_mass(), tolerance, count)
+        end = jnp.minimum(jnp.maximum(needed, count + 1), order.available)
+        end = jnp.where(failing(bound, count), end, count)
+        sums = _read_range(query, pools, order, sums, count, end)
+        return _Progress(end, sums, bound_after(end, sums))
 
-        def bound_after(count: Array, sums: Partial) -> Array:
-            tail = jax.lax.dynamic_index_in_dim(order_.log_tail, count, axis=2, keepdims=False)
-            return dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query_))
+    begin = jnp.minimum(start, order.available)
+    sums = _read_range(query, pools, order, first, jnp.zeros_like(begin), begin)
+    tested = _Progress(begin, sums, bound_after(begin, sums))
+    if widen:
+        last = jax.lax.while_loop(
+            lambda s: jnp.any(failing(s.bound, s.count)), widen_further, tested
+        )
+        return Reading(last.sums, last.count, jnp.zeros(begin.shape, bool), last.bound)
+    failed = failing(tested.bound, begin)
+    end = jnp.where(failed, order.available, begin)
+    sums = _read_range(query, pools, order, sums, begin, end)
+    return Reading(sums, end, failed, bound_after(end, sums))
 
-        def proven(count: Array, sums: Partial) -> Array:
-            return jnp.all(bound_after(count, sums) <= tolerance)
 
-        def widen_further(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-            count, sums = state
-            # What is read next holds no more than its bounds say: fewer pages cannot suffice.
-            needed = first_promising(order_, sums.log_mass(), tolerance, after=count)[0]
-            end = jnp.minimum(jnp.maximum(needed, count + 1), total)
-            return end, read_range(sums, count, end)
+class _Progress(NamedTuple):
+    """Pages of the order read, their sums, and the bound on what is not in them."""
 
-        sums = read_range(sums, jnp.int32(0), begin)
-        if widen:
-            count, sums = jax.lax.while_loop(
-                lambda s: (s[0] < total) & ~proven(*s), widen_further, (begin, sums)
-            )
-            return Reading(sums, count[None], jnp.zeros((1,), bool), bound_after(count, sums))
-        failed = ~proven(begin, sums)
-        end = jnp.where(failed, total, begin)
-        sums = read_range(sums, begin, end)
-        return Reading(sums, end[None], failed[None], bound_after(end, sums))
+    count: Int[Array, " R"]
+    sums: Partial
+    bound: Float[Array, "R G"]
 
-    def with_row_axis(row: tuple[tuple[Array, ...], Order, Partial]) -> Reading:
-        reading = one_row(*jax.tree.map(lambda a: a[None], row))
-        return jax.tree.map(lambda a: a[0], reading)
 
-    arrays = (query.vectors, query.norms, pools.heads, pools.table, pools.lengths)
-    rows = ((*arrays, jnp.minimum(start, order.available)), order, first)
-    return jax.lax.map(with_row_axis, rows)
+def _read_range(
+    query: Query,
+    pools: Pools,
+    order: Order,
+    sums: Partial,
+    lower: Int[Array, " R"],
+    upper: Int[Array, " R"],
+) -> Partial:
+    """Add pages `lower` to `upper` of the order, by row.
+
+    The ranges of all rows are strung together and cut into chunks of equal size, so that rows of
+    unequal length waste nothing.
+    """
+    ends = jnp.cumsum(upper - lower, dtype=jnp.int32)
+    chunk = min(_CHUNK, pools.table.size)
+
+    def read(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+        place, sums = state
+        places = place + jnp.arange(chunk, dtype=jnp.int32)
+        rows = jnp.sum(places[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
+        rows = jnp.minimum(rows, ends.shape[0] - 1)
+        index = upper[rows] - (ends[rows] - places)
+        wanted = places < ends[-1]
+        pages = order.pages[rows, jnp.where(wanted, index, 0)]
+        return place + chunk, merge(sums, read_listed(query, pools, rows, pages, wanted))
+
+    return jax.lax.while_loop(lambda s: s[0] < ends[-1], read, (jnp.int32(0), sums))[1]
