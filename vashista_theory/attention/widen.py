@@ -144,9 +144,9 @@ def read_until_certified(
     tested = _Progress(begin, sums, bound_after(begin, sums))
     if widen:
         last = jax.lax.while_loop(
-            lambda s: jnp.any(failing(s.bound, s.count)), widen_further, tested
+            lambda s: jnp.any(failing(s.bound, s.done)), widen_further, tested
         )
-        return Reading(last.sums, last.count, jnp.zeros(begin.shape, bool), last.bound)
+        return Reading(last.sums, last.done, jnp.zeros(begin.shape, bool), last.bound)
     failed = failing(tested.bound, begin)
     end = jnp.where(failed, order.available, begin)
     sums = _read_range(query, pools, order, sums, begin, end)
@@ -156,7 +156,7 @@ def read_until_certified(
 class _Progress(NamedTuple):
     """Pages of the order read, their sums, and the bound on what is not in them."""
 
-    count: Int[Array, " R"]
+    done: Int[Array, " R"]
     sums: Partial
     bound: Float[Array, "R G"]
 
