@@ -11,6 +11,7 @@ from vashista_theory._numerics import masked_logsumexp
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
+from vashista_theory.attention.access import ONE_DEVICE, Access
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import (
     PageBounds,
@@ -22,17 +23,10 @@ from vashista_theory.attention.certificate import (
     unread_log_mass,
 )
 from vashista_theory.attention.coupled import attend_coupled
-from vashista_theory.attention.dense import read_everything
 from vashista_theory.attention.info import DecodeInfo
-from vashista_theory.attention.judge import (
-    Judged,
-    can_choose,
-    judge_all,
-    judge_two_levels,
-    reads_two_levels,
-)
+from vashista_theory.attention.judge import Judged, can_choose, reads_two_levels
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.read import Partial, Pools, gather_pages, read_pages
+from vashista_theory.attention.read import Partial, Pools, as_rows
 from vashista_theory.attention.rounding import norm_from_above, work_dtype
 from vashista_theory.attention.routing import Layout, forced_pages, group_priority, select_pages
 from vashista_theory.attention.widen import (
@@ -95,37 +89,37 @@ def _decode(
     policy: Policy,
     coupling: float,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    return _attend(query, cache, scale, policy, coupling, ONE_DEVICE)
+
+
+def _attend(
+    query: Float[Array, "B H D"],
+    cache: PagedKV,
+    scale: Float[Array, ""],
+    policy: Policy,
+    coupling: float,
+    access: Access,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     batch, heads, d = query.shape
     rows = query.astype(scale.dtype).reshape(batch * cache.kv_heads, -1, d)
     query_ = as_query(rows, scale)
     pools = as_rows(cache)
     if reads_everything(cache, policy):
-        outcome = _everything(query_, pools, coupling)
+        outcome = _everything(query_, pools, coupling, access)
     elif policy.otherwise == "keep" or coupling > 0:
-        outcome = _fixed_number(query_, cache, pools, policy, coupling)
+        outcome = _fixed_number(query_, cache, pools, policy, coupling, access)
     else:
-        outcome = _until_certified(query_, cache, pools, policy)
+        outcome = _until_certified(query_, cache, pools, policy, access)
     info = _report(query_, cache, policy, outcome, (batch, heads))
     bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
+    valid = access.all_agree(_table_is_valid(cache))
     result = Result.where(
         bad,
         Result.nonfinite_input,
-        Result.where(_table_is_valid(cache), Result.successful, Result.invalid_page),
+        Result.where(valid, Result.successful, Result.invalid_page),
     )
     output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
     return output, DecodeInfo(**info, result=result)
-
-
-def as_rows(cache: PagedKV) -> Pools:
-    """One row for each sequence and kv head."""
-    batch, heads = cache.page_table.shape[0], cache.kv_heads
-    return Pools(
-        cache.keys,
-        cache.values,
-        jnp.tile(jnp.arange(heads, dtype=jnp.int32), batch),
-        jnp.repeat(cache.page_table, heads, axis=0),
-        jnp.repeat(cache.lengths, heads),
-    )
 
 
 def reads_everything(cache: PagedKV, policy: Policy) -> bool:
@@ -135,24 +129,25 @@ def reads_everything(cache: PagedKV, policy: Policy) -> bool:
     return policy.summary is None or covered or width * cache.page_size <= policy.dense_below
 
 
-def _everything(query: Query, pools: Pools, coupling: float) -> _Outcome:
+def _everything(query: Query, pools: Pools, coupling: float, access: Access) -> _Outcome:
     count = -(-pools.lengths // pools.keys.shape[2])
     never = jnp.zeros(count.shape, bool)
     if coupling > 0:
         places = jnp.arange(pools.table.shape[1], dtype=jnp.int32)
         pages = jnp.broadcast_to(places[None, :], pools.table.shape)
         everything = jnp.ones(pages.shape, bool)
-        gathered = gather_pages(pools, pages, everything, query.vectors.dtype)
+        gathered = access.gather_pages(pools, pages, everything, query.vectors.dtype)
         output = attend_coupled(query, gathered, coupling)
         return _Outcome(output, None, count, never, None, None)
-    partial = read_everything(query, pools)
+    partial = access.read_everything(query, pools)
     return _Outcome(partial.normalised(), partial, count, never, None, None)
 
 
 def _fixed_number(
-    query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float, access: Access
 ) -> _Outcome:
-    judge = judge_two_levels if reads_two_levels(cache, policy) else judge_all
+    two_levels = reads_two_levels(cache, policy)
+    judge = access.judge_two_levels if two_levels else access.judge_all
     judged = judge(query, cache, pools, policy)
     places = Layout(judged.places.full & can_choose(judged), judged.places.forced)
     priority = group_priority(judged.bounds.priority, places.full & ~places.forced)
@@ -161,10 +156,10 @@ def _fixed_number(
     never = jnp.zeros(pools.lengths.shape, bool)
     count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
     if coupling > 0:
-        gathered = gather_pages(pools, pages, chosen, query.vectors.dtype)
+        gathered = access.gather_pages(pools, pages, chosen, query.vectors.dtype)
         output = attend_coupled(query, gathered, coupling)
         return _Outcome(output, None, count, never, judged, None)
-    partial = read_pages(query, pools, pages, chosen)
+    partial = access.read_pages(query, pools, pages, chosen)
     rows = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
     outside = jnp.where(chosen, index, places.full.shape[1])
     read = jnp.zeros(places.full.shape, bool).at[rows, outside].set(True, mode="drop")
@@ -172,10 +167,13 @@ def _fixed_number(
     return _Outcome(partial.normalised(), partial, count, never, judged, unread)
 
 
-def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> _Outcome:
+def _until_certified(
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, access: Access
+) -> _Outcome:
     tolerance = policy.tolerance or 0.0
-    judged = judge_all(query, cache, pools, policy)
-    first = read_pages(query, pools, *forced_pages(pools.lengths, cache.page_size, policy))
+    judged = access.judge_all(query, cache, pools, policy)
+    always = forced_pages(pools.lengths, cache.page_size, policy)
+    first = access.read_pages(query, pools, *always)
     order = order_by_bound(judged.bounds, judged.places)
     budget = jnp.asarray(max(0, (policy.pages or 0) - policy.always), jnp.int32)
     widen = policy.otherwise == "widen"
@@ -183,7 +181,7 @@ def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
     if widen:
         start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance))
     reading = read_until_certified(
-        query, pools, order, first, start, tolerance=tolerance, widen=widen
+        query, pools, order, first, start, access=access, tolerance=tolerance, widen=widen
     )
     rows = jnp.arange(order.pages.shape[0], dtype=jnp.int32)[:, None]
     places = jnp.broadcast_to(

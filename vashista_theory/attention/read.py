@@ -7,8 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import Query
 from vashista_theory.attention.row_sums import FEW_HEADS, greatest, row_dot
+
+_CHUNK = 32
 
 
 class Pools(NamedTuple):
@@ -19,6 +22,18 @@ class Pools(NamedTuple):
     heads: Int[Array, " R"]
     table: Int[Array, "R P"]
     lengths: Int[Array, " R"]
+
+
+def as_rows(cache: PagedKV) -> Pools:
+    """One row for each sequence and kv head."""
+    batch, heads = cache.batch, cache.kv_heads
+    return Pools(
+        cache.keys,
+        cache.values,
+        jnp.tile(jnp.arange(heads, dtype=jnp.int32), batch),
+        jnp.repeat(cache.page_table, heads, axis=0),
+        jnp.repeat(cache.lengths, heads),
+    )
 
 
 class Partial(NamedTuple):
@@ -140,3 +155,24 @@ def attend_gathered(query: Query, gathered: Gathered) -> Partial:
         longest * keys.shape[-1] ** 0.5,
         jnp.sum(counted, axis=-1, dtype=jnp.int32),
     )
+
+
+def read_range(
+    query: Query,
+    pools: Pools,
+    pages: Int[Array, "R K"],
+    lower: Int[Array, ""],
+    upper: Int[Array, ""],
+    sums: Partial,
+) -> Partial:
+    """Add pages [lower, upper) of each row's list to the sums, a few at a time."""
+
+    def chunk(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+        place, sums = state
+        places = place + jnp.arange(_CHUNK, dtype=jnp.int32)[None, :]
+        within = jnp.minimum(places, pages.shape[1] - 1)
+        some = jnp.take_along_axis(pages, within, axis=1)
+        new = read_pages(query, pools, some, jnp.broadcast_to(places < upper, some.shape))
+        return place + _CHUNK, merge(sums, new)
+
+    return jax.lax.while_loop(lambda s: s[0] < upper, chunk, (lower, sums))[1]

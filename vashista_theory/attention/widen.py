@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.access import Access
 from vashista_theory.attention.certificate import PageBounds, Query, dropped_mass_bound
-from vashista_theory.attention.read import Partial, Pools, merge, read_pages
+from vashista_theory.attention.read import Partial, Pools
 from vashista_theory.attention.routing import Layout, group_priority
 
-_CHUNK = 32
 _RANGE = 64.0  # nats below the best page within which the order tells pages apart
 
 
@@ -109,6 +109,7 @@ def read_until_certified(
     first: Partial,
     start: Int[Array, " R"],
     *,
+    access: Access,
     tolerance: float,
     widen: bool,
 ) -> Reading:
@@ -122,6 +123,7 @@ def read_until_certified(
         order: The order of reading.
         first: What has been read already (sink and recent pages).
         start: Pages to read before the first test.
+        access: How pages are read.
         tolerance: Dropped mass allowed.
         widen: Add pages, never one more than if they came one at a time; otherwise read the whole
             row if the first test fails.
@@ -134,15 +136,7 @@ def read_until_certified(
         begin, total = begin[0], order_.available[0]
 
         def read_range(sums: Partial, lower: Array, upper: Array) -> Partial:
-            def chunk(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-                place, sums = state
-                places = place + jnp.arange(_CHUNK, dtype=jnp.int32)[None, :]
-                within = jnp.minimum(places, order_.pages.shape[1] - 1)
-                pages = jnp.take_along_axis(order_.pages, within, axis=1)
-                new = read_pages(query_, pools_, pages, places < upper)
-                return place + _CHUNK, merge(sums, new)
-
-            return jax.lax.while_loop(lambda s: s[0] < upper, chunk, (lower, sums))[1]
+            return access.read_range(query_, pools_, order_.pages, lower, upper, sums)
 
         def bound_after(count: Array, sums: Partial) -> Array:
             tail = jax.lax.dynamic_index_in_dim(order_.log_tail, count, axis=2, keepdims=False)
