@@ -1,7 +1,7 @@
 """Sparse attention of one query a head over a paged cache, with a report on itself."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.read import Partial, Pools, as_rows
 from vashista_theory.attention.rounding import norm_from_above, work_dtype
 from vashista_theory.attention.routing import Layout, forced_pages, group_priority, select_pages
+from vashista_theory.attention.sharded import ShardedKV
+from vashista_theory.attention.sharded_access import access_from, whole_context
 from vashista_theory.attention.widen import (
     first_promising,
     order_by_bound,
@@ -50,7 +52,7 @@ class _Outcome(NamedTuple):
 
 def vashista_attention(
     query: ArrayLike,
-    cache: PagedKV,
+    cache: PagedKV | ShardedKV,
     policy: Policy,
     *,
     scale: ArrayLike | None = None,
@@ -59,9 +61,20 @@ def vashista_attention(
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     """Attend to the pages that the policy asks for, and say what that left out.
 
+    A `ShardedKV` gives the numbers of a `PagedKV` of the same tokens, to rounding. Each device
+    judges and reads its own pages; everything else is done by all. For R = B Hkv rows, G query
+    heads a row, P pages a sequence, n devices and scores of b bytes, each device receives
+
+    - b R (5G + 1) P bytes of bounds of all pages; on two levels, b R (5G + 1) P/16 of all
+      superpages and b R (5G + 1) 32 for each one opened;
+    - b n R G (D + 4) bytes of softmax sums for each read. A fixed number of pages is one read;
+      where a proof decides it is two, and one more of a single row (R = 1) for each step by which
+      that row is widened;
+    - with coupling, 4 b R D bytes for each token of the pages read.
+
     Args:
         query: (B, H, D); query heads share kv heads in equal consecutive groups.
-        cache: Keys and values.
+        cache: Keys and values, on one device or on several.
         policy: What to read, what to prove, what to do otherwise.
         scale: Positive factor on the scores, D^(−1/2) by default; the temperature is 1/scale.
         coupling: γ ≥ 0 of T6: 0 is softmax attention, γ > 0 the entropic projection on the keys
@@ -74,8 +87,18 @@ def vashista_attention(
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
             a concrete NaN in the query, or arguments that exclude each other.
+        NotImplementedError: for coupling > 0 with a policy that reads everything from a
+            `ShardedKV`: it would bring all keys to every device.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
+    if isinstance(cache, ShardedKV):
+        if coupling > 0 and reads_everything(cache, policy):
+            raise NotImplementedError(
+                f"coupling {coupling} > 0 needs the keys that are read on every device, and this "
+                f"policy reads all {cache.pages_per_sequence} pages. Read fewer pages, use "
+                "coupling=0, or keep the cache on one device (PagedKV)."
+            )
+        query_ = cache.on_devices(query_)
     factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
     work = work_dtype(query_.dtype, cache.work_dtype)
     return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling))
@@ -84,12 +107,21 @@ def vashista_attention(
 @functools.partial(jax.jit, static_argnames=("policy", "coupling"))
 def _decode(
     query: Float[Array, "B H D"],
-    cache: PagedKV,
+    cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
     policy: Policy,
     coupling: float,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
-    return _attend(query, cache, scale, policy, coupling, ONE_DEVICE)
+    if isinstance(cache, PagedKV):
+        return _attend(query, cache, scale, policy, coupling, ONE_DEVICE)
+    pages, dealing = cache.pages_per_sequence, cache.dealing
+
+    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array) -> Any:
+        whole = whole_context(part, lengths, pages, dealing)
+        access = access_from(part, dealing, ONE_DEVICE)
+        return (), _attend(query, whole, scale, policy, coupling, access)
+
+    return dealing.on_each(attend, cache.parts, cache.lengths, query, scale)[1]
 
 
 def _attend(
@@ -122,7 +154,7 @@ def _attend(
     return output, DecodeInfo(**info, result=result)
 
 
-def reads_everything(cache: PagedKV, policy: Policy) -> bool:
+def reads_everything(cache: PagedKV | ShardedKV, policy: Policy) -> bool:
     """Whether a sparse read cannot win: everything was asked for, or there is little."""
     width = cache.pages_per_sequence
     covered = policy.otherwise != "widen" and policy.pages is not None and policy.pages >= width
