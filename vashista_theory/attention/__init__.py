@@ -5,4 +5,5 @@ from vashista_theory.attention.decode import vashista_attention as vashista_atte
 from vashista_theory.attention.dense import dense_attention as dense_attention
 from vashista_theory.attention.info import DecodeInfo as DecodeInfo
 from vashista_theory.attention.policy import Policy as Policy
+from vashista_theory.attention.sharded import ShardedKV as ShardedKV
 from vashista_theory.attention.summaries import SummarySpec as SummarySpec

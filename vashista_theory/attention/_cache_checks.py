@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vashista_theory._results import Result
@@ -14,6 +15,7 @@ from vashista_theory.hull.problem import check_finite, is_traced
 
 if TYPE_CHECKING:
     from vashista_theory.attention.cache import PagedKV
+    from vashista_theory.attention.sharded import ShardedKV
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -60,39 +62,51 @@ def _as_floats(value: ArrayLike, name: str) -> Array:
 def as_tokens(keys: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
     """Keys and values (B, Hkv, T, D) of one shape and type."""
     keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
-    if keys_.ndim != 4 or 0 in keys_.shape[:2] or keys_.shape[3] == 0:
-        raise ValueError(f"`keys` has shape {keys_.shape}; expected (B, Hkv, T, D).")
-    _check_alike(keys_, values_)
+    check_token_shapes(keys_, values_)
+    _check_finite(keys_, values_)
     return keys_, values_
 
 
-def as_block(keys: ArrayLike, values: ArrayLike, cache: "PagedKV") -> tuple[Array, Array]:
+def check_token_shapes(keys: Array | np.ndarray, values: Array | np.ndarray) -> None:
+    """Raise unless keys and values are (B, Hkv, T, D), of one shape and type."""
+    if keys.ndim != 4 or 0 in keys.shape[:2] or keys.shape[3] == 0:
+        raise ValueError(f"`keys` has shape {keys.shape}; expected (B, Hkv, T, D).")
+    _check_alike(keys, values)
+
+
+def as_block(
+    keys: ArrayLike, values: ArrayLike, cache: "PagedKV | ShardedKV"
+) -> tuple[Array, Array]:
     """A token or a block as (B, Hkv, T, D), in the cache's type."""
     keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
     _check_alike(keys_, values_)
-    batch, heads, d = cache.page_table.shape[0], cache.kv_heads, cache.head_size
+    _check_finite(keys_, values_)
+    batch, heads, d = cache.batch, cache.kv_heads, cache.head_size
     ends = (keys_.shape[:2], keys_.shape[-1:])
     if keys_.ndim not in (3, 4) or ends != ((batch, heads), (d,)) or 0 in keys_.shape:
         raise ValueError(
             f"`keys` has shape {keys_.shape}; this cache takes a token ({batch}, {heads}, {d}) or "
             f"a block ({batch}, {heads}, T, {d})."
         )
-    if keys_.dtype != cache.keys.dtype:
+    if keys_.dtype != cache.dtype:
         raise ValueError(
-            f"`keys` is {keys_.dtype}, the cache holds {cache.keys.dtype}. Convert with "
-            f"`.astype('{cache.keys.dtype}')`."
+            f"`keys` is {keys_.dtype}, the cache holds {cache.dtype}. Convert with "
+            f"`.astype('{cache.dtype}')`."
         )
     if keys_.ndim == 3:
         keys_, values_ = keys_[:, :, None], values_[:, :, None]
     return keys_, values_
 
 
-def _check_alike(keys: Array, values: Array) -> None:
+def _check_alike(keys: Array | np.ndarray, values: Array | np.ndarray) -> None:
     if keys.shape != values.shape or keys.dtype != values.dtype:
         raise ValueError(
             f"`keys` {keys.dtype}{list(keys.shape)} and `values` "
             f"{values.dtype}{list(values.shape)} must have one shape and one type."
         )
+
+
+def _check_finite(keys: Array, values: Array) -> None:
     for name, array in (("keys", keys), ("values", values)):
         if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
             check_finite(array, name)
@@ -129,6 +143,7 @@ def as_pools(
     if keys_.ndim != 4 or 0 in keys_.shape:
         raise ValueError(f"`keys` has shape {keys_.shape}; expected pools (Hkv, N, S, D).")
     _check_alike(keys_, values_)
+    _check_finite(keys_, values_)
     table, counts = np.asarray(page_table), np.asarray(lengths)
     if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "iu":
         raise ValueError(
@@ -159,14 +174,34 @@ def as_pools(
     return keys_, values_, table.clip(0, pages - 1), counts
 
 
-def check_sequence(cache: "PagedKV", sequence: Any, name: str) -> None:
+def as_axis(mesh: Mesh, axis: str | None) -> str:
+    """The axis of a mesh along which pages are dealt."""
+    if not isinstance(mesh, Mesh):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"`mesh` is a {type(mesh).__name__}; a jax.sharding.Mesh is expected.")
+    names: tuple[str, ...] = mesh.axis_names
+    name = names[0] if axis is None and len(names) == 1 else axis
+    if name is None or name not in names:
+        raise ValueError(f"`axis` is {axis!r}; this mesh has {names}.")
+    return name
+
+
+def check_dealt(pages: int, devices: int) -> None:
+    """Raise unless every device gets the same number of pages."""
+    if pages % devices:
+        raise ValueError(
+            f"`pages` is {pages}, which {devices} devices cannot share equally: use "
+            f"{-(-pages // devices) * devices}."
+        )
+
+
+def check_sequence(cache: "PagedKV | ShardedKV", sequence: Any, name: str) -> None:
     """Raise for a concrete sequence index out of range."""
-    batch = cache.page_table.shape[0]
+    batch = cache.batch
     if not is_traced(sequence) and not 0 <= int(sequence) < batch:
         raise ValueError(f"`{name}` is {int(sequence)}; sequences are 0 to {batch - 1}.")
 
 
-def check_fork(cache: "PagedKV", source: Any, target: Any, length: Any) -> None:
+def check_fork(cache: "PagedKV | ShardedKV", source: Any, target: Any, length: Any) -> None:
     """Raise for a concrete fork that makes no sense."""
     check_sequence(cache, source, "source")
     check_sequence(cache, target, "target")

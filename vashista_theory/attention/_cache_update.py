@@ -1,5 +1,6 @@
 """What `PagedKV` does to its arrays: allocation, copy on write, summaries of what was completed."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
@@ -57,13 +58,22 @@ def append(
     keys: Float[Array, "B Hkv T D"],
     values: Float[Array, "B Hkv T D"],
     counts: Int[Array, " B"],
+    *,
+    agree: Callable[[Bool[Array, " 2"]], Bool[Array, " 2"]] | None = None,
 ) -> "tuple[PagedKV, Result]":
-    """Append a ragged block to every sequence, or leave everything as it is."""
+    """Append a ragged block to every sequence, or leave everything as it is.
+
+    `agree` has the last word on whether the block fits and is finite: where other caches take
+    parts of the same block, all of them append or none.
+    """
     size = cache.page_size
     plan = _plan(cache, keys.shape[2], counts)
     used = (jnp.arange(keys.shape[2], dtype=jnp.int32)[None, :] < counts[:, None])[:, None, :, None]
     finite = jnp.all(jnp.isfinite(keys) & jnp.isfinite(values) | ~used)
-    done = plan.fits & finite
+    fits = plan.fits
+    if agree is not None:
+        fits, finite = agree(jnp.stack([fits, finite]))
+    done = fits & finite
     written = plan.touched & done
     ends = cache.lengths + counts
 
@@ -83,7 +93,7 @@ def append(
     references, stack, height = _account(cache, plan, done)
     result = Result.where(
         finite,
-        Result.where(plan.fits, Result.successful, Result.pool_full),
+        Result.where(fits, Result.successful, Result.pool_full),
         Result.nonfinite_input,
     )
     fields = (

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.sharded import ShardedKV
 from vashista_theory.hull.problem import check_finite, is_traced
 
 IMPLEMENTATIONS = ("xla",)
@@ -16,7 +17,7 @@ IMPLEMENTATIONS = ("xla",)
 
 def check_call(
     query: ArrayLike,
-    cache: PagedKV,
+    cache: PagedKV | ShardedKV,
     policy: Policy,
     coupling: float,
     implementation: str | None,
@@ -27,8 +28,10 @@ def check_call(
             f"implementation is {implementation!r}; there is {IMPLEMENTATIONS}, or None for the "
             "best on this device."
         )
-    if not isinstance(cache, PagedKV):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"`cache` is a {type(cache).__name__}; a PagedKV is expected.")
+    if not isinstance(cache, PagedKV | ShardedKV):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"`cache` is a {type(cache).__name__}; a PagedKV or a ShardedKV is expected."
+        )
     if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"`policy` is {policy!r}; a Policy is expected, such as Policy.dense().")
     if is_traced(coupling) or not (0.0 <= float(coupling) < math.inf):
@@ -43,7 +46,7 @@ def check_call(
     return array
 
 
-def _as_query(query: ArrayLike, cache: PagedKV) -> Array:
+def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
     if (
         isinstance(query, np.ndarray)
         and query.dtype == np.float64
@@ -54,7 +57,7 @@ def _as_query(query: ArrayLike, cache: PagedKV) -> Array:
             "`jax.config.update('jax_enable_x64', True)` first, or pass `query.astype('float32')`."
         )
     array = jnp.asarray(query)
-    batch, d = cache.page_table.shape[0], cache.head_size
+    batch, d = cache.batch, cache.head_size
     if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != d or array.shape[1] == 0:
         raise ValueError(f"`query` has shape {array.shape}; this cache expects ({batch}, H, {d}).")
     if array.shape[1] % cache.kv_heads:
@@ -69,7 +72,7 @@ def _as_query(query: ArrayLike, cache: PagedKV) -> Array:
     return array
 
 
-def _check_summary(cache: PagedKV, policy: Policy) -> None:
+def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
     kept = {
         "mean": (cache.spec.ball, "ball=True"),
         "ball": (cache.spec.ball, "ball=True"),

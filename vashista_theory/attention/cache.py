@@ -199,6 +199,16 @@ class PagedKV(eqx.Module):
         )
 
     @property
+    def batch(self) -> int:
+        """Sequences."""
+        return self.page_table.shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the keys and values."""
+        return self.keys.dtype
+
+    @property
     def page_size(self) -> int:
         """Tokens a page."""
         return self.keys.shape[2]

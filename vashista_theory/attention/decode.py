@@ -1,7 +1,7 @@
 """Sparse attention of one query a head over a paged cache, with a report on itself."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from vashista_theory._numerics import masked_logsumexp
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
+from vashista_theory.attention.access import ONE_DEVICE, Access
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import (
     PageBounds,
@@ -22,19 +23,14 @@ from vashista_theory.attention.certificate import (
     unread_log_mass,
 )
 from vashista_theory.attention.coupled import attend_coupled
-from vashista_theory.attention.dense import read_everything
 from vashista_theory.attention.info import DecodeInfo
-from vashista_theory.attention.judge import (
-    Judged,
-    can_choose,
-    judge_all,
-    judge_two_levels,
-    reads_two_levels,
-)
+from vashista_theory.attention.judge import Judged, can_choose, reads_two_levels
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.read import Partial, Pools, gather_pages, read_pages
+from vashista_theory.attention.read import Partial, Pools, as_rows
 from vashista_theory.attention.rounding import norm_from_above, work_dtype
 from vashista_theory.attention.routing import Layout, forced_pages, group_priority, select_pages
+from vashista_theory.attention.sharded import ShardedKV
+from vashista_theory.attention.sharded_access import access_from, whole_context
 from vashista_theory.attention.widen import (
     first_promising,
     order_by_bound,
@@ -56,7 +52,7 @@ class _Outcome(NamedTuple):
 
 def vashista_attention(
     query: ArrayLike,
-    cache: PagedKV,
+    cache: PagedKV | ShardedKV,
     policy: Policy,
     *,
     scale: ArrayLike | None = None,
@@ -65,9 +61,19 @@ def vashista_attention(
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     """Attend to the pages that the policy asks for, and say what that left out.
 
+    A `ShardedKV` gives the numbers of a `PagedKV` of the same tokens, to rounding. Each device
+    judges and reads its own pages; everything else is done by all. For R = B Hkv rows, G query
+    heads a row, P pages a sequence, n devices and scores of b bytes, each device receives
+
+    - b R (5G + 1) P bytes of bounds of all pages; on two levels, b R (5G + 1) P/16 of all
+      superpages and b R (5G + 1) 32 for each one opened;
+    - b n R G (D + 4) bytes of softmax sums for each read. A fixed number of pages is one read;
+      where a proof decides it is two, and one more for each step of widening;
+    - with coupling, 4 b R D bytes for each token of the pages read.
+
     Args:
         query: (B, H, D); query heads share kv heads in equal consecutive groups.
-        cache: Keys and values.
+        cache: Keys and values, on one device or on several.
         policy: What to read, what to prove, what to do otherwise.
         scale: Positive factor on the scores, D^(−1/2) by default; the temperature is 1/scale.
         coupling: γ ≥ 0 of T6: 0 is softmax attention, γ > 0 the entropic projection on the keys
@@ -80,8 +86,18 @@ def vashista_attention(
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
             a concrete NaN in the query, or arguments that exclude each other.
+        NotImplementedError: for coupling > 0 with a policy that reads everything from a
+            `ShardedKV`: it would bring all keys to every device.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
+    if isinstance(cache, ShardedKV):
+        if coupling > 0 and reads_everything(cache, policy):
+            raise NotImplementedError(
+                f"coupling {coupling} > 0 needs the keys that are read on every device, and this "
+                f"policy reads all {cache.pages_per_sequence} pages. Read fewer pages, use "
+                "coupling=0, or keep the cache on one device (PagedKV)."
+            )
+        query_ = cache.on_devices(query_)
     factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
     work = work_dtype(query_.dtype, cache.work_dtype)
     return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling))
@@ -90,69 +106,79 @@ def vashista_attention(
 @functools.partial(jax.jit, static_argnames=("policy", "coupling"))
 def _decode(
     query: Float[Array, "B H D"],
+    cache: PagedKV | ShardedKV,
+    scale: Float[Array, ""],
+    policy: Policy,
+    coupling: float,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    if isinstance(cache, PagedKV):
+        return _attend(query, cache, scale, policy, coupling, ONE_DEVICE)
+    pages, dealing = cache.pages_per_sequence, cache.dealing
+
+    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array) -> Any:
+        whole = whole_context(part, lengths, pages, dealing)
+        access = access_from(part, dealing, ONE_DEVICE)
+        return (), _attend(query, whole, scale, policy, coupling, access)
+
+    return dealing.on_each(attend, cache.parts, cache.lengths, query, scale)[1]
+
+
+def _attend(
+    query: Float[Array, "B H D"],
     cache: PagedKV,
     scale: Float[Array, ""],
     policy: Policy,
     coupling: float,
+    access: Access,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     batch, heads, d = query.shape
     rows = query.astype(scale.dtype).reshape(batch * cache.kv_heads, -1, d)
     query_ = as_query(rows, scale)
     pools = as_rows(cache)
     if reads_everything(cache, policy):
-        outcome = _everything(query_, pools, coupling)
+        outcome = _everything(query_, pools, coupling, access)
     elif policy.otherwise == "keep" or coupling > 0:
-        outcome = _fixed_number(query_, cache, pools, policy, coupling)
+        outcome = _fixed_number(query_, cache, pools, policy, coupling, access)
     else:
-        outcome = _until_certified(query_, cache, pools, policy)
+        outcome = _until_certified(query_, cache, pools, policy, access)
     info = _report(query_, cache, policy, outcome, (batch, heads))
     bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
+    valid = access.all_agree(_table_is_valid(cache))
     result = Result.where(
         bad,
         Result.nonfinite_input,
-        Result.where(_table_is_valid(cache), Result.successful, Result.invalid_page),
+        Result.where(valid, Result.successful, Result.invalid_page),
     )
     output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
     return output, DecodeInfo(**info, result=result)
 
 
-def as_rows(cache: PagedKV) -> Pools:
-    """One row for each sequence and kv head."""
-    batch, heads = cache.page_table.shape[0], cache.kv_heads
-    return Pools(
-        cache.keys,
-        cache.values,
-        jnp.tile(jnp.arange(heads, dtype=jnp.int32), batch),
-        jnp.repeat(cache.page_table, heads, axis=0),
-        jnp.repeat(cache.lengths, heads),
-    )
-
-
-def reads_everything(cache: PagedKV, policy: Policy) -> bool:
+def reads_everything(cache: PagedKV | ShardedKV, policy: Policy) -> bool:
     """Whether a sparse read cannot win: everything was asked for, or there is little."""
     width = cache.pages_per_sequence
     covered = policy.otherwise != "widen" and policy.pages is not None and policy.pages >= width
     return policy.summary is None or covered or width * cache.page_size <= policy.dense_below
 
 
-def _everything(query: Query, pools: Pools, coupling: float) -> _Outcome:
+def _everything(query: Query, pools: Pools, coupling: float, access: Access) -> _Outcome:
     count = -(-pools.lengths // pools.keys.shape[2])
     never = jnp.zeros(count.shape, bool)
     if coupling > 0:
         places = jnp.arange(pools.table.shape[1], dtype=jnp.int32)
         pages = jnp.broadcast_to(places[None, :], pools.table.shape)
         everything = jnp.ones(pages.shape, bool)
-        gathered = gather_pages(pools, pages, everything, query.vectors.dtype)
+        gathered = access.gather_pages(pools, pages, everything, query.vectors.dtype)
         output = attend_coupled(query, gathered, coupling)
         return _Outcome(output, None, count, never, None, None)
-    partial = read_everything(query, pools)
+    partial = access.read_everything(query, pools)
     return _Outcome(partial.normalised(), partial, count, never, None, None)
 
 
 def _fixed_number(
-    query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float, access: Access
 ) -> _Outcome:
-    judge = judge_two_levels if reads_two_levels(cache, policy) else judge_all
+    two_levels = reads_two_levels(cache, policy)
+    judge = access.judge_two_levels if two_levels else access.judge_all
     judged = judge(query, cache, pools, policy)
     places = Layout(judged.places.full & can_choose(judged), judged.places.forced)
     priority = group_priority(judged.bounds.priority, places.full & ~places.forced)
@@ -161,10 +187,10 @@ def _fixed_number(
     never = jnp.zeros(pools.lengths.shape, bool)
     count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
     if coupling > 0:
-        gathered = gather_pages(pools, pages, chosen, query.vectors.dtype)
+        gathered = access.gather_pages(pools, pages, chosen, query.vectors.dtype)
         output = attend_coupled(query, gathered, coupling)
         return _Outcome(output, None, count, never, judged, None)
-    partial = read_pages(query, pools, pages, chosen)
+    partial = access.read_pages(query, pools, pages, chosen)
     rows = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
     outside = jnp.where(chosen, index, places.full.shape[1])
     read = jnp.zeros(places.full.shape, bool).at[rows, outside].set(True, mode="drop")
@@ -172,10 +198,13 @@ def _fixed_number(
     return _Outcome(partial.normalised(), partial, count, never, judged, unread)
 
 
-def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> _Outcome:
+def _until_certified(
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, access: Access
+) -> _Outcome:
     tolerance = policy.tolerance or 0.0
-    judged = judge_all(query, cache, pools, policy)
-    first = read_pages(query, pools, *forced_pages(pools.lengths, cache.page_size, policy))
+    judged = access.judge_all(query, cache, pools, policy)
+    always = forced_pages(pools.lengths, cache.page_size, policy)
+    first = access.read_pages(query, pools, *always)
     order = order_by_bound(judged.bounds, judged.places)
     budget = jnp.asarray(max(0, (policy.pages or 0) - policy.always), jnp.int32)
     widen = policy.otherwise == "widen"
@@ -184,7 +213,7 @@ def _until_certified(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
         nothing = jnp.zeros_like(start)
         start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance, nothing))
     reading = read_until_certified(
-        query, pools, order, first, start, tolerance=tolerance, widen=widen
+        query, pools, order, first, start, access=access, tolerance=tolerance, widen=widen
     )
     rows = jnp.arange(order.pages.shape[0], dtype=jnp.int32)[:, None]
     places = jnp.broadcast_to(

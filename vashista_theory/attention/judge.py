@@ -1,5 +1,6 @@
 """Judging pages by their summaries, all of them or on two levels."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,26 +56,38 @@ def judge_all(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Jud
     # One sequence that fills most of its pool is judged where its summaries lie, which saves a
     # copy of all sketches; only what was found is put in the sequence's order.
     if sequences > 1 or cache.keys.shape[1] > 2 * width:
-        return _judge_pages(query, cache, pools, policy, pages)
-
+        return judge_pages(query, cache, pools, policy, pages)
     found = _bounds(query, cache.summaries, cache, policy, cache.page_size)
     bounds = jax.tree.map(lambda a: jnp.take_along_axis(a, pools.table[:, None, :], axis=2), found)
     values = jnp.take_along_axis(cache.summaries.value_bound, pools.table, axis=1)
-    return _judged(query, cache, pools, policy, pages, bounds, values)
+    return as_judged(query, cache, pools, policy, pages, bounds, values)
 
 
-def _judge_pages(
+def judge_pages(
     query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R U"]
 ) -> Judged:
+    """Judge some logical pages of each row; −1 for none."""
     physical = jnp.take_along_axis(pools.table, jnp.maximum(pages, 0), axis=1)
     heads = pools.heads[:, None]
-
     # The barrier makes XLA fetch whole pages, not one number after another as it is needed.
     summaries = jax.lax.optimization_barrier(
-        jax.tree.map(lambda held: _pick(held, heads, physical), cache.summaries)
+        jax.tree.map(lambda held: _pick(held, heads, physical), _parts(cache.summaries, policy))
     )
     bounds = _bounds(query, summaries, cache, policy, cache.page_size)
-    return _judged(query, cache, pools, policy, pages, bounds, summaries.value_bound)
+    return as_judged(query, cache, pools, policy, pages, bounds, summaries.value_bound)
+
+
+def _parts(summaries: Summaries, policy: Policy) -> Summaries:
+    """What the policy judges by, nothing else."""
+    parts = {
+        "mean": {"mean", "mean_error"},
+        "ball": {"mean", "mean_error", "radius"},
+        "box": {"box"} if policy.tolerance is None else {"box", "mean", "mean_error"},
+        "sketch": {"box", "codes", "residual"},
+    }[policy.summary or "box"]
+    names = ("box", "mean", "mean_error", "radius", "codes", "residual")
+    held = [getattr(summaries, name) if name in parts else None for name in names]
+    return Summaries(*held, value_bound=summaries.value_bound)
 
 
 def _pick(
@@ -85,7 +98,7 @@ def _pick(
     return flat.reshape(*pages.shape, *held.shape[2:])
 
 
-def _judged(
+def as_judged(
     query: Query,
     cache: PagedKV,
     pools: Pools,
@@ -94,6 +107,7 @@ def _judged(
     bounds: PageBounds,
     value_bounds: Shaped[Array, "R U"],
 ) -> Judged:
+    """Candidates that are all pages, with what was found of them."""
     places = layout(pages, pools.lengths, cache.page_size, policy)
     seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
     values = from_bits(value_bounds, query.vectors.dtype)
@@ -124,24 +138,43 @@ def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -
     return float(costs[policy.summary or "box"] + proof)
 
 
-def judge_two_levels(query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Judged:
-    """Judge every superpage, then the pages of the best: never all pages of a long context."""
+def judge_superpages(
+    query: Query, cache: PagedKV, policy: Policy
+) -> tuple[PageBounds, Float[Array, "R C"]]:
+    """Bounds of every superpage that has a summary, and on the length of its values."""
+    rows = cache.batch * cache.kv_heads
+    summaries = jax.tree.map(lambda held: held.reshape(rows, *held.shape[2:]), cache.superpages)
+    bounds = _bounds(query, summaries, cache, policy, PAGES_PER_SUPERPAGE * cache.page_size)
+    return bounds, from_bits(summaries.value_bound, query.vectors.dtype)
+
+
+def judge_two_levels(
+    query: Query,
+    cache: PagedKV,
+    pools: Pools,
+    policy: Policy,
+    *,
+    superpages: Callable[..., tuple[PageBounds, Array]] = judge_superpages,
+    pages_of_best: Callable[..., Judged] = judge_pages,
+) -> Judged:
+    """Judge every superpage, then the pages of the best: never all pages of a long context.
+
+    `superpages` and `pages_of_best` judge them, wherever their summaries are.
+    """
     span, size = PAGES_PER_SUPERPAGE, cache.page_size
     rows = pools.lengths.shape[0]
     numbers = jnp.arange(-(-pools.table.shape[1] // span), dtype=jnp.int32)
     numbers = jnp.broadcast_to(numbers[None, :], (rows, numbers.shape[0]))
     places = _superpage_layout(numbers, pools.lengths, size, policy)
-    summaries = jax.tree.map(
-        lambda held: _pad_axis(held.reshape(rows, *held.shape[2:]), numbers.shape[1]),
-        cache.superpages,
+    bounds, values = jax.tree.map(
+        lambda found: _pad_last(found, numbers.shape[1]), superpages(query, cache, policy)
     )
-    bounds = _bounds(query, summaries, cache, policy, span * size)
     priority = group_priority(bounds.priority, places.full & ~places.forced)
     index, chosen = select_pages(priority, places, _opened(policy))
     children = index[..., None] * span + jnp.arange(span, dtype=jnp.int32)[None, None, :]
     children = jnp.where(chosen[..., None], children, -1).reshape(rows, -1)
     children = jnp.where(children < pools.table.shape[1], children, -1)
-    pages = _judge_pages(query, cache, pools, policy, children)
+    pages = pages_of_best(query, cache, pools, policy, children)
 
     row = jnp.arange(rows, dtype=jnp.int32)[:, None]
     place = jnp.where(chosen, index, numbers.shape[1])
@@ -150,7 +183,6 @@ def judge_two_levels(query: Query, cache: PagedKV, pools: Pools, policy: Policy)
     # A superpage that stays closed is judged and counted, but cannot be chosen as a page.
     priorities = jnp.full_like(bounds.priority, -jnp.inf)
     bounds = bounds._replace(priority=priorities)
-    values = from_bits(summaries.value_bound, query.vectors.dtype)
     seen = jnp.sum(places.full, axis=1, dtype=jnp.int32).astype(query.vectors.dtype)
     return Judged(
         pages=jnp.concatenate([pages.pages, jnp.full_like(numbers, -1)], axis=1),
@@ -176,9 +208,8 @@ def _superpage_layout(
     return Layout(full, exists & ((numbers * span < policy.sink) | last | ~full))
 
 
-def _pad_axis(array: Array, length: int) -> Array:
-    missing = length - array.shape[1]
-    return jnp.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
+def _pad_last(array: Array, length: int) -> Array:
+    return jnp.pad(array, [*[(0, 0)] * (array.ndim - 1), (0, length - array.shape[-1])])
 
 
 def can_choose(judged: Judged) -> Bool[Array, "R U"]:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.access import Access
 from vashista_theory.attention.certificate import PageBounds, Query, dropped_mass_bound
-from vashista_theory.attention.read import Partial, Pools, merge, read_listed
+from vashista_theory.attention.read import Partial, Pools
 from vashista_theory.attention.routing import Layout, group_priority
 
-_CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
 _RANGE = 64.0  # nats below the best page within which the order tells pages apart
 
 
@@ -105,6 +105,7 @@ def read_until_certified(
     first: Partial,
     start: Int[Array, " R"],
     *,
+    access: Access,
     tolerance: float,
     widen: bool,
 ) -> Reading:
@@ -118,6 +119,7 @@ def read_until_certified(
         order: The order of reading.
         first: What has been read already (sink and recent pages).
         start: Pages to read before the first test.
+        access: How pages are read.
         tolerance: Dropped mass allowed.
         widen: Add pages, never one more than if they came one at a time; otherwise read the whole
             row if the first test fails.
@@ -136,11 +138,11 @@ def read_until_certified(
         needed = first_promising(order, sums.log_mass(), tolerance, count)
         end = jnp.minimum(jnp.maximum(needed, count + 1), order.available)
         end = jnp.where(failing(bound, count), end, count)
-        sums = _read_range(query, pools, order, sums, count, end)
+        sums = access.read_range(query, pools, order.pages, count, end, sums)
         return _Progress(end, sums, bound_after(end, sums))
 
     begin = jnp.minimum(start, order.available)
-    sums = _read_range(query, pools, order, first, jnp.zeros_like(begin), begin)
+    sums = access.read_range(query, pools, order.pages, jnp.zeros_like(begin), begin, first)
     tested = _Progress(begin, sums, bound_after(begin, sums))
     if widen:
         last = jax.lax.while_loop(
@@ -149,7 +151,7 @@ def read_until_certified(
         return Reading(last.sums, last.done, jnp.zeros(begin.shape, bool), last.bound)
     failed = failing(tested.bound, begin)
     end = jnp.where(failed, order.available, begin)
-    sums = _read_range(query, pools, order, sums, begin, end)
+    sums = access.read_range(query, pools, order.pages, begin, end, sums)
     return Reading(sums, end, failed, bound_after(end, sums))
 
 
@@ -159,32 +161,3 @@ class _Progress(NamedTuple):
     done: Int[Array, " R"]
     sums: Partial
     bound: Float[Array, "R G"]
-
-
-def _read_range(
-    query: Query,
-    pools: Pools,
-    order: Order,
-    sums: Partial,
-    lower: Int[Array, " R"],
-    upper: Int[Array, " R"],
-) -> Partial:
-    """Add pages `lower` to `upper` of the order, by row.
-
-    The ranges of all rows are strung together and cut into chunks of equal size, so that rows of
-    unequal length waste nothing.
-    """
-    ends = jnp.cumsum(upper - lower, dtype=jnp.int32)
-    chunk = min(_CHUNK, pools.table.size)
-
-    def read(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-        place, sums = state
-        places = place + jnp.arange(chunk, dtype=jnp.int32)
-        rows = jnp.sum(places[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
-        rows = jnp.minimum(rows, ends.shape[0] - 1)
-        index = upper[rows] - (ends[rows] - places)
-        wanted = places < ends[-1]
-        pages = order.pages[rows, jnp.where(wanted, index, 0)]
-        return place + chunk, merge(sums, read_listed(query, pools, rows, pages, wanted))
-
-    return jax.lax.while_loop(lambda s: s[0] < ends[-1], read, (jnp.int32(0), sums))[1]
