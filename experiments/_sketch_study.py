@@ -35,7 +35,7 @@ PROOF_COLUMNS = {
     **_GRID,
     "token_": "pages to prove this tolerance in per cent, an error for each key, median",
     "page_": "the same with one error a page, as the library bounds",
-    "mean_page_": "the same, mean",
+    "mean_": "the same, mean",
     "traffic_": "bytes of the summaries and of that reading, over dense bytes",
 }
 BITS = (1, 2, 3, 4, 6, 8)
@@ -181,7 +181,8 @@ def rows(
                     upper = np.exp(bound - top)[..., None, :]
                     needed = pages_needed(upper, mass[..., None, :], tolerance)
                     row[f"{part}_{100 * tolerance:g}"] = float(np.median(needed))
-                    row[f"mean_{part}_{100 * tolerance:g}"] = float(needed.mean())
+                    mean = "mean" if part == "page" else "mean_token"
+                    row[f"{mean}_{100 * tolerance:g}"] = float(needed.mean())
                     if part == "page":
                         # bfloat16 keys and values, and two bytes for the error of the page.
                         page_bytes = 4.0 * PAGE * d

@@ -106,9 +106,9 @@ def _of_errors(study: Rows, *, earlier: bool) -> Part:
     for tolerance in tolerances:
         percent = _percent(tolerance)
         for row in own:
-            for part in ("token", "mean_token", "page", "mean_page"):
+            for part in ("token", "mean_token", "page", "mean"):
                 values[slug("study", part, row["bits"], "bits", percent)] = row[f"{part}_{percent}"]
-            cost.append(row[f"mean_page_{percent}"] / row[f"mean_token_{percent}"] - 1)
+            cost.append(row[f"mean_{percent}"] / row[f"mean_token_{percent}"] - 1)
             before = EARLIER_PAGES.get(tolerance, {}).get(f"{row['bits']} bits")
             same.append(before == row[f"token_{percent}"])
     values["one_error_cost_most"] = max(cost)
@@ -133,27 +133,32 @@ def _of_groups(groups: Rows, measured: Measured) -> Part:
         values[f"pages_group_{name}"] = row["median"]
         values[f"pages_group_mean_all_{name}"] = row["mean_all"]
         values[f"pages_group_over_one_{name}"] = row["over_one"]
+    size = measured.shared.group
     listed = "; ".join(
-        f"{row['mean_all']:.1f} ({row['judged_by']}, {_percent(row['tolerance'])} %; "
-        f"{row['over_one']:.2f} times one head alone)"
+        f"{row['judged_by']}, {_percent(row['tolerance'])} %: {row['mean_all']:.1f}, "
+        f"{row['over_one']:.2f} times one head alone"
         for row in groups
         if row["judged_by"] in (BEST, "4 bits")
     )
     said = [
         (
-            f"A group of {measured.shared.group} heads chooses and reads together; mean pages over "
-            f"all positions: {listed}."
+            f"The {size} heads of a group choose and read together, once for all {size}. Mean "
+            f"pages over all positions: {listed}."
         )
     ]
     if measured.single:
-        differ = sum(
-            int(np.sum(found.pages != measured.grouped[key].pages))
-            for key, found in measured.single.items()
+        away = np.concatenate(
+            [
+                np.ravel(found.pages - measured.certified[key].pages)
+                for key, found in measured.single.items()
+            ]
         )
-        count = sum(found.pages.size for found in measured.single.values())
-        values |= {"float32_differs": differ, "float32_compared": count}
+        differ, most = int(np.count_nonzero(away)), int(np.abs(away).max())
+        values |= {"float32_differs": differ, "float32_compared": away.size}
+        values["float32_differs_most"] = most
         said.append(
-            f"In float32 the number of pages read differs in {differ} of {count} cases (4 bits)."
+            f"In float32 the number of pages read differs in {differ} of {away.size} cases, by "
+            f"{most} at most (4 bits)."
         )
     return values, said
 
@@ -191,7 +196,7 @@ def _of_proofs(alarms: Rows, measured: Measured) -> Part:
     geometric = [row.get("false_alarms") for row in alarms if row["judged_by"] in _GEOMETRIC]
     refused = [share for share in geometric if share is not None]
     if refused:
-        said.append(f"Boxes and balls refuse {min(refused):.0%} of the safe answers or more.")
+        said.append(f"Of the safe answers boxes and balls refuse at least {min(refused):.2%}.")
     return values, said
 
 
@@ -199,9 +204,9 @@ def _of_areas(areas: dict[str, Rows]) -> Part:
     values: dict[str, Any] = {}
     said = []
     for what, rows in areas.items():
-        parts = []
-        for predictor in _tightness_alarms.PREDICTORS:
-            for label, names in (("sketches", AIMED), ("boxes and balls", _GEOMETRIC)):
+        for label, names in (("sketches of 4 to 8 bits", AIMED), ("boxes and balls", _GEOMETRIC)):
+            parts = []
+            for predictor in _tightness_alarms.PREDICTORS:
                 found = [
                     row[predictor]
                     for row in rows
@@ -210,11 +215,13 @@ def _of_areas(areas: dict[str, Rows]) -> Part:
                 if found:
                     name = slug(predictor, what, label)
                     values |= {f"area_least_{name}": min(found), f"area_most_{name}": max(found)}
-                    parts.append(f"{predictor} {min(found):.2f} to {max(found):.2f} ({label})")
-        said.append(
-            f"Area under the ROC curve for {what} above the tolerance, least and most over budgets "
-            f"and tolerances: {', '.join(parts)}."
-        )
+                    wrong = ", worse than a coin" if max(found) < 0.5 else ""
+                    parts.append(f"{predictor} {min(found):.3f} to {max(found):.3f}{wrong}")
+            if parts:
+                said.append(
+                    f"Area under the ROC curve for {what} above the tolerance, {label}, over "
+                    f"budgets and tolerances: {'; '.join(parts)}."
+                )
     return values, said
 
 
@@ -246,6 +253,28 @@ def _of_routers(routers: Rows) -> Part:
     if others:
         listed = ", ".join(f"{name} {by_name[name]['loss']:.3f}" for name in others)
         said.append(f"The most that other routers lose: {listed} (mean: the published routing).")
+    farthest = max(
+        (
+            (abs(row[f"kept_{n}"] - row[f"was_{n}"]), row, n)
+            for row in routers
+            for n in (4, 8, 16)
+            if row.get(f"was_{n}") is not None
+        ),
+        key=lambda found: found[0],
+        default=None,
+    )
+    if farthest:
+        away, row, n = farthest
+        values["kept_farthest_from_earlier"] = away
+        said.append(
+            f"Mass kept is the earlier one within {away:.4f}; farthest is {row['router']} at {n} "
+            f"pages, {row[f'kept_{n}']:.3f} for {row[f'was_{n}']:.3f}"
+            + (
+                f" ({exact[f'kept_{n}']:.3f} with corners in float64)."
+                if row["router"] == "box" and (exact := by_name.get("box, float64"))
+                else "."
+            )
+        )
     return values, said
 
 
@@ -255,8 +284,9 @@ def _of_grids(study: Rows) -> Part:
     proofs = [c.removeprefix("traffic_") for c in study[0] if c.startswith("traffic_")]
     for (grid, bits), row in by_key.items():
         values[slug("grid_bytes", grid, bits)] = row["bytes"]
-        values[slug("grid_loss", grid, bits)] = row["loss"]
-        for percent in proofs:
+        if bits <= 2:
+            values[slug("grid_loss", grid, bits)] = row["loss"]
+        for percent in proofs if bits >= 4 else ():
             values[slug("grid_pages", grid, bits, percent)] = row[f"page_{percent}"]
             values[slug("grid_traffic", grid, bits, percent)] = row[f"traffic_{percent}"]
     said = []

@@ -28,21 +28,24 @@ class Kind:
         box: Kept.
         ball: Kept (it has the page mean, which makes the bound of a box sharper).
         bits: Of the sketch.
+        dtype: Everything but the codes.
     """
 
     judged_by: Summary
     box: bool = True
     ball: bool = False
     bits: int | None = None
+    dtype: str = "bfloat16"
 
     def spec(self, d: int) -> SummarySpec:
         """For keys of d dimensions; codes share bytes where they fill them."""
-        return SummarySpec(self.box, self.ball, self.bits, packed=d % 8 == 0)
+        return SummarySpec(self.box, self.ball, self.bits, packed=d % 8 == 0, dtype=self.dtype)
 
 
 KINDS: Mapping[str, Kind] = {
     "mean": Kind("mean", box=False, ball=True),
     "box": Kind("box"),
+    "box, float64": Kind("box", dtype="float64"),
     "ball": Kind("ball", box=False, ball=True),
     "box + mean": Kind("box", ball=True),
     "1 bit": Kind("sketch", bits=1),

@@ -139,7 +139,7 @@ def test_findings_say_met_and_missed() -> None:
         {"router": name, "bytes": cost, "loss": loss}
         for name, cost, loss in (("box", 256.0, 0.1), ("1 bit", 130.0, 0.1), ("2 bits", 544.0, 0.0))
     ]
-    row = {"bytes": 300.0, "token_5": 54.0, "page_5": 54.0, "mean_page_5": 11.0}
+    row = {"bytes": 300.0, "token_5": 54.0, "page_5": 54.0, "mean_5": 11.0}
     row |= {"mean_token_5": 10.0}
     grids = [
         {"grid": "page", "bits": 2, "loss": 0.001, "traffic_5": 0.6} | row,
