@@ -129,9 +129,11 @@ def _corners(keys: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     high = _bfloat16(np.maximum.reduceat(own[1], starts), up=True)[block]
     if grid.corner_bits is None:
         return low, high
-    step = (high - low) / (2**grid.corner_bits - 1)
+    last = 2**grid.corner_bits - 1
+    step = (high - low) / last
     safe = np.where(step > 0, step, 1.0)
-    return low + step * np.floor((own[0] - low) / safe), low + step * np.ceil((own[1] - low) / safe)
+    codes = np.floor((own[0] - low) / safe), np.ceil((own[1] - low) / safe)
+    return low + step * codes[0], low + step * np.minimum(codes[1], last)
 
 
 def _bfloat16(numbers: np.ndarray, *, up: bool) -> np.ndarray:

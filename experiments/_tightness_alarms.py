@@ -10,7 +10,7 @@ from experiments._tightness_runs import Measured, Readings
 
 # Shares of false alarms at which a curve is kept, closer where a user would stand.
 FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# The reference and the marks round, a proof does not forgive more than that.
+# What the reference itself may err by: float64 sums of a thousand terms.
 ROUNDING = 1e-12
 
 ALARM_COLUMNS = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._page_masses import mass_kept, pages_needed
+from experiments._page_masses import PAGE, mass_kept, pages_needed
 from experiments._tightness_runs import Measured
 
 BEST = "best possible"
@@ -78,7 +78,7 @@ def best_pages(measured: Measured, tolerance: float, *, group: int, forced: bool
     found = []
     for length, mass in zip(held.lengths, held.mass, strict=True):
         pages = np.arange(mass.shape[-1])
-        always = (pages == 0) | (pages == (length - 1) // 16)
+        always = (pages == 0) | (pages == (length - 1) // PAGE)
         grouped = mass.reshape(mass.shape[0], -1, group, mass.shape[-1])
         found.append(pages_needed(grouped, grouped, tolerance, forced=always if forced else None))
     return np.stack(found)

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments import _sketch_study, _tightness_alarms
 from experiments._outcome import Outcome, Table
-from experiments._page_masses import truth
+from experiments._page_masses import PAGE, truth
 from experiments._tightness_report import findings
 from experiments._tightness_rows import COLUMNS, grouped_rows, page_rows, router_rows
 from experiments._tightness_runs import KINDS, Measured, Reader, Readings
@@ -58,11 +58,13 @@ class Config:
             raise ValueError(f"tolerances are {self.tolerances}; between 0 and 1, at least one")
         if not self.budgets or min(self.budgets) < 2 or not self.ranked or min(self.ranked) < 1:
             raise ValueError(
-                f"expected budgets of at least 2 pages (the first and the last are always read) "
+                "expected budgets of at least 2 pages (the first and the last are always read) "
                 f"and ranked of at least 1, got {self.budgets} and {self.ranked}"
             )
         if self.heads is not None:
-            load_heads(self.heads)  # a bad file is refused before anything is computed
+            # A file that cannot be used is refused before anything is computed.
+            if load_heads(self.heads).positions.min() < 2 * PAGE:
+                raise ValueError(f"{self.heads}: every query must see more than {2 * PAGE} tokens")
             digest = hashlib.sha256(self.heads.read_bytes()).hexdigest()
             object.__setattr__(self, "heads_sha256", digest)
 
