@@ -1,21 +1,24 @@
 """The certificate's experiment: its arithmetic worked by hand, its study, and a quick run."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import _roc
 from experiments import _sketch_study as study
+from experiments import _tightness_alarms as alarms
 from experiments import _tightness_report as report
 from experiments.__main__ import BAD_USE, OK, main
 from experiments._page_masses import mass_kept, pages_needed, truth
-from experiments._tightness_runs import Measured
+from experiments._tightness_runs import Measured, Readings
 from experiments.certificate_tightness import Config
 from vashista_theory.attention import SummarySpec
-from vashista_theory.attention.certificate import as_query, page_bounds
+from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
 from vashista_theory.attention.summaries import summarise_pages
 from vashista_theory.hull.heads import load_heads
 
@@ -84,9 +87,13 @@ def test_the_study_on_the_page_grid_is_the_library(bits: int) -> None:
     keys, queries = held.keys[0, 1] + noise, held.queries[0, 0, 3:6]
     found = study.sketched(keys, queries, study.GRIDS["page"], bits, scale=held.scale)
     spec = SummarySpec(ball=False, sketch_bits=bits)
-    summaries = summarise_pages(jnp.asarray(keys)[None], jnp.asarray(keys)[None], spec)
-    query = as_query(jnp.asarray(queries)[None], jnp.asarray(held.scale))
-    bounds = page_bounds(query, summaries, spec, "sketch", 16)
+
+    @jax.jit
+    def judge(keys: jax.Array, queries: jax.Array) -> PageBounds:
+        query = as_query(queries, jnp.asarray(held.scale))
+        return page_bounds(query, summarise_pages(keys, keys, spec), spec, "sketch", 16)
+
+    bounds = judge(jnp.asarray(keys)[None], jnp.asarray(queries)[None])
     # The library adds the rounding of its float64 scores to the bound, some 1e-12 here.
     assert np.asarray(bounds.estimate[0]) == pytest.approx(found.estimate, abs=1e-10)
     assert np.asarray(bounds.upper[0]) == pytest.approx(found.by_page, abs=1e-10)
@@ -112,6 +119,62 @@ def test_bytes_of_a_grid() -> None:
     assert costs == [512, 256 + 128 + 16, 256 + 64 + 16, 256 + 16, 256 + 4]
 
 
+def readings(**given: list[float]) -> Readings:
+    """Readings of four answers; what is not given is one that nothing depends on."""
+    fields = dataclasses.fields(Readings)
+    return Readings(**{f.name: np.array(given.get(f.name, [1.0] * 4)) for f in fields})
+
+
+def test_alarms_by_hand() -> None:
+    # Safe at 0.05: the first two, of which one is proven. The last is called safe and is not.
+    found = readings(
+        dropped=[0.01, 0.04, 0.2, 0.06],
+        bound=[0.02, 0.3, 0.9, 0.05],
+        lower=[0.0, 0.01, 0.1, 0.07],
+        estimate=[0.01, 0.06, 0.04, 0.05],
+        error_bound=[2.0, 2.0, 2.0, 0.5],
+    )
+    unproven = readings(dropped=[0.01, 0.04, 0.2, 0.06], bound=[np.nan] * 4)
+    fallback = readings(
+        dropped=[0.01, 0.0, 0.0, 0.0], bound=[0.05] * 4, fell_back=[0, 1, 1, 1], lower=[0.0] * 4
+    )
+    fallback = dataclasses.replace(fallback, certified=np.ones(4, bool))
+    held = truth(load_heads(), layers=np.array([0]), positions=np.array([7]))
+    measured = Measured(
+        held,
+        held,
+        kept={("4 bits", 8): found, ("mean", 8): unproven},
+        dense={("4 bits", 8, 0.05): fallback},
+    )
+    row, other = alarms.alarm_rows(measured, (0.05,))
+    assert (row["safe"], row["false_alarms"], row["missed"]) == (0.5, 0.5, 1)
+    assert (row["fell_back"], row["est_false"], row["est_missed"]) == (0.75, 0.5, 1.0)
+    assert other["safe"] == 0.5
+    assert "missed" not in other
+    # Certified: two of `found` and the four of `fallback`. Broken: the bound, the lower bound and
+    # the error bound of the fourth answer.
+    assert alarms.held(measured, (0.05,)) == {
+        "certified_answers": 6,
+        "missed_alarms": 1,
+        "bounds_checked": 24,
+        "bounds_violated": 3,
+    }
+
+
+def test_curves_of_a_summary_that_proves_nothing() -> None:
+    held = truth(load_heads(), layers=np.array([0]), positions=np.array([7]))
+    missing = {name: [np.nan] * 4 for name in ("gap", "bound", "lower")}
+    found = readings(dropped=[0, 0, 0.1, 0.2], estimate=[0, 1, 2, 3], error=[0] * 4, **missing)
+    measured = Measured(held, held, kept={("mean", 8): found})
+    areas, curves = alarms.roc_rows(measured, (0.05,))
+    (row,) = areas["dropped mass"]
+    assert (row["bad"], row["estimate"]) == (0.5, 1.0)
+    assert "gap" not in row
+    assert "estimate" not in areas["output error"][0], "no answer is bad"
+    assert [curve["predictor"] for curve in curves] == ["estimate"]
+    assert curves[0]["at_0"] == 1.0
+
+
 def test_quick_run(tmp_path: Path) -> None:
     assert main(["certificate_tightness", "--quick", "--results", str(tmp_path)]) == OK
     content = json.loads((tmp_path / "quick" / "certificate_tightness.json").read_text())
@@ -121,10 +184,13 @@ def test_quick_run(tmp_path: Path) -> None:
     assert values["missed_alarms"] == values["bounds_violated"] == 0
     pages = {row["judged_by"]: row for row in tables["pages read"]["rows"]}
     assert pages["best possible"]["mean_all"] <= pages["4 bits"]["mean_all"] < 64
+    groups = {row["judged_by"]: row for row in tables["pages read by a group"]["rows"]}
+    assert 1 < groups["4 bits"]["over_one"] < 3, "a group reads more than one head, less than all"
     routers = {row["router"]: row for row in tables["routers"]["rows"]}
-    # bfloat16: a mean is 128 bytes; a sketch 512 with 256 for its box and 32 for the errors.
-    assert (routers["mean"]["bytes"], routers["4 bits"]["bytes"]) == (128, 800)
-    assert routers["mean"]["loss"] > routers["4 bits"]["loss"] > 0
+    # 16 keys of 32 bytes, a bfloat16 box of 256, an error of 2 bytes for each key.
+    assert routers["4 bits"]["bytes"] == 800
+    assert 0 < routers["4 bits"]["loss"] < 0.01
+    assert all(table["rows"] for table in tables.values())
     assert tables["ROC curves"]["rows"]
 
 
