@@ -293,7 +293,7 @@ def _of_grids(study: Rows) -> Part:
     grids = tuple(dict.fromkeys(grid for grid, _ in by_key))
     for bits in (1, 2):
         listed = [
-            f"{grid} {row['bytes']:g} and {row['loss']:.3f}"
+            f"{grid} {row['bytes']:.4g} and {row['loss']:.3f}"
             + (f" ({_verdict(row['loss'] <= MASS_AIM)})" if bits == 2 else "")
             for grid in grids
             if (row := by_key.get((grid, bits))) is not None
@@ -306,7 +306,7 @@ def _of_grids(study: Rows) -> Part:
             )
     for bits in (4, 6, 8):
         listed = [
-            f"{grid} {by_key[grid, bits]['bytes']:g} bytes, {_pages(by_key[grid, bits], proofs)}"
+            f"{grid} {by_key[grid, bits]['bytes']:.4g} bytes, {_pages(by_key[grid, bits], proofs)}"
             for grid in grids
             if (grid, bits) in by_key
         ]
@@ -321,7 +321,7 @@ def _of_grids(study: Rows) -> Part:
         values["grid_least_bytes_to_rank"] = least["bytes"]
         said.append(
             f"Study, fewest bytes that rank within {MASS_AIM} of the best possible: "
-            f"{least['bytes']:g} ({least['grid']}, {least['bits']} bits, loss {least['loss']:.4f})."
+            f"{least['bytes']:.4g} ({least['grid']}, {least['bits']} bits, loss {least['loss']:.4f})."
         )
     for percent in proofs:
         column = f"traffic_{percent}"

@@ -101,8 +101,6 @@ def run(config: Config) -> Outcome:
     areas, curves = _tightness_alarms.roc_rows(measured, config.tolerances)
     routers = router_rows(measured, config.ranked, earlier=earlier)
     values, said = findings(pages, groups, alarms, areas, routers, study, measured)
-    layers, kv_heads = measured.shared.keys.shape[:2]
-    positions = len(measured.shared.lengths)
     return Outcome(
         tables={
             "pages read": Table(COLUMNS["pages"], pages),
@@ -123,42 +121,50 @@ def run(config: Config) -> Outcome:
         },
         values=values,
         findings=said,
-        notes=[
-            (
-                f"{layers} layers, {kv_heads * measured.shared.group} heads on {kv_heads} kv "
-                f"heads, {positions} positions of up to {int(measured.shared.lengths[-1])} tokens, "
-                "pages of 16; captured in float16, read in float64. Without another word a number "
-                "is over all heads at the last position; `_all` is over all positions."
-            ),
-            (
-                "`earlier` and `was_` are a measurement of the same heads that was made before the "
-                "library was designed: numpy, float64, no page forced, an error for each key."
-            ),
-            (
-                "But for the table of groups every query head has a kv head of its own (a copy), "
-                "as in the earlier measurement; the library chooses pages for a group together."
-            ),
-            (
-                "`Policy.certified` always reads the first page and the last. The column "
-                "`free` is the same policy with sink=0, recent=0."
-            ),
-            (
-                "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
-                "positions (the positions of a head are close to each other). The output error is "
-                "over the length of the dense output. fell_back: the same budget with "
-                "otherwise='dense'."
-            ),
-            (
-                "Bytes of a router: what the mechanism reports to have read of a page's summaries "
-                "in bfloat16; a sketch with its box and an error for each key."
-            ),
-            (
-                "The table of grids is a study in numpy, not the mechanism: no page is forced; "
-                "bytes are codes and grid; `traffic` adds 2 bytes for one error a page and the "
-                "pages read in bfloat16, over the bytes of dense reading."
-            ),
-        ],
+        notes=_notes(measured, earlier=earlier),
     )
+
+
+def _notes(measured: Measured, *, earlier: bool) -> list[str]:
+    layers, kv_heads = measured.shared.keys.shape[:2]
+    lengths = measured.shared.lengths
+    notes = [
+        (
+            f"{layers} layers, {kv_heads * measured.shared.group} heads on {kv_heads} kv heads, "
+            f"{len(lengths)} positions of up to {int(lengths[-1])} tokens, pages of {PAGE}; read "
+            "in float64. Without another word a number is over all heads at the last position; "
+            "`_all` is over all positions."
+        ),
+        (
+            "But for the table of groups every query head has a kv head of its own (a copy), and "
+            "chooses its pages alone; the library chooses them for a group together."
+        ),
+        (
+            "`Policy.certified` always reads the first page and the last. The column `free` is the "
+            "same policy with sink=0, recent=0."
+        ),
+        (
+            "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
+            "positions (the positions of a head are close to each other). The output error is over "
+            "the length of the dense output. fell_back: the same budget with otherwise='dense'."
+        ),
+        (
+            "Bytes of a router: what the mechanism reports to have read of a page's summaries in "
+            "bfloat16; a sketch with its box and an error for each key."
+        ),
+        (
+            "The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes "
+            "are codes and grid; `traffic` adds 2 bytes for one error a page and the pages read in "
+            "bfloat16, over the bytes of dense reading."
+        ),
+    ]
+    if earlier:
+        notes.append(
+            "`earlier` and `was_` are a measurement of the same heads that was made before the "
+            "library was designed: numpy, float64, heads alone, no page forced, an error for each "
+            "key."
+        )
+    return notes
 
 
 def _table(rows: list[dict[str, Any]], described: dict[str, str]) -> Table:
@@ -174,7 +180,7 @@ def _measure(config: Config) -> Measured:
     heads = load_heads(config.heads)
     layers, positions = (np.arange(n) for n in (heads.layers.size, heads.positions.size))
     if config.quick:
-        layers, positions = layers[[0, -1]], positions[-2:]
+        layers, positions = np.unique(layers[[0, -1]]), positions[-2:]
     shared = truth(heads, layers=layers, positions=positions)
     measured = Measured(shared, shared.one_head_each())
     work = dict(_tasks(config))
