@@ -11,7 +11,7 @@ PAGE = 16
 
 @dataclass(frozen=True)
 class Truth:
-    """Captured heads in float64 (exact: they are stored in float16), and what dense reading finds.
+    """Captured heads in float64, which holds every stored type exactly, read densely.
 
     Attributes:
         queries: (position, layer, head, D).

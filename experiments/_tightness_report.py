@@ -321,7 +321,8 @@ def _of_grids(study: Rows) -> Part:
         values["grid_least_bytes_to_rank"] = least["bytes"]
         said.append(
             f"Study, fewest bytes that rank within {MASS_AIM} of the best possible: "
-            f"{least['bytes']:.4g} ({least['grid']}, {least['bits']} bits, loss {least['loss']:.4f})."
+            f"{least['bytes']:.4g} ({least['grid']}, {least['bits']} bits, loss "
+            f"{least['loss']:.4f})."
         )
     for percent in proofs:
         column = f"traffic_{percent}"
