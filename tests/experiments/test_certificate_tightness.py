@@ -215,7 +215,7 @@ def test_findings_say_met_and_missed() -> None:
     text = " ".join(said)
     assert "8 bits at 1 % 12 for 10 (1.200) (aim within 10%: missed)" in text
     assert "these medians: 8 bits at 1 % from 10 to 12." in text
-    assert "adds up to 10.0%" in text
+    assert "add up to 10.0%" in text
     assert "earlier medians in 1 of 1 cases" in text
     assert "0.0000 less mass than the best possible (aim 0.01: met), at 544 bytes" in text
     assert "2.12 times what a box router reads (aim about 1: missed)" in text
