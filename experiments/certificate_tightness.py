@@ -216,7 +216,9 @@ def _tasks(config: Config) -> Iterator[tuple[tuple[str, str], list[_Task]]]:
                 for n in config.budgets
             ]
         for t in config.tolerances if proves else ():
-            tasks.append(_Task("certified", (name, t), Policy.certified(t, summary=judged_by)))
+            tasks.append(
+                _Task("certified", (name, t), Policy.certified(t, summary=judged_by, dense_below=0))
+            )
             tasks += [
                 _Task("dense", (name, n, t), Policy(n, t, judged_by, otherwise="dense"))
                 for n in config.budgets
@@ -226,7 +228,7 @@ def _tasks(config: Config) -> Iterator[tuple[tuple[str, str], list[_Task]]]:
                 tasks.append(_Task("unforced", (name, t), free))
         yield (name, "head"), tasks
         if judged_by == "sketch" and proves:
-            policies = {(name, t): Policy.certified(t) for t in config.tolerances}
+            policies = {(name, t): Policy.certified(t, dense_below=0) for t in config.tolerances}
             yield (name, "group"), [_Task("grouped", *task) for task in policies.items()]
             if name == "4 bits" and not config.quick:
                 yield (name, "float32"), [_Task("single", *task) for task in policies.items()]

@@ -181,7 +181,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Time dense, budget and certified, and look into their reports."""
     last = list(caches)[-1]
-    certified = Policy.certified(config.tolerance)
+    certified = Policy.certified(config.tolerance, dense_below=0)
     steps: dict[tuple[str, str], timing.Step] = {
         ("dense", ""): timing.dense(keys, values),
         ("budget", ""): timing.sparse(caches[last], Policy.budget(config.pages)),
@@ -223,7 +223,7 @@ def _stages(
     rows = []
     policies = {
         "budget": Policy.budget(config.pages),
-        "certified": Policy.certified(config.tolerance),
+        "certified": Policy.certified(config.tolerance, dense_below=0),
     }
     for name, policy in policies.items():
         steps = timing.stages(cache, policy)

@@ -36,7 +36,7 @@ POLICIES = {
     "dense": (Policy.dense(), 3),
     "two_levels": (Policy(pages=40, tolerance=0.05, summary="box", superpages=4), 3),
     "published": (Policy.published(20), 1),
-    "certified": (Policy.certified(0.05), 3),
+    "certified": (Policy.certified(0.05, dense_below=0), 3),
     "else_dense": (Policy(pages=40, tolerance=0.02, otherwise="dense", recent=0), 1),
 }
 
@@ -137,7 +137,7 @@ def test_growing_forking_and_freeing_equal_one_device():
     query = rng.normal(size=(3, HEADS, D))
     policy = Policy(pages=30, tolerance=0.5, summary="box", superpages=2, sink=0)
     check_equal_decode(query, many, one, policy)
-    info = check_equal_decode(query, many, one, Policy.certified(0.5))
+    info = check_equal_decode(query, many, one, Policy.certified(0.5, dense_below=0))
     assert np.any(np.asarray(info.pages_read) < 60)  # of 83 in the longest sequence
     if jax.process_count() == 1:  # or a process does not see all parts
         check_accounts(many)

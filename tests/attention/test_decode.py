@@ -45,7 +45,7 @@ POLICIES = (
     Policy(pages=4, tolerance=0.05, summary="box", sink=0, recent=2),
     Policy(pages=3, tolerance=0.05, summary="ball", sink=0, recent=0, superpages=1),
     Policy(pages=5, tolerance=0.3, otherwise="dense"),
-    Policy.certified(0.05),
+    Policy.certified(0.05, dense_below=0),
     Policy(pages=3, tolerance=0.5, summary="ball", otherwise="widen", sink=2, recent=0),
 )
 
@@ -214,7 +214,7 @@ def test_decoding_and_appending_inside_a_scan():
         keys[:, :, :20], values[:, :, :20], page_size=4, pages=20, pages_per_sequence=20
     )
     query = rng.normal(size=(1, 4, 16))
-    policy = Policy.certified(0.2)
+    policy = Policy.certified(0.2, dense_below=0)
 
     @jax.jit
     def decode(cache, keys, values):
@@ -231,3 +231,15 @@ def test_decoding_and_appending_inside_a_scan():
     assert bool(jnp.all(certified))
     alone, _ = vashista_attention(query, cache, policy)
     np.testing.assert_allclose(outputs[-1], alone, atol=1e-13)  # another order of summation
+
+
+def test_a_short_context_is_read_densely_unless_asked_otherwise():
+    keys, values = np.random.default_rng(5).normal(size=(2, 1, 1, 96, 16))
+    cache = PagedKV.from_tokens(keys, values, page_size=4)
+    query = np.ones((1, 1, 16))
+    _, info = vashista_attention(query, cache, Policy.certified(0.3))
+    assert int(info.pages_read[0, 0]) == 24
+    assert bool(info.certified[0, 0])
+    assert not bool(info.fell_back[0, 0]), "nothing failed: sparse could not win"
+    _, info = vashista_attention(query, cache, Policy.certified(0.3, dense_below=95))
+    assert int(info.pages_read[0, 0]) < 24

@@ -102,9 +102,21 @@ class Policy:
         return cls(pages=pages, summary=summary, superpages=max(4, pages // 2), dense_below=1024)
 
     @classmethod
-    def certified(cls, tolerance: float = 0.05, *, summary: Summary = "sketch") -> "Policy":
-        """As many pages as the proof needs that at most `tolerance` of the mass was dropped."""
-        return cls(pages=None, tolerance=tolerance, summary=summary, otherwise="widen")
+    def certified(
+        cls, tolerance: float = 0.05, *, summary: Summary = "sketch", dense_below: int = 8192
+    ) -> "Policy":
+        """As many pages as the proof needs that at most `tolerance` of the mass was dropped.
+
+        Up to `dense_below` tokens judging every key costs more than it saves (on a CPU, measured by
+        ``python -m experiments decode_cpu``); 0 asks for the proof at every length.
+        """
+        return cls(
+            pages=None,
+            tolerance=tolerance,
+            summary=summary,
+            otherwise="widen",
+            dense_below=dense_below,
+        )
 
     @classmethod
     def dense(cls) -> "Policy":
