@@ -52,6 +52,7 @@ class _Outcome(NamedTuple):
     judged: Judged | None
     unread: Bool[Array, "R U"] | None
     bound: Float[Array, "R G"] | None = None
+    solved: Bool[Array, "R G"] | None = None
 
 
 def vashista_attention(
@@ -107,11 +108,10 @@ def _decode(
         outcome = _until_certified(query_, cache, pools, policy)
     info = _report(query_, cache, policy, outcome, (batch, heads))
     bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
-    result = Result.where(
-        bad,
-        Result.nonfinite_input,
-        Result.where(_table_is_valid(cache), Result.successful, Result.invalid_page),
-    )
+    unsolved = jnp.asarray(False) if outcome.solved is None else ~jnp.all(outcome.solved)
+    result = Result.where(unsolved, Result.stagnated, Result.successful)
+    result = Result.where(_table_is_valid(cache), result, Result.invalid_page)
+    result = Result.where(bad, Result.nonfinite_input, result)
     output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
     return output, DecodeInfo(**info, result=result)
 
@@ -143,8 +143,8 @@ def _everything(query: Query, pools: Pools, coupling: float) -> _Outcome:
         pages = jnp.broadcast_to(places[None, :], pools.table.shape)
         everything = jnp.ones(pages.shape, bool)
         gathered = gather_pages(pools, pages, everything, query.vectors.dtype)
-        output = attend_coupled(query, gathered, coupling)
-        return _Outcome(output, None, count, never, None, None)
+        output, solved = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, None, None, solved=solved)
     partial = read_everything(query, pools)
     return _Outcome(partial.normalised(), partial, count, never, None, None)
 
@@ -162,8 +162,8 @@ def _fixed_number(
     count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
     if coupling > 0:
         gathered = gather_pages(pools, pages, chosen, query.vectors.dtype)
-        output = attend_coupled(query, gathered, coupling)
-        return _Outcome(output, None, count, never, judged, None)
+        output, solved = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, judged, None, solved=solved)
     partial = read_pages(query, pools, pages, chosen)
     rows = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
     outside = jnp.where(chosen, index, places.full.shape[1])

@@ -22,7 +22,9 @@ class DecodeInfo(eqx.Module):
         certified: Whether the dropped mass is proven to be at most the policy's tolerance.
         fell_back: Whether the row was read densely because the proof failed.
         bytes_read: Bytes of pages and summaries read, by sequence and kv head.
-        result: `successful`, `nonfinite_input` or `invalid_page`.
+        result: `successful`, `nonfinite_input`, `invalid_page`, or with coupling > 0 `stagnated`:
+            some projection was not found to half of the digits, for scale × coupling × (spread of
+            the keys)² is too large for the type.
     """
 
     pages_read: Int[Array, "B H"]
