@@ -85,7 +85,7 @@ def rounding_of_logits(keys, query, scale, coupling):
 
 def check_nothing_is_certified(info):
     bounds = ("dropped_mass_bound", "dropped_mass_lower", "dropped_mass_estimate", "error_bound")
-    for name in (*bounds, "gap"):
+    for name in (*bounds, "gap", "log_mass"):
         assert np.all(np.isnan(getattr(info, name))), name
     assert not np.any(info.certified)
     assert not np.any(info.fell_back)
@@ -141,9 +141,8 @@ def test_a_fixed_number_of_pages_is_the_relaxation_on_the_keys_read(policy):
         np.testing.assert_allclose(output[b, h], expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("coupling", [0.3, 5.0])
-def test_other_couplings_solve_their_fixed_point_and_the_scaled_projection(coupling):
-    shape, scale = SHAPES[1], 0.4
+def test_other_couplings_solve_their_fixed_point_and_the_scaled_projection():
+    shape, scale, coupling = SHAPES[1], 0.4, 0.3
     cache, keys, values, query = draw(shape, 2)
     attended = functools.partial(
         vashista_attention, query, policy=Policy.dense(), scale=scale, coupling=coupling

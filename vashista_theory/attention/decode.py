@@ -248,6 +248,7 @@ def _report(
     page_bytes = 2.0 * size * outcome.pages_read.astype(flat.dtype)
     by_head = {
         "pages_read": _per_head(outcome.pages_read, group),
+        "log_mass": unknown if partial is None else partial.log_mass(),
         "dropped_mass_bound": bound,
         "dropped_mass_lower": lower,
         "dropped_mass_estimate": estimate,
