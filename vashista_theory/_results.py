@@ -39,12 +39,13 @@ class Result(eqx.Enumeration):
         "and the query with `numpy.isfinite`, and divide very large ones by a power of two."
     )
     pool_full = (
-        "The page pool has no free page left; the cache is unchanged. Free a sequence, or build "
-        "the cache with more pages."
+        "The page pool has no free page left, or a sequence no room left in its row of the page "
+        "table; the cache is unchanged. Free a sequence, or build the cache with larger `pages` or "
+        "`pages_per_sequence`."
     )
     invalid_page = (
-        "A page table names a page outside the pool. Build page tables with the cache's own "
-        "`append`, `fork` and `free`."
+        "A page table names a page outside the pool, or a length does not fit in its row of the "
+        "table. Build page tables with the cache's own `append`, `fork` and `free`."
     )
     tie = (
         "Two candidates are exactly equally good, so the answer is not unique. Perturb the input "

@@ -1,6 +1,6 @@
 """What a user may pass to `PagedKV`, checked with messages that name the bad value."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,51 +17,99 @@ if TYPE_CHECKING:
     from vashista_theory.attention.cache import PagedKV
     from vashista_theory.attention.sharded import ShardedKV
 
+_Cache = TypeVar("_Cache")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
+_LARGEST = 2**31 - 1  # page ids, lengths and counts are int32
+
+
 def check_sizes(**sizes: int) -> None:
-    """Raise unless every size is a positive integer."""
+    """Raise unless every size is a positive integer that fits in 32 bits."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"`{name}` is {size!r}; a positive integer is expected.")
+        if size > _LARGEST:
+            raise ValueError(f"`{name}` is {size}; at most {_LARGEST} (32 bits) is expected.")
 
 
-def check_dtypes(dtype: Any, spec: SummarySpec, d: int) -> None:
-    """Raise unless keys of this type and size can be kept and summarised as asked."""
-    if str(dtype) not in _DTYPES:
-        raise ValueError(f"keys and values are {dtype}; expected one of {_DTYPES}.")
-    for name in (str(dtype), spec.dtype):
-        if name == "float64" and jnp.result_type(float) != jnp.float64:
+def check_length(width: int, page_size: int) -> None:
+    """Raise if the longest sequence has more tokens than 32 bits can count."""
+    if width * page_size > _LARGEST:
+        raise ValueError(
+            f"`pages_per_sequence` is {width}: with {page_size} tokens a page that is "
+            f"{width * page_size} tokens, more than {_LARGEST} (32 bits). Use fewer."
+        )
+
+
+def check_dtypes(dtype: Any, spec: SummarySpec, d: int) -> Any:
+    """Return the dtype, or raise unless keys of it can be kept and summarised as asked."""
+    _check_spec(spec)
+    try:
+        name = None if dtype is None else str(jnp.dtype(dtype))
+    except TypeError:
+        name = None
+    if name not in _DTYPES:
+        raise ValueError(f"keys and values are {name or repr(dtype)}; expected one of {_DTYPES}.")
+    for asked in (name, spec.dtype):
+        if asked == "float64" and jnp.result_type(float) != jnp.float64:
             raise ValueError(
                 "float64 was asked for, but JAX's 64-bit mode is off. Call "
                 "`jax.config.update('jax_enable_x64', True)` first, or use float32."
             )
     if spec.sketch_bits is not None and spec.packed:
         sketch.check_packable(spec.sketch_bits, d)
+    return jnp.dtype(dtype)
 
 
-def _as_floats(value: ArrayLike, name: str) -> Array:
-    if (
-        not isinstance(value, Array)
-        and np.asarray(value).dtype == np.float64
-        and isinstance(value, np.ndarray)
-        and jnp.result_type(float) != jnp.float64
-    ):
+def _check_spec(spec: SummarySpec) -> None:
+    if not isinstance(spec, SummarySpec):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"`spec` is {spec!r}; a SummarySpec is expected, or None for the default.")
+    for name in ("box", "ball", "packed"):
+        if not isinstance(getattr(spec, name), bool):
+            raise ValueError(
+                f"`spec.{name}` is {getattr(spec, name)!r}; True or False is expected."
+            )
+    if isinstance(spec.sketch_bits, bool | float):
         raise ValueError(
-            f"`{name}` is float64 but JAX's 64-bit mode is off. Call "
-            "`jax.config.update('jax_enable_x64', True)` first, or pass "
-            f"`{name}.astype('float32')`."
+            f"`spec.sketch_bits` is {spec.sketch_bits!r}; one of the integers {sketch.BITS} is "
+            "expected, or None."
         )
-    array = jnp.asarray(value)
+
+
+def as_floats(value: ArrayLike, name: str) -> Array:
+    """An array of floating-point numbers of the precision that was given."""
+    if isinstance(value, Array) or is_traced(value):
+        array = jnp.asarray(value)
+    else:
+        array = _as_numpy(value, name)
+        given = isinstance(value, np.ndarray | np.generic)
+        if array.dtype == np.float64 and jnp.result_type(float) != jnp.float64:
+            if given:
+                raise ValueError(
+                    f"`{name}` is float64 but JAX's 64-bit mode is off. Call "
+                    "`jax.config.update('jax_enable_x64', True)` first, or pass "
+                    f"`{name}.astype('float32')`."
+                )
+            array = array.astype(np.float32)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`{name}` is {array.dtype}; floating-point numbers are expected.")
-    return array
+        raise ValueError(
+            f"`{name}` is {array.dtype}; real floating-point numbers are expected. Convert it, for "
+            "example with `.astype('float32')`."
+        )
+    return jnp.asarray(array)
+
+
+def _as_numpy(value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` is not a rectangular array of numbers: {error}") from None
 
 
 def as_tokens(keys: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
     """Keys and values (B, Hkv, T, D) of one shape and type."""
-    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    keys_, values_ = as_floats(keys, "keys"), as_floats(values, "values")
     check_token_shapes(keys_, values_)
     _check_finite(keys_, values_)
     return keys_, values_
@@ -71,6 +119,10 @@ def check_token_shapes(keys: Array | np.ndarray, values: Array | np.ndarray) -> 
     """Raise unless keys and values are (B, Hkv, T, D), of one shape and type."""
     if keys.ndim != 4 or 0 in keys.shape[:2] or keys.shape[3] == 0:
         raise ValueError(f"`keys` has shape {keys.shape}; expected (B, Hkv, T, D).")
+    if keys.shape[2] == 0:
+        raise ValueError(
+            f"`keys` has shape {keys.shape}, no tokens. Use `create` for an empty cache."
+        )
     _check_alike(keys, values)
 
 
@@ -78,7 +130,7 @@ def as_block(
     keys: ArrayLike, values: ArrayLike, cache: "PagedKV | ShardedKV"
 ) -> tuple[Array, Array]:
     """A token or a block as (B, Hkv, T, D), in the cache's type."""
-    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    keys_, values_ = as_floats(keys, "keys"), as_floats(values, "values")
     _check_alike(keys_, values_)
     _check_finite(keys_, values_)
     batch, heads, d = cache.batch, cache.kv_heads, cache.head_size
@@ -106,31 +158,61 @@ def _check_alike(keys: Array | np.ndarray, values: Array | np.ndarray) -> None:
         )
 
 
-def _check_finite(keys: Array, values: Array) -> None:
+def _check_finite(keys: Array, values: Array, more: str = "") -> None:
     for name, array in (("keys", keys), ("values", values)):
         if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
-            check_finite(array, name)
+            try:
+                check_finite(array, name)
+            except ValueError as error:
+                raise ValueError(f"{error} {more}".rstrip()) from None
 
 
 def as_counts(counts: ArrayLike | None, batch: int, tokens: int, name: str) -> Array:
     """How many tokens each sequence takes, between 0 and the length of the block."""
     if counts is None:
         return jnp.full((batch,), tokens, jnp.int32)
-    array = jnp.asarray(counts)
+    array = jnp.asarray(counts) if is_traced(counts) else _as_numpy(counts, name)
     if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"`{name}` is {array.dtype}{list(array.shape)}; integers of shape ({batch},) are "
             "expected, one a sequence."
         )
     if is_traced(array):
-        return jnp.clip(array.astype(jnp.int32), 0, tokens)
-    bad = np.flatnonzero((np.asarray(array) < 0) | (np.asarray(array) > tokens))
+        return jnp.clip(array, 0, tokens).astype(jnp.int32)
+    bad = np.flatnonzero((array < 0) | (array > tokens))
     if bad.size:
         raise ValueError(
             f"`{name}[{bad[0]}]` is {int(array[bad[0]])}; expected 0 to {tokens}, the length of "
             "the block."
         )
-    return array.astype(jnp.int32)
+    return jnp.asarray(array, jnp.int32)
+
+
+def check_room(
+    lengths: ArrayLike | None,
+    batch: int,
+    tokens: int,
+    *,
+    pages: int,
+    width: int,
+    page_size: int,
+) -> None:
+    """Raise if lengths known before tracing need more pages than there are."""
+    if is_traced(lengths):
+        return
+    counts = np.full(batch, tokens) if lengths is None else np.asarray(lengths)
+    used = -(-counts // page_size)
+    longest = int(np.argmax(used))
+    if used[longest] > width:
+        raise ValueError(
+            f"`pages_per_sequence` is {width}, room for {width * page_size} tokens, but sequence "
+            f"{longest} has {counts[longest]}. Use pages_per_sequence={used[longest]} or more."
+        )
+    if used.sum() > pages:
+        raise ValueError(
+            f"`pages` is {pages}, but the tokens fill {used.sum()} pages of {page_size}. Use "
+            f"pages={used.sum()} or more."
+        )
 
 
 def as_pools(
@@ -139,12 +221,12 @@ def as_pools(
     """Pools (Hkv, N, S, D) with a page table and lengths that stay inside them."""
     if is_traced(keys, values, page_table, lengths):
         raise ValueError("`from_pages` checks its input and cannot be traced; call it outside jit.")
-    keys_, values_ = _as_floats(keys, "keys"), _as_floats(values, "values")
+    keys_, values_ = as_floats(keys, "keys"), as_floats(values, "values")
     if keys_.ndim != 4 or 0 in keys_.shape:
         raise ValueError(f"`keys` has shape {keys_.shape}; expected pools (Hkv, N, S, D).")
     _check_alike(keys_, values_)
-    _check_finite(keys_, values_)
-    table, counts = np.asarray(page_table), np.asarray(lengths)
+    _check_finite(keys_, values_, "Pages that are not in use must be finite too: set them to zero.")
+    table, counts = _as_numpy(page_table, "page_table"), _as_numpy(lengths, "lengths")
     if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "iu":
         raise ValueError(
             f"`page_table` is {table.dtype}{list(table.shape)}; integers of shape (B, P) are "
@@ -161,7 +243,7 @@ def as_pools(
     if bad.size:
         raise ValueError(
             f"`lengths[{bad[0]}]` is {counts[bad[0]]}; {table.shape[1]} pages of {size} tokens "
-            f"hold 0 to {room}."
+            f"hold 0 to {room}. Widen the table, or shorten the sequence."
         )
     covered = np.arange(table.shape[1])[None, :] < -(-counts[:, None] // size)
     wrong = np.argwhere(covered & ((table < 0) | (table >= pages)))
@@ -195,10 +277,17 @@ def check_dealt(pages: int, devices: int) -> None:
 
 
 def check_sequence(cache: "PagedKV | ShardedKV", sequence: Any, name: str) -> None:
-    """Raise for a concrete sequence index out of range."""
+    """Raise for what is no sequence index, or a concrete one out of range."""
+    _check_integer(sequence, name)
     batch = cache.batch
     if not is_traced(sequence) and not 0 <= int(sequence) < batch:
         raise ValueError(f"`{name}` is {int(sequence)}; sequences are 0 to {batch - 1}.")
+
+
+def _check_integer(value: Any, name: str) -> None:
+    array = jnp.asarray(value) if is_traced(value) else _as_numpy(value, name)
+    if array.shape != () or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"`{name}` is {value!r}; one integer is expected.")
 
 
 def check_fork(cache: "PagedKV | ShardedKV", source: Any, target: Any, length: Any) -> None:
@@ -207,13 +296,21 @@ def check_fork(cache: "PagedKV | ShardedKV", source: Any, target: Any, length: A
     check_sequence(cache, target, "target")
     if not is_traced(source, target) and int(source) == int(target):
         raise ValueError(f"`source` and `target` are both {int(source)}; fork into another one.")
-    if length is not None and not is_traced(length, cache.lengths, source):
+    if length is None:
+        return
+    _check_integer(length, "length")
+    if not is_traced(length, cache.lengths, source):
         held = int(cache.lengths[source])
         if not 0 <= int(length) <= held:
-            raise ValueError(f"`length` is {int(length)}; sequence {int(source)} has {held}.")
+            raise ValueError(
+                f"`length` is {int(length)}; sequence {int(source)} has {held} tokens to share."
+            )
 
 
-def raise_unless_successful(result: Result, doing: str) -> None:
-    """Raise the advice of a concrete failure."""
-    if not is_traced(result) and not bool(result == Result.successful):
+def settled(cache: _Cache, result: Result, doing: str) -> _Cache:
+    """The cache, or the advice of a failure: at once, or under jit when it runs."""
+    if is_traced(result):
+        return result.error_if(cache, result != Result.successful)
+    if not bool(result == Result.successful):
         raise ValueError(f"{doing}: {Result[result]}")
+    return cache

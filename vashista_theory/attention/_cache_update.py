@@ -232,7 +232,9 @@ def _account(
 def free(cache: "PagedKV", sequence: Int[Array, ""]) -> "PagedKV":
     """Empty a sequence and return to the stack what nothing else names."""
     pages = cache.reference_counts.shape[0]
-    row, covered = cache.page_table[sequence], _covered(cache, cache.lengths[sequence])
+    inside = _is_sequence(cache, sequence)
+    row = cache.page_table[sequence]
+    covered = inside & _covered(cache, cache.lengths[sequence])
     before = cache.reference_counts
     references = before.at[jnp.where(covered, row, pages)].add(-1, mode="drop")
     freed = (references == 0) & (before > 0)
@@ -243,7 +245,7 @@ def free(cache: "PagedKV", sequence: Int[Array, ""]) -> "PagedKV":
         lambda c: (c.lengths, c.reference_counts, c.free_pages, c.free_count),
         cache,
         (
-            cache.lengths.at[sequence].set(0),
+            cache.lengths.at[sequence].multiply((~inside).astype(jnp.int32), mode="drop"),
             references,
             stack,
             cache.free_count + jnp.sum(freed, dtype=jnp.int32),
@@ -255,6 +257,9 @@ def fork(
     cache: "PagedKV", source: Int[Array, ""], target: Int[Array, ""], length: Int[Array, ""]
 ) -> "PagedKV":
     """Let `target` name the pages of the first `length` tokens of `source`."""
+    sensible = _is_sequence(cache, source) & _is_sequence(cache, target) & (source != target)
+    length = jnp.where(sensible, length, 0)
+    target = jnp.where(sensible, target, cache.page_table.shape[0])
     cache = free(cache, target)
     row = cache.page_table[source]
     pages = cache.reference_counts.shape[0]
@@ -263,12 +268,19 @@ def fork(
         lambda c: (c.page_table, c.lengths, c.reference_counts, c.superpages),
         cache,
         (
-            cache.page_table.at[target].set(row),
-            cache.lengths.at[target].set(length.astype(jnp.int32)),
+            cache.page_table.at[target].set(row, mode="drop"),
+            cache.lengths.at[target].set(length.astype(jnp.int32), mode="drop"),
             cache.reference_counts.at[named].add(1, mode="drop"),
-            jax.tree.map(lambda held: held.at[target].set(held[source]), cache.superpages),
+            jax.tree.map(
+                lambda held: held.at[target].set(held[source], mode="drop"), cache.superpages
+            ),
         ),
     )
+
+
+def _is_sequence(cache: "PagedKV", sequence: Int[Array, ""]) -> Bool[Array, ""]:
+    """Whether a traced index is one: others would be clamped or wrapped, to a wrong sequence."""
+    return (sequence >= 0) & (sequence < cache.page_table.shape[0])
 
 
 def _covered(cache: "PagedKV", length: Int[Array, ""]) -> Bool[Array, " P"]:

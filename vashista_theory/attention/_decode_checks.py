@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention._cache_checks import as_floats
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.sharded import ShardedKV
@@ -34,39 +35,42 @@ def check_call(
         )
     if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"`policy` is {policy!r}; a Policy is expected, such as Policy.dense().")
-    if is_traced(coupling) or not (0.0 <= float(coupling) < math.inf):
-        raise ValueError(f"coupling is {coupling!r}; a number ≥ 0 known before tracing is needed.")
-    if coupling > 0 and policy.otherwise == "widen":
-        raise ValueError(
-            f"coupling {coupling} > 0 has no certificate, so nothing could end the widening. Use "
-            "coupling=0, or a policy that keeps a fixed number of pages or reads densely."
-        )
+    _check_coupling(coupling, policy)
     array = _as_query(query, cache)
     _check_summary(cache, policy)
     return array
 
 
-def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
-    if (
-        isinstance(query, np.ndarray)
-        and query.dtype == np.float64
-        and jnp.result_type(float) != jnp.float64
-    ):
+def _check_coupling(coupling: float, policy: Policy) -> None:
+    if is_traced(coupling):
         raise ValueError(
-            "`query` is float64 but JAX's 64-bit mode is off. Call "
-            "`jax.config.update('jax_enable_x64', True)` first, or pass `query.astype('float32')`."
+            f"coupling is traced ({coupling!r}); a number known before tracing is needed. Close "
+            "over it, or name it in `static_argnums`."
         )
-    array = jnp.asarray(query)
+    number = np.asarray(coupling)
+    if number.shape != () or number.dtype.kind not in "fiu" or not 0.0 <= float(number) < math.inf:
+        raise ValueError(
+            f"coupling is {coupling!r}; a finite number of at least 0 is expected: 0 for softmax, "
+            "1 for the projection on the keys read."
+        )
+    if coupling > 0 and policy.otherwise != "keep":
+        raise ValueError(
+            f"coupling={coupling} has no certificate, so nothing can decide when to "
+            f"{'end the widening' if policy.otherwise == 'widen' else 'read densely'}. Use "
+            "coupling=0, otherwise='keep' (a fixed number of pages), or Policy.dense()."
+        )
+
+
+def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
+    array = as_floats(query, "query")
     batch, d = cache.batch, cache.head_size
     if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != d or array.shape[1] == 0:
         raise ValueError(f"`query` has shape {array.shape}; this cache expects ({batch}, H, {d}).")
     if array.shape[1] % cache.kv_heads:
         raise ValueError(
-            f"{array.shape[1]} query heads cannot share {cache.kv_heads} kv heads equally: H must "
-            "be a multiple of Hkv."
+            f"`query` has shape {array.shape}: {array.shape[1]} query heads cannot share "
+            f"{cache.kv_heads} kv heads equally. H must be a multiple of Hkv."
         )
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"`query` is {array.dtype}; floating-point numbers are expected.")
     if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
         check_finite(array, "query")
     return array
@@ -86,11 +90,24 @@ def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
         )
 
 
-def check_scale(scale: ArrayLike) -> Array:
-    """Return a scale that is one positive number."""
-    array = jnp.asarray(scale)
-    if array.shape != () or not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"scale is {scale!r}; one positive floating-point number is expected.")
-    if not is_traced(array) and not 0.0 < float(array) < math.inf:
-        raise ValueError(f"scale is {float(array)!r}; a positive, finite number is expected.")
-    return array
+def check_scale(scale: ArrayLike) -> Array | float:
+    """Return a scale that is one positive number.
+
+    A traced one that is not positive and finite becomes NaN, which the result then reports: with a
+    negative scale every bound would be wrong.
+    """
+    if is_traced(scale):
+        array = jnp.asarray(scale)
+        if array.shape != () or not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"scale is {array!r}; one floating-point number is expected.")
+        return jnp.where((array > 0) & jnp.isfinite(array), array, jnp.nan)
+    number = np.asarray(scale)
+    real = number.shape == () and (
+        number.dtype.kind in "iu" or jnp.issubdtype(number.dtype, jnp.floating)
+    )
+    if not real or not 0.0 < float(number) < math.inf:
+        raise ValueError(
+            f"scale is {scale!r}; one positive, finite number is expected, or None for "
+            "1/√(head size)."
+        )
+    return float(number)

@@ -96,7 +96,8 @@ class PagedKV(eqx.Module):
             pages_per_sequence=width,
             page_size=page_size,
         )
-        checks.check_dtypes(jnp.dtype(dtype), spec, head_size)
+        checks.check_length(width, page_size)
+        dtype = checks.check_dtypes(dtype, spec, head_size)
         pool = (kv_heads, pages, page_size, head_size)
         supers = (batch, kv_heads, width // PAGES_PER_SUPERPAGE)
         return cls(
@@ -136,25 +137,31 @@ class PagedKV(eqx.Module):
             spec: Which summaries to keep.
 
         Raises:
-            ValueError: if shapes disagree or the tokens do not fit in `pages`.
+            ValueError: if shapes disagree, a concrete number is not finite, or the tokens do not
+                fit in `pages`. What is only known under jit (a NaN, lengths that need more pages)
+                raises when it runs.
         """
         keys_, values_ = checks.as_tokens(keys, values)
         batch, kv_heads, tokens, d = keys_.shape
         counts = checks.as_counts(lengths, batch, tokens, "lengths")
-        width = max(1, -(-tokens // page_size))
+        checks.check_sizes(page_size=page_size)
+        needed = -(-tokens // page_size)
+        pages = batch * needed if pages is None else pages
+        width = needed if pages_per_sequence is None else pages_per_sequence
+        checks.check_sizes(pages=pages, pages_per_sequence=width)
+        checks.check_room(lengths, batch, tokens, pages=pages, width=width, page_size=page_size)
         empty = cls.create(
             batch=batch,
             kv_heads=kv_heads,
             head_size=d,
-            pages=batch * width if pages is None else pages,
-            pages_per_sequence=width if pages_per_sequence is None else pages_per_sequence,
+            pages=pages,
+            pages_per_sequence=width,
             page_size=page_size,
             dtype=keys_.dtype,
             spec=spec,
         )
         cache, result = empty.append(keys_, values_, counts=counts)
-        checks.raise_unless_successful(result, "filling a new cache")
-        return cache
+        return checks.settled(cache, result, "filling a new cache")
 
     @classmethod
     def from_pages(
@@ -172,7 +179,8 @@ class PagedKV(eqx.Module):
 
         Raises:
             ValueError: for a page id outside the pool, a length beyond the table, shapes that
-                disagree, or a key or value in use that is not finite.
+                disagree, or a key or value that is not finite (in pages not in use either: a
+                weight of zero times NaN is NaN).
         """
         spec = SummarySpec() if spec is None else spec
         keys_, values_, table, lengths_ = checks.as_pools(keys, values, page_table, lengths)
@@ -249,7 +257,7 @@ class PagedKV(eqx.Module):
             keys: In the dtype of the cache.
             values: Like the keys.
             counts: (B,), how many of the T tokens each sequence takes (all by default); 0 leaves
-                a sequence as it is.
+                a sequence as it is. Under jit they are cut to the range 0 to T.
 
         Returns:
             The cache and `successful`, `pool_full` (no free page, or the sequence has no room
@@ -266,7 +274,8 @@ class PagedKV(eqx.Module):
     def fork(self, source: int | Array, target: int | Array, *, length: Any = None) -> "PagedKV":
         """Make sequence `target` a copy of the first `length` tokens of `source`, sharing pages.
 
-        What `target` held is freed first. Nothing is copied but a row of the page table.
+        What `target` held is freed first. Nothing is copied but a row of the page table. Under
+        jit, indices that are out of range or equal leave the cache as it is.
 
         Args:
             source: Which sequence.
@@ -284,6 +293,8 @@ class PagedKV(eqx.Module):
 
     def free(self, sequence: int | Array) -> "PagedKV":
         """Empty a sequence; pages that no other sequence names return to the pool.
+
+        Under jit, an index out of range leaves the cache as it is.
 
         Raises:
             ValueError: for a concrete index out of range.

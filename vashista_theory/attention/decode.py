@@ -48,6 +48,7 @@ class _Outcome(NamedTuple):
     judged: Judged | None
     unread: Bool[Array, "R U"] | None
     bound: Float[Array, "R G"] | None = None
+    solved: Bool[Array, "R G"] | None = None
 
 
 def vashista_attention(
@@ -143,12 +144,11 @@ def _attend(
         outcome = _until_certified(query_, cache, pools, policy, access)
     info = _report(query_, cache, policy, outcome, (batch, heads))
     bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
+    unsolved = jnp.asarray(False) if outcome.solved is None else ~jnp.all(outcome.solved)
+    result = Result.where(unsolved, Result.stagnated, Result.successful)
     valid = access.all_agree(_table_is_valid(cache))
-    result = Result.where(
-        bad,
-        Result.nonfinite_input,
-        Result.where(valid, Result.successful, Result.invalid_page),
-    )
+    result = Result.where(valid, result, Result.invalid_page)
+    result = Result.where(bad, Result.nonfinite_input, result)
     output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
     return output, DecodeInfo(**info, result=result)
 
@@ -168,8 +168,8 @@ def _everything(query: Query, pools: Pools, coupling: float, access: Access) -> 
         pages = jnp.broadcast_to(places[None, :], pools.table.shape)
         everything = jnp.ones(pages.shape, bool)
         gathered = access.gather_pages(pools, pages, everything, query.vectors.dtype)
-        output = attend_coupled(query, gathered, coupling)
-        return _Outcome(output, None, count, never, None, None)
+        output, solved = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, None, None, solved=solved)
     partial = access.read_everything(query, pools)
     return _Outcome(partial.normalised(), partial, count, never, None, None)
 
@@ -188,8 +188,8 @@ def _fixed_number(
     count = jnp.sum(chosen, axis=1, dtype=jnp.int32)
     if coupling > 0:
         gathered = access.gather_pages(pools, pages, chosen, query.vectors.dtype)
-        output = attend_coupled(query, gathered, coupling)
-        return _Outcome(output, None, count, never, judged, None)
+        output, solved = attend_coupled(query, gathered, coupling)
+        return _Outcome(output, None, count, never, judged, None, solved=solved)
     partial = access.read_pages(query, pools, pages, chosen)
     rows = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
     outside = jnp.where(chosen, index, places.full.shape[1])
@@ -276,6 +276,7 @@ def _report(
     page_bytes = 2.0 * size * outcome.pages_read.astype(flat.dtype)
     by_head = {
         "pages_read": _per_head(outcome.pages_read, group),
+        "log_mass": unknown if partial is None else partial.log_mass(),
         "dropped_mass_bound": bound,
         "dropped_mass_lower": lower,
         "dropped_mass_estimate": estimate,

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention._cache_checks import as_counts, as_floats
+from vashista_theory.attention._decode_checks import check_scale
 from vashista_theory.attention.certificate import Query
 from vashista_theory.attention.read import Partial, Pools, merge, nothing_read, read_pages
 from vashista_theory.attention.rounding import work_dtype
@@ -30,27 +32,33 @@ def dense_attention(
         keys: (B, Hkv, T, D), H a multiple of Hkv.
         values: Like the keys.
         lengths: (B,), how many tokens count (all by default); zero tokens give zero output.
-        scale: Factor on the scores, D^(−1/2) by default.
+        scale: Positive factor on the scores, D^(−1/2) by default.
 
     Raises:
-        ValueError: if the shapes do not belong together.
+        ValueError: if the shapes do not belong together, a dtype is not a floating-point one, or a
+            concrete length or scale is out of range. NaN is not looked for: it comes out as NaN.
     """
-    query_, keys_, values_ = jnp.asarray(query), jnp.asarray(keys), jnp.asarray(values)
+    query_, keys_, values_ = (
+        as_floats(a, name) for a, name in ((query, "query"), (keys, "keys"), (values, "values"))
+    )
     if query_.ndim != 3 or keys_.ndim != 4 or keys_.shape != values_.shape:
         raise ValueError(
             f"expected query (B, H, D) and keys and values (B, Hkv, T, D), got {query_.shape}, "
             f"{keys_.shape} and {values_.shape}."
         )
     batch, heads, d = query_.shape
+    if 0 in (*query_.shape, *keys_.shape[:2]):
+        raise ValueError(
+            f"query {query_.shape} and keys {keys_.shape} leave no head to compute: B, H, Hkv and "
+            "D must be at least 1."
+        )
     if (keys_.shape[0], keys_.shape[3]) != (batch, d) or heads % keys_.shape[1]:
         raise ValueError(
             f"query {query_.shape} and keys {keys_.shape} disagree in B or D, or {heads} query "
             f"heads cannot share {keys_.shape[1]} kv heads equally."
         )
-    factor = d**-0.5 if scale is None else scale
-    counts = None if lengths is None else jnp.asarray(lengths)
-    if counts is not None and counts.shape != (batch,):
-        raise ValueError(f"`lengths` has shape {counts.shape}; expected ({batch},).")
+    factor = d**-0.5 if scale is None else check_scale(scale)
+    counts = None if lengths is None else as_counts(lengths, batch, keys_.shape[2], "lengths")
     return _dense(query_, keys_, values_, counts, factor)
 
 

@@ -11,6 +11,8 @@ class DecodeInfo(eqx.Module):
 
     Attributes:
         pages_read: Pages read for each query head (heads of one group read together).
+        log_mass: Log of the summed e^(scale × score) of the keys read, in nats; −inf for none, NaN
+            with coupling. Of two reads of one query, it differs by log(1 − dropped mass).
         dropped_mass_bound: Proven bound on the softmax mass of everything unread (T7); NaN where
             no proof was asked for (no tolerance) or none exists (coupling > 0).
         dropped_mass_lower: Proven lower bound on the same mass: the other end of the bracket.
@@ -22,10 +24,13 @@ class DecodeInfo(eqx.Module):
         certified: Whether the dropped mass is proven to be at most the policy's tolerance.
         fell_back: Whether the row was read densely because the proof failed.
         bytes_read: Bytes of pages and summaries read, by sequence and kv head.
-        result: `successful`, `nonfinite_input` or `invalid_page`.
+        result: `successful`, `nonfinite_input`, `invalid_page`, or with coupling > 0 `stagnated`:
+            some projection was not found to half of the digits, for scale × coupling × (spread of
+            the keys)² is too large for the type.
     """
 
     pages_read: Int[Array, "B H"]
+    log_mass: Float[Array, "B H"]
     dropped_mass_bound: Float[Array, "B H"]
     dropped_mass_lower: Float[Array, "B H"]
     dropped_mass_estimate: Float[Array, "B H"]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE
 
 Summary = Literal["mean", "box", "ball", "sketch"]
@@ -45,16 +47,15 @@ class Policy:
         _check_count("superpages", self.superpages, least=1, optional=True)
         for name in ("sink", "recent", "dense_below"):
             _check_count(name, getattr(self, name), least=0, optional=False)
-        if self.tolerance is not None and not 0.0 < self.tolerance < 1.0:
-            raise ValueError(
-                f"tolerance is {self.tolerance!r}; a dropped mass between 0 and 1 (both excluded) "
-                "is expected, for example 0.05, or None to ask for no proof."
-            )
+        _check_share("tolerance", self.tolerance)
         if self.summary is None:
-            if (self.tolerance, self.otherwise, self.superpages) != (None, "keep", None):
+            asked = (self.pages, self.tolerance, self.otherwise, self.superpages)
+            if asked != (None, None, "keep", None):
                 raise ValueError(
-                    "a policy without a summary reads everything: leave tolerance, otherwise and "
-                    "superpages at their defaults, or use Policy.dense()."
+                    f"summary=None reads everything, so pages={self.pages}, "
+                    f"tolerance={self.tolerance}, otherwise={self.otherwise!r} and "
+                    f"superpages={self.superpages} have nothing to say. Use Policy.dense(), or a "
+                    "summary."
                 )
             return
         self._check_routed()
@@ -66,13 +67,20 @@ class Policy:
                 "summary='sketch', 'box' or 'ball', or tolerance=None."
             )
         if self.tolerance is None and self.otherwise != "keep":
-            raise ValueError(f"otherwise={self.otherwise!r} needs a tolerance to decide by.")
+            raise ValueError(
+                f"otherwise={self.otherwise!r} needs a tolerance to decide by: give one, for "
+                "example tolerance=0.05, or use otherwise='keep'."
+            )
         if self.pages is None and self.otherwise != "widen":
-            raise ValueError("pages=None leaves the number to the certificate: use 'widen'.")
+            raise ValueError(
+                f"pages=None leaves the number to the certificate, but otherwise="
+                f"{self.otherwise!r} reads a fixed number: give pages, or use otherwise='widen'."
+            )
         if self.pages is not None and self.pages < self.always:
             raise ValueError(
                 f"pages is {self.pages}, but {self.sink} sink and {max(1, self.recent)} recent "
-                f"pages (the last always counts) are always read: at least {self.always}."
+                f"pages (the last always counts) are always read. Use pages={self.always} or "
+                "more, or lower sink and recent."
             )
         if self.superpages is not None:
             if self.otherwise != "keep":
@@ -83,7 +91,8 @@ class Policy:
             if self.pages is not None and self.superpages * PAGES_PER_SUPERPAGE < self.pages:
                 raise ValueError(
                     f"{self.superpages} superpages have {self.superpages * PAGES_PER_SUPERPAGE} "
-                    f"children, fewer than pages={self.pages}."
+                    f"children, fewer than pages={self.pages}. Use superpages="
+                    f"{-(-self.pages // PAGES_PER_SUPERPAGE)} or more, or None to judge every page."
                 )
 
     @property
@@ -99,6 +108,7 @@ class Policy:
     @classmethod
     def budget(cls, pages: int = 64, *, summary: Summary = "box") -> "Policy":
         """A fixed number of pages found on two levels: cost hardly grows with the context."""
+        _check_count("pages", pages, least=1, optional=False)
         return cls(pages=pages, summary=summary, superpages=max(4, pages // 2), dense_below=1024)
 
     @classmethod
@@ -129,8 +139,26 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
         raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
 
 
-def _check_count(name: str, value: int | None, *, least: int, optional: bool) -> None:
+def _check_count(name: str, value: object, *, least: int, optional: bool) -> None:
     if value is None and optional:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; an integer of at least {least} is expected.")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or not least <= int(value) < 2**31
+    ):
+        raise ValueError(
+            f"{name} is {value!r}; an integer of at least {least} and below 2**31 is expected"
+            f"{', or None' if optional else ''}."
+        )
+
+
+def _check_share(name: str, value: object) -> None:
+    if value is None:
+        return
+    # Only a number can be part of a policy: an array is not hashable, which jit needs.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
+        raise ValueError(
+            f"{name} is {value!r}; a dropped mass between 0 and 1 (both excluded) is expected, as "
+            "a Python number, for example 0.05, or None to ask for no proof."
+        )

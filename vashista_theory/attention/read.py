@@ -27,12 +27,14 @@ class Pools(NamedTuple):
 def as_rows(cache: PagedKV) -> Pools:
     """One row for each sequence and kv head."""
     batch, heads = cache.batch, cache.kv_heads
+    # An invalid length is told in the result; it must not keep the loop over pages busy for hours.
+    lengths = jnp.clip(cache.lengths, 0, cache.pages_per_sequence * cache.page_size)
     return Pools(
         cache.keys,
         cache.values,
         jnp.tile(jnp.arange(heads, dtype=jnp.int32), batch),
         jnp.repeat(cache.page_table, heads, axis=0),
-        jnp.repeat(cache.lengths, heads),
+        jnp.repeat(lengths, heads),
     )
 
 

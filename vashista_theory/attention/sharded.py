@@ -158,7 +158,7 @@ class ShardedKV(eqx.Module):
                 values_[:, :, piece],
                 counts=jnp.clip(counts - start, 0, min(block, tokens - start)),
             )
-            checks.raise_unless_successful(result, "filling a new cache")
+            cache = checks.settled(cache, result, "filling a new cache")
         return cache
 
     @property
