@@ -101,5 +101,14 @@ def rows(
 
 
 def unpack(held: UInt8[Array, "*n bytes s"], bits: int) -> UInt8[Array, "*n d s"]:
-    """Inverse of `pack`."""
-    return jnp.stack(rows(held, bits, packed=True), axis=-2)
+    """Inverse of `pack`, in a few operations on whole arrays whatever the head size."""
+    if bits == 8:
+        return held
+    if bits == 6:
+        low, high = held & jnp.uint8(63), held >> jnp.uint8(6)
+        first, second, third = jnp.split(high, 3, axis=-2)
+        fourth = first | (second << jnp.uint8(2)) | (third << jnp.uint8(4))
+        return jnp.concatenate([low, fourth], axis=-2)
+    mask = jnp.uint8(2**bits - 1)
+    planes = [(held >> jnp.uint8(bits * plane)) & mask for plane in range(8 // bits)]
+    return jnp.concatenate(planes, axis=-2)

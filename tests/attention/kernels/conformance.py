@@ -1,0 +1,309 @@
+"""What holds for every back end. Each subclasses `Conformance` and names itself."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from tests.attention.kernels import problems
+from vashista_theory.attention.kernels import api, reference, spec
+from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
+
+LARGEST_VALUE = 5.0
+SMALL = {found.name: found.small() for found in ARG_SPECS}
+
+
+def tolerance(dtype: str) -> float:
+    """Relative to the largest value: sums are in float32, weights may be rounded to the pool's."""
+    return 2e-5 if dtype == "float32" else 4 * float(jnp.finfo(dtype).eps)
+
+
+class Conformance:
+    """One back end held against the float64 reference.
+
+    Attributes:
+        implementation: Its name.
+        examples: Random shapes tried of each stage; fewer where an interpreter is slow.
+        cannot: Stages, and names of arg_specs by stage, that it refuses; the tests hold that it
+            refuses exactly these.
+    """
+
+    implementation: ClassVar[str]
+    examples: ClassVar[int] = 12
+    cannot: ClassVar[dict[str, set[str]]] = {}
+
+    def run(self, stage: spec.Stage, call):
+        """One stage as the back end does it; an interpreter is put in here."""
+        return api.backend(self.implementation).stages[stage].run(call, None)
+
+    def why_not(self, stage: spec.Stage, shape: spec.Shape) -> str | None:
+        found = api.backend(self.implementation).stages
+        return found[stage].why_not(shape) if stage in found else "no such stage"
+
+    def need(self, stage: spec.Stage, shape: spec.Shape) -> None:
+        if (reason := self.why_not(stage, shape)) is not None:
+            pytest.skip(f"{self.implementation} cannot {stage}: {reason}")
+
+    # -------------------------------------------------------- what it can do
+
+    @pytest.mark.parametrize("stage", spec.STAGES)
+    def test_it_refuses_what_it_says_and_nothing_else(self, stage):
+        refused = {
+            name for name, small in SMALL.items() if self.why_not(stage, getattr(small, stage)())
+        }
+        expected = self.cannot.get(stage, set())
+        assert refused == (set(SMALL) if expected == {"*"} else expected)
+
+    # ---------------------------------------------------------------- attend
+
+    def check_attend(self, call: spec.AttendCall) -> None:
+        found, exact = self.run("attend", call), reference.attend(call)
+        assert found.output.dtype == found.log_mass.dtype == jnp.float32
+        precision = tolerance(
+            "float32"
+            if call.shape.pool_dtype == call.shape.query_dtype == "float32"
+            else call.shape.pool_dtype
+        )
+        np.testing.assert_allclose(
+            found.output, exact.first, rtol=0, atol=precision * LARGEST_VALUE
+        )
+        np.testing.assert_allclose(found.log_mass, exact.second, rtol=2e-6, atol=2e-5)
+
+    @pytest.mark.parametrize("name", SMALL)
+    def test_attend_agrees_with_the_reference(self, name):
+        small = SMALL[name]
+        shape = small.attend()
+        self.need("attend", shape)
+        self.check_attend(problems.attend_call(shape, problems.list_tokens(small)))
+
+    def test_attend_at_random_shapes(self):
+        @hypothesis.settings(max_examples=self.examples)
+        @hypothesis.given(shape=attend_shapes(), data=st.data())
+        def check(shape, data):
+            hypothesis.assume(self.why_not("attend", shape) is None)
+            room = shape.listed * shape.page_size
+            rows = st.lists(st.integers(0, room), min_size=shape.kv_heads, max_size=shape.kv_heads)
+            tokens = data.draw(st.lists(rows, min_size=shape.batch, max_size=shape.batch))
+            self.check_attend(problems.attend_call(shape, tokens, data.draw(st.integers(0, 99))))
+
+        check()
+
+    def test_attend_twice_is_equal_bit_for_bit(self):
+        small = SMALL["published_8kv"]
+        shape = small.attend()
+        self.need("attend", shape)
+        call = problems.attend_call(shape, problems.list_tokens(small))
+        for first, second in zip(self.run("attend", call), self.run("attend", call), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+    def test_attend_worked_by_hand(self):
+        # One key e_1 with q = (8, 0, …), D = 64: logit 8/√64 = 1. A second key at −e_1: logit −1.
+        # Weights e/(e + 1/e) = 0.880797 and 0.119203; values 1 and −1 give 0.761594 = tanh 1,
+        # log-mass log(e + 1/e) = log 3.086161 = 1.126928.
+        shape = spec.AttendShape(1, 1, 1, 64, 16, 3, 2, "float32", "float32")
+        self.need("attend", shape)
+        keys = np.zeros((1, 3, 16, 64), np.float32)
+        values = np.zeros_like(keys)
+        keys[0, 2, 0, 0], keys[0, 2, 1, 0] = 1.0, -1.0
+        values[0, 2, 0], values[0, 2, 1] = 1.0, -1.0
+        query = np.zeros((1, 1, 64), np.float32)
+        query[0, 0, 0] = 8.0
+        pages, tokens = np.array([[[2, -7]]], np.int32), np.array([[2]], np.int32)
+        call = spec.attend_call(query, keys, values, pages, tokens, None)
+        found = self.run("attend", call)
+        np.testing.assert_allclose(found.output, 0.761594, atol=1e-6)
+        np.testing.assert_allclose(found.log_mass, 1.126928, atol=1e-6)
+
+    @pytest.mark.parametrize("argument", ["query", "keys", "values", "pages", "tokens", "scale"])
+    def test_attend_consumes_every_argument(self, argument):
+        shape = SMALL["published_8kv"].attend()
+        self.need("attend", shape)
+        tokens = np.full((shape.batch, shape.kv_heads), 40)
+        call = problems.attend_call(shape, tokens, traps=False)
+        given = getattr(call, argument)
+        changed = {
+            "pages": lambda a: (a + 1) % shape.pool_pages,
+            "tokens": lambda a: a - 16,
+        }.get(argument, lambda a: a * jnp.asarray(0.5, a.dtype))(given)
+        other = call._replace(**{argument: changed})
+        self.check_attend(other)
+        one, two = self.run("attend", call), self.run("attend", other)
+        assert not np.array_equal(one.output, two.output)
+
+    # ----------------------------------------------------------------- score
+
+    def check_score(self, call: spec.ScoreCall, keys) -> None:
+        found, exact = self.run("score", call), reference.score(call)
+        mass = problems.exact_log_mass(call, keys)
+        full = np.isfinite(mass)
+        for one in found:
+            assert one.dtype == jnp.float32
+            np.testing.assert_array_equal(np.isneginf(one), ~full)
+        upper, estimate = (np.asarray(one, np.float64)[full] for one in found)
+        assert np.all(upper >= mass[full]), "not a bound"
+        # What lies above the reference is slack for rounding, a small part of a logit.
+        assert np.all(upper >= exact.first[full] - 1e-12)
+        np.testing.assert_allclose(upper, exact.first[full], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(estimate, exact.second[full], rtol=1e-5, atol=2e-5)
+
+    @pytest.mark.parametrize("kind", ["own", "box", "ball"])
+    @pytest.mark.parametrize("name", SMALL)
+    def test_score_agrees_and_bounds(self, name, kind):
+        small = SMALL[name]
+        if kind == small.kind:
+            pytest.skip("its own kind")
+        if kind != "own":
+            small = replace(small, kind=kind, bits=None)
+        self.need("score", small.score())
+        self.check_score(*problems.score_problem(small.score(), small.lengths))
+
+    @pytest.mark.parametrize("packed", [True, False])
+    @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
+    def test_score_by_sketches(self, bits, packed):
+        small = replace(SMALL["smollm2_135m"], kind="sketch", bits=bits)
+        shape = replace(small.score(), packed=packed)
+        self.need("score", shape)
+        self.check_score(*problems.score_problem(shape, small.lengths))
+
+    def test_score_at_random_shapes(self):
+        @hypothesis.settings(max_examples=self.examples)
+        @hypothesis.given(shape=score_shapes(), data=st.data())
+        def check(shape, data):
+            hypothesis.assume(self.why_not("score", shape) is None)
+            most = shape.pages * shape.page_size
+            lengths = st.lists(st.integers(0, most), min_size=shape.batch, max_size=shape.batch)
+            seed = data.draw(st.integers(0, 99))
+            self.check_score(*problems.score_problem(shape, data.draw(lengths), seed))
+
+        check()
+
+    @pytest.mark.parametrize("kind", spec.KINDS)
+    def test_score_consumes_every_argument(self, kind):
+        bits = 4 if kind == "sketch" else None
+        small = replace(SMALL["published_8kv"], kind=kind, bits=bits)
+        self.need("score", small.score())
+        call, keys = problems.score_problem(small.score(), small.lengths)
+        before = self.run("score", call)
+        half = jnp.asarray(0.5, jnp.float32)
+        shorter = {"lengths": call.lengths - 32, "page_table": call.page_table[:, ::-1]}
+        shorter["page_table"] = jnp.where(shorter["page_table"] < 2**20, shorter["page_table"], 0)
+        changes = {"query": -call.query, "scale": call.scale * half, **shorter}
+        for name, value in changes.items():
+            other = call._replace(**{name: value})
+            self.check_score(other, keys)
+            assert not np.array_equal(before.upper, self.run("score", other).upper), name
+        parts = {"box": ["box"], "ball": ["mean", "radius"], "sketch": ["box", "codes", "residual"]}
+        for name in parts[kind]:
+            rolled = {name: jnp.roll(getattr(call.held, name), 1, axis=1)}
+            after = self.run("score", call._replace(held=call.held._replace(**rolled)))
+            # A residual counts where it is the lesser of two bounds, which a few bits need.
+            assert name == "residual" or not np.array_equal(before.upper, after.upper), name
+
+    def test_score_twice_is_equal_bit_for_bit(self):
+        small = SMALL["published_8kv"]
+        self.need("score", small.score())
+        call, _ = problems.score_problem(small.score(), small.lengths)
+        for first, second in zip(self.run("score", call), self.run("score", call), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+    # ---------------------------------------------------------------- select
+
+    def check_select(self, priority, count: int) -> None:
+        call = spec.select_call(jnp.asarray(priority, jnp.float32), count)
+        found, exact = self.run("select", call), reference.select(call)
+        assert found.pages.dtype == found.number.dtype == jnp.int32
+        np.testing.assert_array_equal(found.number, exact.second)
+        np.testing.assert_array_equal(found.pages, exact.first)
+
+    def test_select_at_random(self):
+        # Few different numbers, so that there are ties; every special one among them.
+        numbers = st.sampled_from([-np.inf, np.inf, np.nan, 0.0, -0.0, 1.0, -1.0, 1e-40, -3e38])
+
+        @hypothesis.settings(max_examples=2 * self.examples)
+        @hypothesis.given(data=st.data())
+        def check(data):
+            rows, pages = data.draw(st.sampled_from([(1, 1), (1, 7), (2, 40), (3, 128)]))
+            count = data.draw(st.integers(1, pages))
+            self.need("select", spec.SelectShape(rows, 1, pages, count))
+            row = st.lists(numbers, min_size=pages, max_size=pages)
+            drawn = data.draw(st.lists(row, min_size=rows, max_size=rows))
+            self.check_select(np.asarray(drawn)[:, None, :], count)
+
+        check()
+
+    @pytest.mark.parametrize("name", SMALL)
+    def test_select_over_arg_specs(self, name):
+        shape = SMALL[name].select()
+        self.need("select", shape)
+        rng = np.random.default_rng(0)
+        size = (shape.batch, shape.kv_heads, shape.pages)
+        self.check_select(rng.standard_normal(size), shape.count)
+
+    # --------------------------------------------------------------- together
+
+    def test_all_stages_inside_one_jit(self):
+        small = SMALL["published_8kv"]
+        for stage in spec.STAGES:
+            self.need(stage, getattr(small, stage)())
+        scored, _ = problems.score_problem(small.score(), small.lengths)
+        shape, tokens = small.attend(), problems.list_tokens(small)
+        attended = problems.attend_call(shape, tokens, traps=False)
+
+        @jax.jit
+        def step(query, table, lengths):
+            scores = self.run("score", scored._replace(query=query, page_table=table))
+            rows = (shape.batch, shape.kv_heads, shape.group, -1)
+            priority = jnp.max(scores.upper.reshape(rows), axis=2)
+            best = self.run("select", spec.SelectCall(small.select(), priority))
+            pages = jax.vmap(lambda row, of: row[of])(table, best.pages)
+            tokens = jnp.minimum(best.number * shape.page_size, lengths[:, None])
+            read = attended._replace(query=query, pages=pages, tokens=tokens)
+            return self.run("attend", read), pages, tokens
+
+        found, pages, tokens = step(scored.query, scored.page_table, scored.lengths)
+        exact = reference.attend(attended._replace(query=scored.query, pages=pages, tokens=tokens))
+        precision = tolerance(shape.pool_dtype) * LARGEST_VALUE
+        np.testing.assert_allclose(found.output, exact.first, rtol=0, atol=precision)
+
+
+@st.composite
+def attend_shapes(draw):
+    kv_heads = draw(st.sampled_from([1, 2, 3]))
+    listed = draw(st.integers(1, 6))
+    return spec.AttendShape(
+        batch=draw(st.sampled_from([1, 2])),
+        heads=kv_heads * draw(st.sampled_from([1, 3, 4, 8])),
+        kv_heads=kv_heads,
+        head_size=draw(st.sampled_from([64, 128, 256])),
+        page_size=draw(st.sampled_from([16, 32, 64])),
+        pool_pages=listed + draw(st.integers(0, 3)),
+        listed=listed,
+        query_dtype=draw(st.sampled_from(spec.DTYPES)),
+        pool_dtype=draw(st.sampled_from(spec.DTYPES)),
+    )
+
+
+@st.composite
+def score_shapes(draw):
+    kv_heads = draw(st.sampled_from([1, 2]))
+    kind = draw(st.sampled_from(spec.KINDS))
+    pages = draw(st.integers(1, 5))
+    return spec.ScoreShape(
+        kind=kind,
+        bits=draw(st.sampled_from([2, 4, 8])) if kind == "sketch" else None,
+        packed=True,
+        batch=draw(st.sampled_from([1, 2])),
+        heads=kv_heads * draw(st.sampled_from([1, 3, 8])),
+        kv_heads=kv_heads,
+        head_size=draw(st.sampled_from([64, 128, 256])),
+        page_size=draw(st.sampled_from([16, 32])),
+        pool_pages=pages + draw(st.integers(0, 2)),
+        pages=pages,
+        query_dtype=draw(st.sampled_from(["bfloat16", "float32"])),
+        stored=draw(st.sampled_from(["bfloat16", "float32"])),
+    )

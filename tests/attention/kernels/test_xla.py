@@ -1,0 +1,7 @@
+"""The portable back end, which refuses nothing."""
+
+from tests.attention.kernels.conformance import Conformance
+
+
+class TestXla(Conformance):
+    implementation = "xla"

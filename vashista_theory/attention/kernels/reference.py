@@ -1,0 +1,128 @@
+"""The three stages in float64, written as they are defined: no tiles, no trick, one row at a time.
+
+What every back end is held against. It takes concrete arrays and returns numpy arrays, and refuses
+a page outside the pool, which device kernels cannot.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vashista_theory.attention._bits import from_bits, pair_from_bits
+from vashista_theory.attention.kernels.spec import AttendCall, ScoreCall, SelectCall
+
+
+class Reference(NamedTuple):
+    """Two results of one stage, by the order of its fields in `spec`."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+
+def attend(call: AttendCall) -> Reference:
+    """Output and log-mass of `attend_pages`.
+
+    Raises:
+        IndexError: for a page in use that is not in the pool.
+    """
+    shape = call.shape
+    query, keys, values = (_float64(a) for a in (call.query, call.keys, call.values))
+    pages, tokens, scale = np.asarray(call.pages), np.asarray(call.tokens), float(call.scale)
+    output = np.zeros((shape.batch, shape.heads, shape.head_size))
+    log_mass = np.full((shape.batch, shape.heads), -np.inf)
+    for b in range(shape.batch):
+        for h in range(shape.heads):
+            kv = h // shape.group
+            count = int(tokens[b, kv])
+            used = pages[b, kv, : -(-count // shape.page_size)]
+            if used.size and not (used.min() >= 0 and used.max() < shape.pool_pages):
+                raise IndexError(f"pages[{b}, {kv}] names a page outside the pool: {used}")
+            if count:
+                k = keys[kv, used].reshape(-1, shape.head_size)[:count]
+                v = values[kv, used].reshape(-1, shape.head_size)[:count]
+                logits = scale * (k @ query[b, h])
+                log_mass[b, h] = _logsumexp(logits)
+                output[b, h] = np.exp(logits - log_mass[b, h]) @ v
+    return Reference(output, log_mass)
+
+
+def score(call: ScoreCall) -> Reference:
+    """Upper bound and estimate of `score_pages`, both without any slack for rounding."""
+    shape, held = call.shape, call.held
+    query, scale = _float64(call.query), float(call.scale)
+    table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
+    upper = np.full((shape.batch, shape.heads, shape.pages), -np.inf)
+    estimate = np.full_like(upper, -np.inf)
+    box = None if held.box is None else pair_from_bits(held.box, jnp.float32)
+    low, high = (np.zeros(0),) * 2 if box is None else (_float64(corner) for corner in box)
+    mean, radius, residual = _numbers(held.mean), _numbers(held.radius), _numbers(held.residual)
+    codes = _codes(call)
+    for b in range(shape.batch):
+        for p in range(min(shape.pages, lengths[b] // shape.page_size)):
+            for h in range(shape.heads):
+                kv, page, q = h // shape.group, table[b, p], query[b, h]
+                if shape.kind == "ball":
+                    centre = q @ mean[kv, page]
+                    reach = np.linalg.norm(q) * radius[kv, page]
+                    best, middle = [scale * (centre + reach)], [scale * centre]
+                elif shape.kind == "box":
+                    corners = np.stack([q * low[kv, page], q * high[kv, page]])
+                    best = [scale * corners.max(axis=0).sum()]
+                    middle = [0.5 * (best[0] + scale * corners.min(axis=0).sum())]
+                else:
+                    step = (high[kv, page] - low[kv, page]) / (2.0 ** (shape.bits or 8) - 1.0)
+                    scores = q @ (low[kv, page][:, None] + codes[kv, page] * step[:, None])
+                    by_length = np.linalg.norm(q) * residual[kv, page]
+                    errors = np.minimum(0.5 * np.abs(q) @ step, by_length)
+                    middle, best = scale * scores, scale * (scores + errors)
+                # A box or a ball speaks for every token of the page alike.
+                times = np.log(shape.page_size / len(best))
+                upper[b, h, p] = times + _logsumexp(np.asarray(best))
+                estimate[b, h, p] = times + _logsumexp(np.asarray(middle))
+    return Reference(upper, estimate)
+
+
+def _codes(call: ScoreCall) -> np.ndarray:
+    """The sketch's codes, one a dimension and token; nothing for the other kinds."""
+    if call.held.codes is None:
+        return np.zeros(0)
+    held, bits = np.asarray(call.held.codes), call.shape.bits or 8
+    if not call.shape.packed or bits == 8:
+        return held.astype(np.float64)
+    if bits == 6:
+        # Three bytes hold a code each in their lower bits, and two bits each of a fourth.
+        parts = np.split(held >> 6, 3, axis=-2)
+        codes = [held & 63, parts[0] | (parts[1] << 2) | (parts[2] << 4)]
+    else:
+        codes = [(held >> (bits * i)) % 2**bits for i in range(8 // bits)]
+    return np.concatenate(codes, axis=-2).astype(np.float64)
+
+
+def select(call: SelectCall) -> Reference:
+    """Indices and number of `select_pages`, by sorting."""
+    batch, heads, count = call.shape.batch, call.shape.kv_heads, call.shape.count
+    priority = np.asarray(call.priority)
+    pages = np.zeros((batch, heads, count), np.int32)
+    number = np.zeros((batch, heads), np.int32)
+    for b in range(batch):
+        for h in range(heads):
+            row = priority[b, h]
+            possible = [i for i in range(len(row)) if row[i] > -np.inf]
+            best = sorted(sorted(possible, key=lambda i: (-row[i], i))[:count])
+            pages[b, h, : len(best)], number[b, h] = best, len(best)
+    return Reference(pages, number)
+
+
+def _float64(array: Any) -> np.ndarray:
+    return np.asarray(array).astype(np.float64)
+
+
+def _numbers(held: Any) -> np.ndarray:
+    """The numbers behind bits; nothing for a part that is not held."""
+    return np.zeros(0) if held is None else _float64(from_bits(held, jnp.float32))
+
+
+def _logsumexp(logits: np.ndarray) -> float:
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum()))
