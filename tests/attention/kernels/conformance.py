@@ -1,4 +1,4 @@
-"""What holds for every back end. Each subclasses `Attends`, `Scores`, `Selects` as far as it goes."""
+"""What holds for every back end, by stage: each subclasses what it can do."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -90,8 +90,8 @@ class Attends(Conformance):
 
     def test_attend_twice_is_equal_bit_for_bit(self):
         small = SMALL["published_8kv"]
-        shape = small.attend()
-        self.check_repeats("attend", problems.attend_call(shape, problems.list_tokens(small)))
+        tokens = problems.list_tokens(small)
+        self.check_repeats("attend", problems.attend_call(small.attend(), tokens))
 
     def test_attend_worked_by_hand(self):
         # One key e_1 with q = (8, 0, …), D = 64: logit 8/√64 = 1. A second key at −e_1: logit −1.

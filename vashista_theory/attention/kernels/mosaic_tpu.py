@@ -71,9 +71,7 @@ def _why_not_types(head_size: int, *dtypes: str) -> str | None:
     return None
 
 
-def attend(
-    call: AttendCall, config: TpuAttendConfig | None, *, interpret: Any = False
-) -> Attended:
+def attend(call: AttendCall, config: TpuAttendConfig | None, *, interpret: Any = False) -> Attended:
     """Attend to the listed pages, each copied once for all query heads of its group."""
     tiles = tpu_attend_config(call.shape) if config is None else config
     tiles.check(call.shape)
@@ -165,14 +163,12 @@ def _score(
     scores = jax.ShapeDtypeStruct((heads, rows, shape.pool_pages), jnp.float32)
     scored = pl.BlockSpec((1, rows, columns), lambda h, n, *_: (h, 0, n))
     found = pl.pallas_call(
-        functools.partial(
-            body.score_boxes_kernel, log_tokens=math.log(shape.page_size)
-        ),
+        functools.partial(body.score_boxes_kernel, log_tokens=math.log(shape.page_size)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(heads, pl.cdiv(shape.pool_pages, columns)),
             in_specs=[
-                pl.BlockSpec((1, rows, d), lambda h, n, *_: (h, 0, 0)),
+                pl.BlockSpec((1, rows, d), lambda h, *_: (h, 0, 0)),
                 pl.BlockSpec((1, columns, d), lambda h, n, *_: (h, n, 0)),
             ],
             out_specs=[scored, scored],
