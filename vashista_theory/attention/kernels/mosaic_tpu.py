@@ -53,6 +53,11 @@ def why_not_attend(shape: AttendShape) -> str | None:
 
 def why_not_score(shape: ScoreShape) -> str | None:
     """Why it cannot score in such a shape."""
+    if shape.kind == "sketch":
+        return (
+            f"a sketch, whose codes of {shape.page_size} tokens lie side by side and fill "
+            f"{shape.page_size} of {body.LANES} lanes"
+        )
     if shape.kind != "box" or shape.stored != "bfloat16":
         return f"a {shape.stored} {shape.kind}, where boxes in bfloat16 are built"
     if reason := _why_not_types(shape.head_size, shape.query_dtype):
