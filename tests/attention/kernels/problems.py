@@ -63,9 +63,12 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
     query = rng.standard_normal((shape.batch, shape.heads, shape.head_size))
     if tight:
         query = query.astype(np.float32)
-        keys[..., 0] *= 1e4
-        keys[..., 1] = -keys[..., 0] * (query[0, 0, 0] / query[0, 0, 1])
-        keys = np.broadcast_to(keys[:, :, :1], keys.shape).astype(jnp.bfloat16)
+        keys[..., 0] *= 1e5
+        keys = np.asarray(keys, jnp.bfloat16)
+        for i in (1, 2):
+            so_far = keys[..., :i].astype(np.float64) @ query[0, 0, :i].astype(np.float64)
+            keys[..., i] = (-so_far / query[0, 0, i]).astype(jnp.bfloat16)
+        keys = np.broadcast_to(keys[:, :, :1], keys.shape)
     keys = jnp.asarray(keys, shape.query_dtype)
     kept = SummarySpec(sketch_bits=shape.bits, packed=shape.packed, dtype=shape.stored)
     held = summaries_of(keys, jnp.asarray(values, shape.query_dtype), kept)
