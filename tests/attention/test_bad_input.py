@@ -33,7 +33,7 @@ from vashista_theory.attention import (
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 DECODES = {
-    "not a cache": ({"cache": KEYS}, "`cache` is a ndarray", "a PagedKV or a ShardedKV is expected"),
+    "not a cache": ({"cache": KEYS}, "`cache` is a ndarray", "PagedKV or a ShardedKV is expected"),
     "not a policy": ({"policy": "dense"}, "`policy` is 'dense'", "such as Policy.dense()"),
     "rank": ({"query": QUERY[0]}, "shape (4, 8)", "expects (2, H, 8)"),
     "head size": ({"query": QUERY[..., :4]}, "shape (2, 4, 4)", "expects (2, H, 8)"),
