@@ -55,7 +55,7 @@ class Config:
     tokens: tuple[int, ...] = (8192, 32768, 131072, 524288)
     heads: int = 8
     queries: int = 1000
-    seconds: float = 3.0
+    seconds: float = 60.0
     pages: int = 64
     tolerance: float = 0.05
     all_layouts_to: int = 131072
