@@ -1,7 +1,7 @@
 """The portable back end, which refuses nothing."""
 
-from tests.attention.kernels.conformance import Conformance
+from tests.attention.kernels.conformance import Together
 
 
-class TestXla(Conformance):
+class TestXla(Together):
     implementation = "xla"

@@ -4,18 +4,21 @@ Two words for two failures: `ValueError` means that nobody can do it, `NotImplem
 this back end cannot and the next one may.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vashista_theory.attention import sketch
+from vashista_theory.attention.kernels._arguments import (
+    Sizes,
+    as_scale,
+    check_groups,
+    check_whole,
+    fit,
+)
 from vashista_theory.attention.summaries import Summaries
 
 Kind = Literal["box", "ball", "sketch"]
@@ -215,13 +218,13 @@ def attend_call(
     Raises:
         ValueError: naming the argument, what it was, what is expected and what to do.
     """
-    sizes: dict[str, tuple[int, str]] = {}
-    query = _fit(sizes, "query", query, ("B", "H", "D"), DTYPES)
-    keys = _fit(sizes, "keys", keys, ("Hkv", "N", "S", "D"), DTYPES)
-    values = _fit(sizes, "values", values, ("Hkv", "N", "S", "D"), (str(keys.dtype),))
-    pages = _fit(sizes, "pages", pages, ("B", "Hkv", "K"), ("int32",))
-    tokens = _fit(sizes, "tokens", tokens, ("B", "Hkv"), ("int32",))
-    _check_groups(sizes)
+    sizes: Sizes = {}
+    query = fit(sizes, "query", query, ("B", "H", "D"), DTYPES)
+    keys = fit(sizes, "keys", keys, ("Hkv", "N", "S", "D"), DTYPES)
+    values = fit(sizes, "values", values, ("Hkv", "N", "S", "D"), (str(keys.dtype),))
+    pages = fit(sizes, "pages", pages, ("B", "Hkv", "K"), ("int32",))
+    tokens = fit(sizes, "tokens", tokens, ("B", "Hkv"), ("int32",))
+    check_groups(sizes)
     shape = AttendShape(
         batch=sizes["B"][0],
         heads=sizes["H"][0],
@@ -233,7 +236,7 @@ def attend_call(
         query_dtype=str(query.dtype),
         pool_dtype=str(keys.dtype),
     )
-    return AttendCall(shape, query, keys, values, pages, tokens, _scale(scale, shape.head_size))
+    return AttendCall(shape, query, keys, values, pages, tokens, as_scale(scale, shape.head_size))
 
 
 def score_call(
@@ -255,11 +258,11 @@ def score_call(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {KINDS}.")
-    _check_whole("page_size", page_size, least=1)
-    sizes: dict[str, tuple[int, str]] = {"S": (int(page_size), "page_size")}
-    query = _fit(sizes, "query", query, ("B", "H", "D"), DTYPES)
-    page_table = _fit(sizes, "page_table", page_table, ("B", "P"), ("int32",))
-    lengths = _fit(sizes, "lengths", lengths, ("B",), ("int32",))
+    check_whole("page_size", page_size, least=1)
+    sizes: Sizes = {"S": (int(page_size), "page_size")}
+    query = fit(sizes, "query", query, ("B", "H", "D"), DTYPES)
+    page_table = fit(sizes, "page_table", page_table, ("B", "P"), ("int32",))
+    lengths = fit(sizes, "lengths", lengths, ("B",), ("int32",))
     if kind == "sketch":
         if bits not in sketch.BITS:
             raise ValueError(f"bits is {bits!r}; a sketch has one of {sketch.BITS}. Pass bits=...")
@@ -271,7 +274,7 @@ def score_call(
             "Leave them out, or use kind='sketch'."
         )
     held = _held_of(sizes, summaries, kind, bits, packed)
-    _check_groups(sizes)
+    check_groups(sizes)
     numbers = held.mean if kind == "ball" else held.box
     half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
@@ -288,7 +291,7 @@ def score_call(
         query_dtype=str(query.dtype),
         stored="bfloat16" if half else "float32",
     )
-    return ScoreCall(shape, query, held, page_table, lengths, _scale(scale, shape.head_size))
+    return ScoreCall(shape, query, held, page_table, lengths, as_scale(scale, shape.head_size))
 
 
 def select_call(priority: Any, count: int) -> SelectCall:
@@ -297,9 +300,9 @@ def select_call(priority: Any, count: int) -> SelectCall:
     Raises:
         ValueError: naming the argument, what it was, what is expected and what to do.
     """
-    sizes: dict[str, tuple[int, str]] = {}
-    priority = _fit(sizes, "priority", priority, ("B", "Hkv", "P"), ("float32",))
-    _check_whole("count", count, least=1)
+    sizes: Sizes = {}
+    priority = fit(sizes, "priority", priority, ("B", "Hkv", "P"), ("float32",))
+    check_whole("count", count, least=1)
     batch, heads, pages = priority.shape
     if count > pages:
         raise ValueError(
@@ -310,7 +313,7 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 
 def _held_of(
-    sizes: dict[str, tuple[int, str]],
+    sizes: Sizes,
     summaries: Summaries,
     kind: Kind,
     bits: int | None,
@@ -323,7 +326,7 @@ def _held_of(
                 f"kind={kind!r} reads summaries.{name}, which these summaries do not keep. Keep it "
                 "(SummarySpec), or judge by another kind."
             )
-        return _fit(sizes, f"summaries.{name}", held, axes, dtypes)
+        return fit(sizes, f"summaries.{name}", held, axes, dtypes)
 
     if kind == "ball":
         mean = part("mean", ("Hkv", "N", "D"), ("uint16", "float32"))
@@ -339,68 +342,3 @@ def _held_of(
     codes = part("codes", ("Hkv", "N", "c", "S"), ("uint8",))
     residual = part("residual", ("Hkv", "N", "S"), ("uint16" if pair else "float32",))
     return Held(box=box, codes=codes, residual=residual)
-
-
-def _fit(
-    sizes: dict[str, tuple[int, str]],
-    name: str,
-    value: Any,
-    axes: tuple[str, ...],
-    dtypes: tuple[str, ...],
-) -> Array:
-    """The array, if its type and every axis fit what came before; new axes are noted in `sizes`."""
-    if not isinstance(value, jax.Array | np.ndarray):
-        raise ValueError(
-            f"{name} is {type(value).__name__}; an array is expected. Use jnp.asarray."
-        )
-    if str(value.dtype) not in dtypes:
-        raise ValueError(
-            f"{name} has type {value.dtype}; expected {' or '.join(dtypes)}. Convert it: "
-            f"{name}.astype({dtypes[-1]!r})."
-        )
-    expected = f"({', '.join(axes)})"
-    if value.ndim != len(axes):
-        raise ValueError(f"{name} has shape {value.shape}; expected {expected}.")
-    for axis, size in zip(axes, value.shape, strict=True):
-        known, source = sizes.setdefault(axis, (size, name))
-        if size != known:
-            raise ValueError(
-                f"{name} has shape {value.shape}, where {expected} is expected: {axis} is {size} "
-                f"here and {known} in {source}."
-            )
-        if size == 0:
-            raise ValueError(f"{name} has shape {value.shape}: {axis} must be at least 1.")
-    return jnp.asarray(value)
-
-
-def _check_groups(sizes: dict[str, tuple[int, str]]) -> None:
-    heads, kv_heads = sizes["H"][0], sizes["Hkv"][0]
-    if heads % kv_heads:
-        raise ValueError(
-            f"query has {heads} heads, which cannot share {kv_heads} kv heads equally. H must be a "
-            "multiple of Hkv."
-        )
-
-
-def _check_whole(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or int(value) < least:
-        raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is expected.")
-
-
-def _scale(scale: Any, d: int) -> Float[Array, ""]:
-    if scale is None:
-        return jnp.asarray(d**-0.5, jnp.float32)
-    if isinstance(scale, Tracer):
-        if scale.shape != () or not jnp.issubdtype(scale.dtype, jnp.floating):
-            raise ValueError(f"scale is {scale!r}; one floating-point number is expected.")
-        # A negative one would turn every bound around; NaN shows.
-        return jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.nan).astype(jnp.float32)
-    try:
-        number = float(np.asarray(scale))
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise ValueError(
-            f"scale is {scale!r}; one positive, finite number is expected, or None for D^(-1/2)."
-        )
-    return jnp.asarray(number, jnp.float32)

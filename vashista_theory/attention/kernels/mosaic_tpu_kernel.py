@@ -1,0 +1,163 @@
+"""Device bodies for TPU. The wrappers that call them are in `mosaic_tpu.py`.
+
+Letters in shapes: K pages in a list, N pages of the pool, S tokens of a page, C pages of a block,
+G query heads of a group and R rows of queries, both padded to whole registers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from vashista_theory._numerics import unit_roundoff
+
+LANES = 128
+# Below every logit and finite: −inf − (−inf) would be NaN in the running maximum.
+_LEAST = -1e30
+_BY_LAST = (((1,), (1,)), ((), ()))
+
+
+def attend_kernel(
+    pages_ref: Any,  # (B Hkv K,) int32, in scalar memory
+    tokens_ref: Any,  # (B Hkv,) int32, in scalar memory
+    scale_ref: Any,  # (1,) float32, in scalar memory
+    query_ref: Any,  # (1, 1, G, D)
+    keys_ref: Any,  # (Hkv, N, S, D), where it lies
+    values_ref: Any,  # (Hkv, N, S, D), where it lies
+    output_ref: Any,  # (1, 1, G, D) float32
+    log_mass_ref: Any,  # (1, 1, G, LANES) float32, the same in every lane
+    key_blocks: Any,  # (2, C, S, D)
+    value_blocks: Any,  # (2, C, S, D)
+    arrived: Any,  # (2, 2) semaphores: of each slot keys and values
+    *,
+    listed: int,
+) -> None:
+    """One kv head of one sequence: a block of pages is multiplied while the next one arrives."""
+    head = pl.program_id(1)
+    row = pl.program_id(0) * pl.num_programs(1) + head
+    _, block_pages, size, d = key_blocks.shape
+    block = block_pages * size
+    tokens = jnp.clip(tokens_ref[row], 0, listed * size)
+    used = _blocks_of(tokens, size)
+    blocks = _blocks_of(used, block_pages)
+
+    def for_each_copy(slot: Any, index: Any, act: Callable[[Any], None]) -> None:
+        for p in range(block_pages):
+            place = index * block_pages + p
+
+            # Entries behind the pages in use may lead nowhere.
+            @pl.when(place < used)
+            def _(p: int = p, place: Any = place) -> None:
+                page = pages_ref[row * listed + place]
+                key, value = arrived.at[slot, 0], arrived.at[slot, 1]
+                act(pltpu.make_async_copy(keys_ref.at[head, page], key_blocks.at[slot, p], key))
+                act(
+                    pltpu.make_async_copy(
+                        values_ref.at[head, page], value_blocks.at[slot, p], value
+                    )
+                )
+
+    @pl.when(blocks > 0)
+    def _() -> None:
+        for_each_copy(0, 0, lambda copy: copy.start())
+
+    query = query_ref[0, 0]
+    whole = query.dtype == key_blocks.dtype == jnp.bfloat16
+    precision = jax.lax.Precision.DEFAULT if whole else jax.lax.Precision.HIGHEST
+    work = query.dtype if whole else jnp.dtype("float32")
+    query, scale = query.astype(work), scale_ref[0]
+
+    def read(index: Any, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, mass, output = sums
+        slot = jax.lax.rem(index, jnp.int32(2))
+
+        @pl.when(index + 1 < blocks)
+        def _() -> None:
+            for_each_copy(1 - slot, index + 1, lambda copy: copy.start())
+
+        for_each_copy(slot, index, lambda copy: copy.wait())
+        keys = key_blocks[slot].reshape(block, d).astype(work)
+        left = tokens - index * block
+        logits = scale * jax.lax.dot_general(
+            query, keys, _BY_LAST, precision=precision, preferred_element_type=jnp.float32
+        )
+        counted = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < left
+        logits = jnp.where(counted, logits, _LEAST)
+        new_top = jnp.maximum(top, jnp.max(logits, axis=1, keepdims=True))
+        faded, weights = jnp.exp(top - new_top), jnp.exp(logits - new_top)
+        weights = jnp.where(counted, weights, 0.0)
+        # What lies behind the last token was never written, and 0 times NaN is not 0.
+        values = value_blocks[slot].reshape(block, d).astype(jnp.float32)
+        seen = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0) < left
+        values = jnp.where(seen, values, 0.0).astype(work)
+        added = jax.lax.dot_general(
+            weights.astype(work),
+            values,
+            (((1,), (0,)), ((), ())),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
+        mass = faded * mass + jnp.sum(weights, axis=1, keepdims=True)
+        return new_top, mass, faded * output + added
+
+    rows = query.shape[0]
+    nothing = (
+        jnp.full((rows, 1), _LEAST, jnp.float32),
+        jnp.zeros((rows, 1), jnp.float32),
+        jnp.zeros((rows, d), jnp.float32),
+    )
+    top, mass, output = jax.lax.fori_loop(jnp.int32(0), blocks, read, nothing)
+    # Not `mass > 0`: a NaN has to show.
+    empty = mass == 0
+    output_ref[0, 0] = output / jnp.where(empty, 1.0, mass)
+    log_mass = jnp.where(empty, -jnp.inf, top + jnp.log(jnp.where(empty, 1.0, mass)))
+    log_mass_ref[0, 0] = jnp.broadcast_to(log_mass, (rows, LANES))
+
+
+def score_boxes_kernel(
+    scale_ref: Any,  # (1,) float32, in scalar memory
+    query_ref: Any,  # (1, R, D) float32
+    box_ref: Any,  # (1, C, D) uint32: the lower corner in the lower half, a bfloat16 each
+    upper_ref: Any,  # (1, R, C) float32
+    estimate_ref: Any,  # (1, R, C) float32
+    *,
+    log_tokens: float,
+) -> None:
+    r"""Boxes of a block of the pool by all queries of the kv head.
+
+    With centre c = lower + upper and width w = upper − lower, twice the greatest score in the box
+    is ⟨q, c⟩ + ⟨\|q\|, w⟩. A computed sum of d products is off by at most d u Σ \|q_i k_i\|, and no
+    key of the box has \|k_i\| above (\|c_i\| + w_i)/2.
+    """
+    held = box_ref[0]
+    # A bfloat16 is the upper half of the float32 of the same value.
+    lower = jax.lax.bitcast_convert_type(held << jnp.uint32(16), jnp.float32)
+    upper = jax.lax.bitcast_convert_type(held & jnp.uint32(0xFFFF0000), jnp.float32)
+    centre, width = lower + upper, upper - lower
+    query, scale = query_ref[0], scale_ref[0]
+
+    def dot(rows: Float[Array, "R D"], pages: Float[Array, "C D"]) -> Float[Array, "R C"]:
+        return jax.lax.dot_general(
+            rows,
+            pages,
+            _BY_LAST,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+
+    size = jnp.abs(query)
+    middle, spread = dot(query, centre), dot(size, width)
+    u, d = unit_roundoff(jnp.float32), query.shape[1]
+    slack = 3 * (d + 16) * u * 0.5 * (dot(size, jnp.abs(centre)) + spread)
+    best = log_tokens + scale * (0.5 * (middle + spread) + slack)
+    upper_ref[0] = best + 4 * 17 * u + 8 * u * jnp.abs(best)
+    estimate_ref[0] = log_tokens + scale * 0.5 * middle
+
+
+def _blocks_of(count: Any, size: int) -> Any:
+    """Rounded up; `pl.cdiv` would mix integers of two widths where float64 is switched on."""
+    return jax.lax.div(count + jnp.int32(size - 1), jnp.int32(size))
