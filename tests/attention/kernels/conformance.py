@@ -1,4 +1,4 @@
-"""What holds for every back end. Each subclasses `Attends`, `Scores`, `Selects` as far as it goes."""
+"""What holds for every back end, by stage: each subclasses what it can do."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -90,14 +90,13 @@ class Attends(Conformance):
 
     def test_attend_twice_is_equal_bit_for_bit(self):
         small = SMALL["published_8kv"]
-        shape = small.attend()
-        self.check_repeats("attend", problems.attend_call(shape, problems.list_tokens(small)))
+        tokens = problems.list_tokens(small)
+        self.check_repeats("attend", problems.attend_call(small.attend(), tokens))
 
     def test_attend_worked_by_hand(self):
         # One key e_1 with q = (8, 0, …), D = 64: logit 8/√64 = 1. A second key at −e_1: logit −1.
         # Weights e/(e + 1/e) = 0.880797 and 0.119203; values 1 and −1 give 0.761594 = tanh 1,
         # log-mass log(e + 1/e) = log 3.086161 = 1.126928.
-        shape = spec.AttendShape(1, 1, 1, 64, 16, 3, 2, "float32", "float32")
         keys = np.zeros((1, 3, 16, 64), np.float32)
         values = np.zeros_like(keys)
         keys[0, 2, 0, 0], keys[0, 2, 1, 0] = 1.0, -1.0

@@ -5,16 +5,17 @@ context by their summaries, select the best, attend to them.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int
 
+from vashista_theory._types import ArrayLike
 from vashista_theory.attention.kernels import spec
 from vashista_theory.attention.kernels.spec import (
     Attended,
     Backend,
+    Held,
     PageScores,
     Selected,
     Stage,
@@ -29,26 +30,28 @@ _MODULES = __name__.rpartition(".")[0]
 
 
 def attend_pages(
-    query: Float[Array, "B H D"],
-    keys: Float[Array, "Hkv N S D"],
-    values: Float[Array, "Hkv N S D"],
-    pages: Int[Array, "B Hkv K"],
-    tokens: Int[Array, "B Hkv"],
+    query: ArrayLike,
+    keys: ArrayLike,
+    values: ArrayLike,
+    pages: ArrayLike,
+    tokens: ArrayLike,
     *,
-    scale: Any = None,
+    scale: ArrayLike | None = None,
     implementation: str | None = None,
     config: Any = None,
 ) -> Attended:
     """Softmax attention of one query a head over listed pages.
 
     Args:
-        query: One query a head; query heads share kv heads in equal consecutive groups.
-        keys: Pool of pages of S keys; bfloat16, float16 or float32, accumulated in float32.
-        values: Pool of the same shape and type.
-        pages: Physical pages that each kv head reads, in the order of their tokens; only the last
-            one in use may be partial. Entries behind it may hold anything. An entry in use must lie
-            in the pool: that depends on numbers, so it is not checked here.
-        tokens: Valid tokens in the listed pages put together, at most K S; 0 reads nothing.
+        query: (B, H, D); query heads share kv heads in equal consecutive groups.
+        keys: (Hkv, N, S, D), a pool of N pages of S keys; bfloat16, float16 or float32, accumulated
+            in float32.
+        values: A pool of the same shape and type.
+        pages: (B, Hkv, K) int32, physical pages that each kv head reads, in the order of their
+            tokens; only the last one in use may be partial. Entries behind it may hold anything. An
+            entry in use must lie in the pool: that depends on numbers, so it is not checked here.
+        tokens: (B, Hkv) int32, valid tokens in the listed pages put together, at most K S; 0 reads
+            nothing.
         scale: Positive factor on the scores, D^(−1/2) by default.
         implementation: One of `IMPLEMENTATIONS`, or None for the best there is on this device.
         config: Tiles for that implementation; None chooses them by the shape.
@@ -65,26 +68,26 @@ def attend_pages(
 
 
 def score_pages(
-    query: Float[Array, "B H D"],
-    summaries: Summaries,
-    page_table: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
+    query: ArrayLike,
+    summaries: Summaries | Held,
+    page_table: ArrayLike,
+    lengths: ArrayLike,
     *,
-    kind: spec.Kind,
+    kind: str,
     page_size: int,
     bits: int | None = None,
     packed: bool = True,
-    scale: Any = None,
+    scale: ArrayLike | None = None,
     implementation: str | None = None,
     config: Any = None,
 ) -> PageScores:
     """Log-mass of every full page of each sequence, from above and as estimated.
 
     Args:
-        query: One query a head.
-        summaries: Summaries of all pages of the pool, (Hkv, N, ...), as a cache keeps them.
-        page_table: Physical pages of each sequence, in order.
-        lengths: Tokens of each sequence.
+        query: (B, H, D), one query a head.
+        summaries: Of all pages of the pool, (Hkv, N, ...), as a cache keeps them.
+        page_table: (B, P) int32, physical pages of each sequence, in order.
+        lengths: (B,) int32, tokens of each sequence.
         kind: What pages are judged by: "box", "ball" or "sketch".
         page_size: Tokens of a page. A box or ball of 16 pages is judged by 16 times as many.
         bits: Bits a dimension of the sketch.
@@ -115,13 +118,12 @@ def score_pages(
     return _run("score", call, implementation, config)
 
 
-def select_pages(
-    priority: Float[Array, "B Hkv P"], count: int, *, implementation: str | None = None
-) -> Selected:
+def select_pages(priority: ArrayLike, count: int, *, implementation: str | None = None) -> Selected:
     """The best entries of each row, without a sort where a sort is slow.
 
     Args:
-        priority: What to choose by, float32. −inf and NaN are never chosen, +inf always first.
+        priority: (B, Hkv, P) float32, what to choose by. −inf and NaN are never chosen,
+            +inf always first.
         count: How many, at most P. Of equal entries those with the lower index are taken.
         implementation: One of `IMPLEMENTATIONS`, or None for the best there is on this device.
 
@@ -166,13 +168,17 @@ def backend(implementation: str) -> Backend:
     return module.BACKEND
 
 
-def capabilities(shapes: dict[Stage, list[spec.Shape]]) -> Iterator[Capability]:
-    """What each back end says to each shape: the table in the documentation is made of these."""
+def capabilities(shapes: Mapping[Stage, Sequence[spec.Shape]]) -> Iterator[Capability]:
+    """What each back end says to each shape. Nothing is computed; one that is missing says so."""
     for name in IMPLEMENTATIONS:
-        found = backend(name)
+        try:
+            found, missing = backend(name), None
+        except NotImplementedError as error:
+            found, missing = None, str(error)
         for stage, asked in shapes.items():
             for shape in asked:
-                yield Capability(name, stage, shape, _why_not(found, stage, shape))
+                reason = missing if found is None else _why_not(found, stage, shape)
+                yield Capability(name, stage, shape, reason)
 
 
 def _why_not(found: Backend, stage: Stage, shape: spec.Shape) -> str | None:

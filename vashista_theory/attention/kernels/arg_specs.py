@@ -1,5 +1,6 @@
 """One list of shapes for tests, compile checks and benchmarks, each with its source."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vashista_theory.attention.kernels.spec import (
@@ -134,7 +135,7 @@ ARG_SPECS = (
 )
 
 
-def shapes(specs: tuple[ArgSpec, ...] = ARG_SPECS) -> dict[Stage, list[Shape]]:
+def shapes(specs: Sequence[ArgSpec] = ARG_SPECS) -> dict[Stage, list[Shape]]:
     """The calls of all stages."""
     return {
         "attend": [spec.attend() for spec in specs],

@@ -53,6 +53,11 @@ def why_not_attend(shape: AttendShape) -> str | None:
 
 def why_not_score(shape: ScoreShape) -> str | None:
     """Why it cannot score in such a shape."""
+    if shape.kind == "sketch":
+        return (
+            f"a sketch, whose codes of {shape.page_size} tokens lie side by side and fill "
+            f"{shape.page_size} of {body.LANES} lanes"
+        )
     if shape.kind != "box" or shape.stored != "bfloat16":
         return f"a {shape.stored} {shape.kind}, where boxes in bfloat16 are built"
     if reason := _why_not_types(shape.head_size, shape.query_dtype):
@@ -71,9 +76,7 @@ def _why_not_types(head_size: int, *dtypes: str) -> str | None:
     return None
 
 
-def attend(
-    call: AttendCall, config: TpuAttendConfig | None, *, interpret: Any = False
-) -> Attended:
+def attend(call: AttendCall, config: TpuAttendConfig | None, *, interpret: Any = False) -> Attended:
     """Attend to the listed pages, each copied once for all query heads of its group."""
     tiles = tpu_attend_config(call.shape) if config is None else config
     tiles.check(call.shape)
@@ -165,14 +168,12 @@ def _score(
     scores = jax.ShapeDtypeStruct((heads, rows, shape.pool_pages), jnp.float32)
     scored = pl.BlockSpec((1, rows, columns), lambda h, n, *_: (h, 0, n))
     found = pl.pallas_call(
-        functools.partial(
-            body.score_boxes_kernel, log_tokens=math.log(shape.page_size)
-        ),
+        functools.partial(body.score_boxes_kernel, log_tokens=math.log(shape.page_size)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(heads, pl.cdiv(shape.pool_pages, columns)),
             in_specs=[
-                pl.BlockSpec((1, rows, d), lambda h, n, *_: (h, 0, 0)),
+                pl.BlockSpec((1, rows, d), lambda h, *_: (h, 0, 0)),
                 pl.BlockSpec((1, columns, d), lambda h, n, *_: (h, n, 0)),
             ],
             out_specs=[scored, scored],

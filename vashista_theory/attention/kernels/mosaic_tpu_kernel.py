@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
@@ -46,24 +47,23 @@ def attend_kernel(
     blocks = _blocks_of(used, block_pages)
 
     def for_each_copy(slot: Any, index: Any, act: Callable[[Any], None]) -> None:
-        for p in range(block_pages):
-            place = index * block_pages + p
+        # Numbers of 32 bits throughout: where float64 is switched on, plain ones become 64.
+        keys_arrived = arrived.at[slot, np.int32(0)]
+        values_arrived = arrived.at[slot, np.int32(1)]
+        for p in map(np.int32, range(block_pages)):
+            place = index * np.int32(block_pages) + p
 
             # Entries behind the pages in use may lead nowhere.
             @pl.when(place < used)
-            def _(p: int = p, place: Any = place) -> None:
-                page = pages_ref[row * listed + place]
-                key, value = arrived.at[slot, 0], arrived.at[slot, 1]
-                act(pltpu.make_async_copy(keys_ref.at[head, page], key_blocks.at[slot, p], key))
-                act(
-                    pltpu.make_async_copy(
-                        values_ref.at[head, page], value_blocks.at[slot, p], value
-                    )
-                )
+            def _(p: np.int32 = p, place: Any = place) -> None:
+                page = pages_ref[row * np.int32(listed) + place]
+                key, value = keys_ref.at[head, page], values_ref.at[head, page]
+                act(pltpu.make_async_copy(key, key_blocks.at[slot, p], keys_arrived))
+                act(pltpu.make_async_copy(value, value_blocks.at[slot, p], values_arrived))
 
     @pl.when(blocks > 0)
     def _() -> None:
-        for_each_copy(0, 0, lambda copy: copy.start())
+        for_each_copy(np.int32(0), np.int32(0), lambda copy: copy.start())
 
     query = query_ref[0, 0]
     whole = query.dtype == key_blocks.dtype == jnp.bfloat16
@@ -73,11 +73,11 @@ def attend_kernel(
 
     def read(index: Any, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         top, mass, output = sums
-        slot = jax.lax.rem(index, jnp.int32(2))
+        slot = slot_of(index)
 
         @pl.when(index + 1 < blocks)
         def _() -> None:
-            for_each_copy(1 - slot, index + 1, lambda copy: copy.start())
+            for_each_copy(slot_of(index + 1), index + 1, lambda copy: copy.start())
 
         for_each_copy(slot, index, lambda copy: copy.wait())
         keys = key_blocks[slot].reshape(block, d).astype(work)
@@ -156,6 +156,11 @@ def score_boxes_kernel(
     best = log_tokens + scale * (0.5 * (middle + spread) + slack)
     upper_ref[0] = best + 4 * 17 * u + 8 * u * jnp.abs(best)
     estimate_ref[0] = log_tokens + scale * 0.5 * middle
+
+
+def slot_of(index: Any) -> Any:
+    """Blocks take turns in the two slots."""
+    return jax.lax.rem(index, jnp.int32(2))
 
 
 def _blocks_of(count: Any, size: int) -> Any:

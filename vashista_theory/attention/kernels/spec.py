@@ -241,7 +241,7 @@ def attend_call(
 
 def score_call(
     query: Any,
-    summaries: Summaries,
+    summaries: Summaries | Held,
     page_table: Any,
     lengths: Any,
     *,
@@ -314,7 +314,7 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 def _held_of(
     sizes: Sizes,
-    summaries: Summaries,
+    summaries: Summaries | Held,
     kind: Kind,
     bits: int | None,
     packed: bool,
