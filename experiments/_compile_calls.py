@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vashista_theory.attention import sketch
 from vashista_theory.attention.kernels import api, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS, ArgSpec
 
@@ -79,4 +80,28 @@ def _abstract(shape: spec.Shape) -> Any:
             of(rows, jnp.int32),
             of((), jnp.float32),
         )
-    raise NotImplementedError(f"no call of {type(shape).__name__} is made here yet")
+    if isinstance(shape, spec.ScoreShape):
+        return spec.ScoreCall(
+            shape,
+            of((shape.batch, shape.heads, shape.head_size), shape.query_dtype),
+            _held(shape),
+            of((shape.batch, shape.pages), jnp.int32),
+            of((shape.batch,), jnp.int32),
+            of((), jnp.float32),
+        )
+    return spec.SelectCall(shape, of((shape.batch, shape.kv_heads, shape.pages), jnp.float32))
+
+
+def _held(shape: spec.ScoreShape) -> spec.Held:
+    """The parts of the summaries that its kind reads, as a cache holds them."""
+    of, half = jax.ShapeDtypeStruct, shape.stored == "bfloat16"
+    pool, d = (shape.kv_heads, shape.pool_pages), shape.head_size
+    number = jnp.uint16 if half else jnp.float32
+    if shape.kind == "ball":
+        return spec.Held(mean=of((*pool, d), number), radius=of(pool, number))
+    box = of((*pool, d), jnp.uint32) if half else of((*pool, 2, d), jnp.float32)
+    if shape.kind == "box" or shape.bits is None:
+        return spec.Held(box=box)
+    code_bytes = sketch.row_bytes(shape.bits, d, packed=shape.packed)
+    codes = of((*pool, code_bytes, shape.page_size), jnp.uint8)
+    return spec.Held(box=box, codes=codes, residual=of((*pool, shape.page_size), number))
