@@ -26,6 +26,12 @@ class Kernel:
     shape: spec.Shape
     why_not: str | None
 
+    @property
+    def argument_bytes(self) -> int:
+        """What the arguments take."""
+        leaves = jax.tree.leaves(_abstract(self.shape)[1:])
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
 
 def kernels(platform: str, names: list[str]) -> Iterator[Kernel]:
     """Every kernel that runs on the platform; XLA's own path is no kernel."""

@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    # The process that started this one may have loaded libtpu; nobody has a chip to share.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _LONGEST_MESSAGE = 300
 
@@ -75,6 +77,9 @@ def _child(name: str, folder: Path, names: list[str]) -> list[dict[str, Any]]:
         if kernel.why_not is not None:
             row["result"] = f"refused: {kernel.why_not}"
             continue
+        if (needed := kernel.argument_bytes / 2**30) > target.memory:
+            row["result"] = f"too large: {needed:.0f} GiB, and it has {target.memory:.0f}"
+            continue
         for left in folder.iterdir():
             left.unlink()
         try:
@@ -111,7 +116,6 @@ def _resources(folder: Path) -> dict[str, Any]:
         "registers": most(r"Used (\d+) registers", said),
         "spilled_bytes": most(r"(\d+) bytes spill stores", said)
         + most(r"(\d+) bytes spill loads", said),
-        "stack_bytes": most(r"(\d+) bytes stack frame", said),
         "shared_bytes": most(r"dynamic_shared_memory_size %c(\d+)_i32", launched),
     }
 

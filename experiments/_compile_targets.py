@@ -23,6 +23,7 @@ class Target:
         kind: The device's own name, by which kernels know their generation.
         cores: Multiprocessors of a GPU, cores of a TPU.
         topology: By XLA's names; one of its devices is compiled for.
+        memory: What its compiler lets a program take, GiB.
         wheels: What has to be installed beside JAX, and the version of it that fits.
     """
 
@@ -30,6 +31,7 @@ class Target:
     kind: str
     cores: int
     topology: str
+    memory: float
     wheels: tuple[str, ...]
 
     def missing(self) -> list[str]:
@@ -51,11 +53,11 @@ class Target:
 _CUDA = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm")
 _TPU = ("libtpu",)
 TARGETS = {
-    "h100": Target("cuda", "NVIDIA H100 80GB HBM3", 132, "1x1x1", _CUDA),
-    "v4": Target("tpu", "TPU v4", 2, "v4:2x2x1", _TPU),
-    "v5e": Target("tpu", "TPU v5 lite", 1, "v5e:2x2", _TPU),
-    "v5p": Target("tpu", "TPU v5", 2, "v5p:2x2x1", _TPU),
-    "v6e": Target("tpu", "TPU v6 lite", 1, "v6e:2x2", _TPU),
+    "h100": Target("cuda", "NVIDIA H100 80GB HBM3", 132, "1x1x1", 79.1, _CUDA),
+    "v4": Target("tpu", "TPU v4", 2, "v4:2x2x1", 15.25, _TPU),
+    "v5e": Target("tpu", "TPU v5 lite", 1, "v5e:2x2", 15.75, _TPU),
+    "v5p": Target("tpu", "TPU v5", 2, "v5p:2x2x1", 95.0, _TPU),
+    "v6e": Target("tpu", "TPU v6 lite", 1, "v6e:2x2", 31.25, _TPU),
 }
 
 # What XLA wants to know of a GPU that is not there: its GpuTargetConfigProto as text, in the form

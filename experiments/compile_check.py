@@ -4,14 +4,17 @@ No such device is needed: the compilers come as wheels, for the version of JAX t
 
     pip install "jax-cuda13-plugin==$V" "jax-cuda13-pjrt==$V" nvidia-cuda-nvcc nvidia-nvvm libtpu
 
-where V is that version (`python -c "import jax; print(jax.__version__)"`); an environment of its
-own keeps the compilers out of the way. libtpu comes under Google's own licence: leave it out to
-compile for Hopper alone. A target whose wheels are missing is left out and named. A kernel that
-does not compile, or whose registers spill to memory, is a failure: exit code 1.
+    JAX_PLATFORMS=cpu python -m experiments compile_check
+
+where V is that version (`python -c "import jax; print(jax.__version__)"`). An environment of its
+own keeps the compilers out of the way, and JAX_PLATFORMS keeps JAX from looking for their devices.
+libtpu comes under Google's own licence: leave it out to compile for Hopper alone. A target whose
+wheels are missing is left out and named. A kernel that does not compile, or whose registers spill
+to memory, is a failure: exit code 1.
 
 Compiled is not run: nothing here says that a kernel is right or fast on a device.
 
-Example: python -m experiments compile_check --targets h100 v5e --force
+Example: JAX_PLATFORMS=cpu python -m experiments compile_check --targets h100 v5e --force
 """
 
 import hashlib
@@ -32,7 +35,7 @@ _COLUMNS = {
     "target": "device compiled for",
     "kernel": "back end and stage",
     "shape": "arg_spec",
-    "result": "compiled, refused (the next back end takes it) or failed",
+    "result": "compiled, refused (the next back end takes it), too large for one device, or failed",
     "registers": "of a thread; 255 are the most there are",
     "spilled_bytes": "stored to and loaded from memory for want of registers, bytes of a thread",
     "shared_bytes": "shared memory of a block of threads, bytes",
@@ -82,8 +85,11 @@ def run(config: Config) -> Outcome:
         )
     names = tuple(spec.name for spec in ARG_SPECS)[: 1 if config.quick else None]
     rows = [row for name in present for row in compile_for(name, names)]
-    left_out = [f"{name}: not compiled for, {', '.join(missing[name])} is not installed."
-                for name in config.targets if missing[name]]
+    left_out = [
+        f"{name}: not compiled for, {', '.join(missing[name])} is not installed."
+        for name in config.targets
+        if missing[name]
+    ]
     failures = _failures(rows)
     return Outcome(
         tables={
@@ -130,7 +136,7 @@ def _findings(targets: list[str], rows: list[dict[str, Any]]) -> list[str]:
             continue
         counts = {
             word: sum(row["result"].startswith(word) for row in of_target)
-            for word in ("compiled", "refused", "failed")
+            for word in ("compiled", "refused", "too large", "failed")
         }
         line = f"{name}: " + ", ".join(f"{n} {word}" for word, n in counts.items())
         registers = [row["registers"] for row in of_target if "registers" in row]
@@ -148,6 +154,7 @@ def _findings(targets: list[str], rows: list[dict[str, Any]]) -> list[str]:
 def _values(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {
         "compiled": sum(row["result"] == "compiled" for row in rows),
+        "too_large": sum(row["result"].startswith("too large") for row in rows),
         "refused": sum(row["result"].startswith("refused") for row in rows),
         "failed": sum(row["result"].startswith("failed") for row in rows),
         "spilled": sum(bool(row.get("spilled_bytes")) for row in rows),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,11 @@ def compiled(shape: spec.AttendShape) -> Callable[..., spec.Attended]:
 class TestMosaicGpu(Conformance):
     implementation = "mosaic_gpu"
     examples = 3
-    cannot = {"attend": {"smollm2_135m"}, "score": {"*"}, "select": {"*"}}
+    cannot: ClassVar[dict[str, set[str]]] = {
+        "attend": {"smollm2_135m"},
+        "score": {"*"},
+        "select": {"*"},
+    }
 
     def run(self, stage, call):
         assert stage == "attend"
@@ -227,7 +232,8 @@ def noticed(change: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> bool:
     except jax.errors.JaxRuntimeError as error:
         # Not public, and without it one failure fails all that follows.
         importlib.import_module(_INTERPRETER).reset_gpu_interpret_mode_state()
-        assert "RACE DETECTED" in str(error)
+        if "RACE DETECTED" not in str(error):
+            raise
         return True
     right = np.abs(np.asarray(found.output) - exact.first) <= 5 * tolerance("bfloat16")
     return not np.all(right)

@@ -27,10 +27,20 @@ def why_not_attend(shape: AttendShape) -> str | None:
     """Why the kernel cannot attend to such a call, or None if it can."""
     if (found := _compute_capability()) is not None and not found.startswith("9."):
         return f"the GPU has compute capability {found}, and its instructions are those of 9.x"
+    return _why_not_type(shape) or _why_not_size(shape)
+
+
+def _why_not_type(shape: AttendShape) -> str | None:
     if shape.pool_dtype not in DTYPES:
         return f"keys are {shape.pool_dtype}, and its products take {' or '.join(DTYPES)}"
     if shape.query_dtype != shape.pool_dtype:
-        return f"the query is {shape.query_dtype} and keys are {shape.pool_dtype}; it takes one type"
+        return (
+            f"the query is {shape.query_dtype} and keys are {shape.pool_dtype}; it takes one type"
+        )
+    return None
+
+
+def _why_not_size(shape: AttendShape) -> str | None:
     if shape.head_size not in HEAD_SIZES:
         return f"the head size is {shape.head_size}; it has {HEAD_SIZES}"
     if shape.page_size not in PAGE_SIZES:

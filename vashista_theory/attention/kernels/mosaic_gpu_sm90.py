@@ -74,7 +74,6 @@ class Geometry:
         """Pages multiplied at once."""
         return self.block_tokens // self.page_size
 
-
     @property
     def parts(self) -> int:
         """Blocks of threads that share a row's columns; each reads all keys of its pages."""
@@ -190,9 +189,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         if g.rows < ROWS:  # rows beyond the group are computed and thrown away: keep them finite
             query_sm[...] = full((ROWS, g.d), 0.0, dtype, wgmma)
             plgpu.commit_smem()
-        plgpu.copy_gmem_to_smem(
-            query_hbm.at[b, h], query_sm.at[pl.ds(0, g.rows)], query_here
-        )
+        plgpu.copy_gmem_to_smem(query_hbm.at[b, h], query_sm.at[pl.ds(0, g.rows)], query_here)
 
         def pages_of(block: jax.Array) -> tuple[jax.Array, ...]:
             """Physical pages of a block; places past the last used page repeat that page.
@@ -247,12 +244,8 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
 
                 plgpu.barrier_wait(keys_here.at[slot])
                 scores = pl.run_scoped(score, plgpu.ACC((ROWS, g.block_tokens), jnp.float32))
-                place = plgpu.broadcasted_iota(
-                    jnp.int32, (ROWS, g.block_tokens), 1, layout=wgmma
-                )
-                scores = jnp.where(
-                    place + token < tokens, scores * scale, -jnp.inf
-                )
+                place = plgpu.broadcasted_iota(jnp.int32, (ROWS, g.block_tokens), 1, layout=wgmma)
+                scores = jnp.where(place + token < tokens, scores * scale, -jnp.inf)
                 # Every block has a token that counts, so the new top is finite.
                 new_top = jnp.maximum(top, jnp.max(scores, axis=1))
                 fade = jnp.exp2(top - new_top)
