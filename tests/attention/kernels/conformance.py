@@ -151,6 +151,17 @@ class Scores(Conformance):
             if not self.refused("score", one.score()):
                 self.check_score(*problems.score_problem(one.score(), one.lengths))
 
+    @pytest.mark.parametrize("kind", spec.KINDS)
+    def test_the_bound_has_room_for_its_own_rounding(self, kind):
+        bits = 8 if kind == "sketch" else None
+        small = replace(SMALL["published_8kv"], kind=kind, bits=bits, dtype="float32")
+        shape = small.score()
+        if self.refused("score", shape):
+            return
+        call, keys = problems.score_problem(shape, small.lengths, tight=True)
+        mass, upper = problems.exact_log_mass(call, keys), self.run("score", call).upper
+        assert np.all(np.asarray(upper, np.float64) >= mass)
+
     @pytest.mark.parametrize("packed", [True, False])
     @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
     def test_score_by_sketches(self, bits, packed):

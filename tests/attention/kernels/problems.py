@@ -52,10 +52,23 @@ def attend_call(
     )
 
 
-def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0):
-    """A call, and the keys whose summaries it judges."""
+def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool = False):
+    """A call, and the keys whose summaries it judges.
+
+    Tight: a page holds one key again and again, which bfloat16 can hold, and the greatest products
+    cancel. Then all that lies between the bound and the mass is room for rounding.
+    """
     rng = np.random.default_rng(seed)
     keys, values = random_pools(shape, seed)
+    query = rng.standard_normal((shape.batch, shape.heads, shape.head_size))
+    if tight:
+        query = query.astype(np.float32)
+        keys[..., 0] *= 1e5
+        keys = np.asarray(keys, jnp.bfloat16)
+        for i in (1, 2):
+            so_far = keys[..., :i].astype(np.float64) @ query[0, 0, :i].astype(np.float64)
+            keys[..., i] = (-so_far / query[0, 0, i]).astype(jnp.bfloat16)
+        keys = np.broadcast_to(keys[:, :, :1], keys.shape)
     keys = jnp.asarray(keys, shape.query_dtype)
     kept = SummarySpec(sketch_bits=shape.bits, packed=shape.packed, dtype=shape.stored)
     held = summaries_of(keys, jnp.asarray(values, shape.query_dtype), kept)
@@ -64,7 +77,6 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0):
     for b in range(shape.batch):
         used = lengths[b] // shape.page_size
         table[b, :used] = rng.permutation(shape.pool_pages)[:used]
-    query = rng.standard_normal((shape.batch, shape.heads, shape.head_size))
     call = spec.score_call(
         jnp.asarray(query, shape.query_dtype),
         held,

@@ -86,10 +86,10 @@ def attend_kernel(
             query, keys, _BY_LAST, precision=precision, preferred_element_type=jnp.float32
         )
         counted = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < left
+        # A block has a token that counts, so the weights of the others are 0.
         logits = jnp.where(counted, logits, _LEAST)
         new_top = jnp.maximum(top, jnp.max(logits, axis=1, keepdims=True))
         faded, weights = jnp.exp(top - new_top), jnp.exp(logits - new_top)
-        weights = jnp.where(counted, weights, 0.0)
         # What lies behind the last token was never written, and 0 times NaN is not 0.
         values = value_blocks[slot].reshape(block, d).astype(jnp.float32)
         seen = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0) < left
