@@ -52,9 +52,7 @@ def test_without_compilers_it_says_so_and_stores_nothing(
         (row(result="failed: ValueError: no"), FAILED),
     ],
 )
-def test_exit_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: dict, code: int
-) -> None:
+def test_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: dict, code: int) -> None:
     monkeypatch.setattr(compile_check, "compile_for", lambda *_: [found])
     assert run(tmp_path) == code
     assert run(tmp_path) == code  # read back from the file

@@ -243,7 +243,9 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
                     return sums[...]
 
                 plgpu.barrier_wait(keys_here.at[slot])
-                scores = pl.run_scoped(score, plgpu.ACC((ROWS, g.block_tokens), jnp.float32))
+                scores = pl.run_scoped(
+                    score, plgpu.WGMMAAccumulatorRef((ROWS, g.block_tokens), jnp.float32)
+                )
                 place = plgpu.broadcasted_iota(jnp.int32, (ROWS, g.block_tokens), 1, layout=wgmma)
                 scores = jnp.where(place + token < tokens, scores * scale, -jnp.inf)
                 # Every block has a token that counts, so the new top is finite.
@@ -263,7 +265,9 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
                     plgpu.wgmma(sums, weights_sm, values_sm.at[slot])
                     return sums[...]
 
-                added = pl.run_scoped(weigh, plgpu.ACC((ROWS, g.columns), jnp.float32))
+                added = pl.run_scoped(
+                    weigh, plgpu.WGMMAAccumulatorRef((ROWS, g.columns), jnp.float32)
+                )
                 return output * along_rows(fade, g.columns) + added, new_top, mass, physical
 
             start = (
