@@ -70,7 +70,12 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
             keys[..., i] = (-so_far / query[0, 0, i]).astype(jnp.bfloat16)
         keys = np.broadcast_to(keys[:, :, :1], keys.shape)
     keys = jnp.asarray(keys, shape.query_dtype)
-    kept = SummarySpec(sketch_bits=shape.bits, packed=shape.packed, dtype=shape.stored)
+    kept = SummarySpec(
+        ball=shape.kind == "ball",
+        sketch_bits=shape.bits,
+        packed=shape.packed,
+        dtype=shape.stored,
+    )
     held = summaries_of(keys, jnp.asarray(values, shape.query_dtype), kept)
     lengths = np.asarray(lengths, np.int32)
     table = np.full((shape.batch, shape.pages), NOWHERE, np.int32)

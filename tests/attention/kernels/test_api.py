@@ -144,7 +144,7 @@ def test_a_back_end_that_cannot_falls_back_to_the_next(monkeypatch):
         if name == "third":
             raise NotImplementedError("not installed")
         why_not = "too small" if name == "first" else None
-        return spec.Backend(name, ("cpu",), {"attend": stage(name, why_not)})
+        return spec.Backend(name, ("cpu",), dict.fromkeys(spec.STAGES, stage(name, why_not)))
 
     real = api.backend
     monkeypatch.setattr(api, "IMPLEMENTATIONS", ("first", "second", "third", "xla"))
@@ -152,6 +152,9 @@ def test_a_back_end_that_cannot_falls_back_to_the_next(monkeypatch):
     expected = attend(implementation="xla")
     np.testing.assert_array_equal(attend().output, expected.output)
     assert asked == ["second"]
+    np.testing.assert_array_equal(score().upper, score(implementation="xla").upper)
+    np.testing.assert_array_equal(kernels.select_pages(PRIORITY, 2).pages, [[[2, 3]]])
+    assert asked == ["second"] * 3
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):

@@ -33,7 +33,7 @@ TILES = TpuAttendConfig(pages_per_block=2)
 
 class TestMosaicTpu(Attends, Scores):
     implementation = "mosaic_tpu"
-    examples = 5
+    examples = 4
     cannot: ClassVar = {
         "attend": {"llama3_8b_float16"},
         "score": {"llama3_8b", "llama3_8b_float16", "qwen2_7b", "smollm2_135m", "ragged"},
