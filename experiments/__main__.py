@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from experiments import _registry, _results
-from experiments._outcome import Outcome
+from experiments._outcome import NotMeasured, Outcome
 from vashista_theory import runs
 
 OK, FAILED, BAD_USE = 0, 1, 2
@@ -59,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_USE
-    _run(job)
-    return OK
+    return _run(job)
 
 
 def _prepare(name: str, options: list[str]) -> Job:
@@ -94,27 +93,34 @@ def _prepare(name: str, options: list[str]) -> Job:
     return job
 
 
-def _run(job: Job) -> None:
-    """Compute the experiment unless its result is already there, and show it."""
+def _run(job: Job) -> int:
+    """Compute the experiment unless its result is already there, show it, return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 110)
-    key = _results.fingerprint(job.name, job.config)
+    inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
+    key = _results.fingerprint(job.name, job.config, inputs)
     stored = _results.read(job.path)
     if stored is not None and stored["fingerprint"] == key and not job.force:
-        Outcome.from_json(stored["outcome"]).show(console)
+        known = Outcome.from_json(stored["outcome"])
+        known.show(console)
         made = stored["manifest"]
         print(
             f"\nNothing changed since this was computed ({made['started']}, {made['cpu']}, commit "
             f"{made['commit']}); --force computes it again."
         )
-        return
+        return FAILED if known.failures else OK
     # Verification is in float64, at full precision of products, whatever the user's settings.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         manifest = runs.Manifest.start(job.config, seed=getattr(job.config, "seed", None))
-        outcome = job.module.run(job.config)
+        try:
+            outcome = job.module.run(job.config)
+        except NotMeasured as reason:
+            print(f"not measured: {reason}")
+            return OK
         manifest = manifest.finish()
     outcome.show(console)
     _results.write(job.path, name=job.name, key=key, manifest=manifest, result=outcome)
     print(f"\nWritten to {job.path} after {manifest.duration:.0f} s.")
+    return FAILED if outcome.failures else OK
 
 
 def _run_all(options: list[str]) -> int:
@@ -130,7 +136,8 @@ def _run_all(options: list[str]) -> int:
         shared = ["--quick"] * given.quick + ["--force"] * given.force
         shared += ["--results", str(given.results)] if given.results else []
         try:
-            _run(_prepare(name, shared))
+            if _run(_prepare(name, shared)) != OK:
+                failed.append(name)
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()
             failed.append(name)

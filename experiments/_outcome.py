@@ -11,6 +11,10 @@ from rich.table import Table as RichTable
 Cell = str | int | float | bool | None
 
 
+class NotMeasured(Exception):  # noqa: N818 - no error: it is the answer of this machine
+    """This machine lacks what the experiment needs; the message says what. Nothing is stored."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Rows under labelled columns.
@@ -41,18 +45,21 @@ class Outcome:
         values: Single numbers that a text may quote, by name.
         findings: Sentences for people: what holds, what was missed and what bounds it.
         notes: How it was measured.
+        failures: What must not be; the command line then ends with exit code 1.
     """
 
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
     values: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
     findings: Sequence[str] = ()
     notes: Sequence[str] = ()
+    failures: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Outcome":
         """Read back what the result file holds under "outcome"."""
         tables = {name: Table(**table) for name, table in stored["tables"].items()}
-        return cls(tables, stored["values"], stored["findings"], stored["notes"])
+        lines = (stored[name] for name in ("findings", "notes"))
+        return cls(tables, stored["values"], *lines, stored.get("failures", ()))
 
     def show(self, console: Console) -> None:
         """Print for people."""

@@ -58,10 +58,14 @@ def write(path: Path, *, name: str, key: str, manifest: runs.Manifest, result: O
     runs.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def fingerprint(name: str, config: object) -> str:
-    """Names everything a result depends on: configuration, source, version of the package."""
+def fingerprint(name: str, config: object, inputs: object = None) -> str:
+    """Names everything a result depends on: configuration, source, version of the package.
+
+    `inputs` is what else an experiment says that it depends on.
+    """
     sources = {module: _digest(module) for module in sorted(_sources(name))}
-    return runs.fingerprint({"configuration": config, "sources": sources, "version": __version__})
+    known = {"configuration": config, "sources": sources, "version": __version__}
+    return runs.fingerprint(known if inputs is None else {**known, "inputs": inputs})
 
 
 def _digest(module: str) -> str:

@@ -23,7 +23,7 @@ from vashista_theory.attention.kernels.spec import (
 )
 from vashista_theory.attention.summaries import Summaries
 
-IMPLEMENTATIONS = ("mosaic_tpu", "xla")
+IMPLEMENTATIONS = ("mosaic_gpu", "mosaic_tpu", "xla")
 """Back ends, the first that can is taken; each is a module of this package with a `BACKEND`."""
 
 _MODULES = __name__.rpartition(".")[0]

@@ -105,3 +105,108 @@ def tpu_score_config(shape: ScoreShape) -> TpuScoreConfig:
     while wanted > 128 and _score_bytes(wanted, shape) > _VMEM:
         wanted = max(128, wanted // 2 // 128 * 128)
     return TpuScoreConfig(pages_per_block=wanted)
+
+
+GPU_ROWS = 64
+"""Query rows of a tile: what one group of threads of a Hopper GPU multiplies."""
+GPU_MOST_COLUMNS = 128
+"""Columns of the output whose sums fit in registers beside the scores."""
+GPU_REDUCTION_BYTES = 2048
+"""What the kernel lets the compiler keep for sums across warps."""
+
+# An H100's, by the description of the target that the compile check hands to the compiler.
+_MULTIPROCESSORS = 132
+_SHARED_OF_MULTIPROCESSOR = 233_472  # bytes
+_SHARED_OF_BLOCK = 232_448  # bytes
+_SHARED_RESERVED = 1024  # bytes that each block of threads costs beside its own
+_MOST_STAGES = 4
+_MOST_RESIDENT = 2  # blocks of threads on a multiprocessor; registers allow no more at D = 128
+
+
+@dataclass(frozen=True)
+class GpuAttendConfig:
+    """How the Hopper kernel of `attend_pages` cuts its work.
+
+    Attributes:
+        block_tokens: Tokens multiplied at once.
+        stages: Blocks of tokens held at once; one is multiplied, the others are on their way.
+        splits: Shares that the pages of each row are cut into.
+    """
+
+    block_tokens: int
+    stages: int
+    splits: int
+
+    def __post_init__(self) -> None:
+        if self.block_tokens not in (64, 128):
+            raise ValueError(
+                f"block_tokens is {self.block_tokens}; 64 or 128 is expected (the tensor cores "
+                "take 64 rows, and the scores of more than 128 spill)."
+            )
+        if self.stages < 2:
+            raise ValueError(
+                f"stages is {self.stages}; at least 2 are expected (one is multiplied while the "
+                "next is copied)."
+            )
+        _check_multiple("splits", self.splits, 1, "shares of the pages")
+
+    def shared_bytes(self, head_size: int) -> int:
+        """Shared memory of a block of threads, bytes."""
+        columns = min(head_size, GPU_MOST_COLUMNS)
+        query, weights = GPU_ROWS * head_size * 2, GPU_ROWS * self.block_tokens * 2
+        ring = self.stages * self.block_tokens * (head_size + columns) * 2
+        staging = GPU_ROWS * (columns + 1) * 4  # of the result, where the ring was
+        barriers = 8 * (1 + 2 * self.stages)
+        return query + weights + max(ring, staging) + GPU_REDUCTION_BYTES + barriers
+
+    def check(self, shape: AttendShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if self.block_tokens % shape.page_size:
+            raise ValueError(
+                f"block_tokens is {self.block_tokens}, which pages of {shape.page_size} tokens do "
+                "not fill. Use a multiple of the page size."
+            )
+        if (needed := self.shared_bytes(shape.head_size)) > _SHARED_OF_BLOCK:
+            raise ValueError(
+                f"stages is {self.stages}: with {self.block_tokens} tokens of {shape.head_size} "
+                f"dimensions they take {needed} bytes of the {_SHARED_OF_BLOCK} there are. Use "
+                f"stages={gpu_attend_config(shape).stages}, block_tokens=64."
+            )
+        if self.splits > (most := _gpu_blocks(shape, self.block_tokens)):
+            raise ValueError(
+                f"splits is {self.splits}, but a row has at most {most} blocks of "
+                f"{self.block_tokens} tokens. Use splits={most} or fewer."
+            )
+
+
+def _gpu_blocks(shape: AttendShape, block_tokens: int) -> int:
+    """Blocks of tokens of the longest row."""
+    return -(-shape.listed * shape.page_size // block_tokens)
+
+
+def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
+    """Blocks of 64 tokens, two blocks of threads on each multiprocessor where they fit.
+
+    Then the splits for which waves of threads times blocks of a share, plus one for its start and
+    end, are fewest. That is arithmetic, for an H100 and full rows; it was not tuned on a device.
+    """
+
+    def resident(stages: int) -> int:
+        needed = GpuAttendConfig(64, stages, 1).shared_bytes(shape.head_size)
+        fit = _SHARED_OF_MULTIPROCESSOR // (needed + _SHARED_RESERVED)
+        return min(fit, _MOST_RESIDENT)
+
+    stages = max(range(2, _MOST_STAGES + 1), key=lambda s: (resident(s), s))
+    slots = _MULTIPROCESSORS * resident(stages)
+    rows = shape.batch * shape.kv_heads * -(-shape.head_size // GPU_MOST_COLUMNS)
+    blocks = _gpu_blocks(shape, 64)
+
+    def time(splits: int) -> int:
+        return -(-rows * splits // slots) * (-(-blocks // splits) + 1)
+
+    most = min(blocks, max(1, 2 * slots // rows))
+    return GpuAttendConfig(64, stages, min(range(1, most + 1), key=time))
