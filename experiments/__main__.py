@@ -17,8 +17,6 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import jax
-import tyro
-from rich.console import Console
 
 from experiments import _registry, _results
 from experiments._outcome import Outcome
@@ -55,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "all":
         return _run_all(options)
     try:
+        # An experiment for machines without tyro and rich reads its options by itself.
+        if (own := _registry.own_command(name)) is not None:
+            return own(options)
         job = _prepare(name, options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare(name: str, options: list[str]) -> Job:
     """Import the experiment and read its options; the output is checked before any work."""
+    import tyro
+
     module = _registry.load(name)
     command = dataclasses.make_dataclass(
         "Command",
@@ -96,6 +99,8 @@ def _prepare(name: str, options: list[str]) -> Job:
 
 def _run(job: Job) -> None:
     """Compute the experiment unless its result is already there, and show it."""
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else 110)
     key = _results.fingerprint(job.name, job.config)
     stored = _results.read(job.path)
@@ -130,7 +135,10 @@ def _run_all(options: list[str]) -> int:
         shared = ["--quick"] * given.quick + ["--force"] * given.force
         shared += ["--results", str(given.results)] if given.results else []
         try:
-            _run(_prepare(name, shared))
+            if (own := _registry.own_command(name)) is None:
+                _run(_prepare(name, shared))
+            elif own(shared) != OK:
+                failed.append(name)
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()
             failed.append(name)
