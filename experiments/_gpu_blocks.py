@@ -20,8 +20,9 @@ from experiments._gpu_timing import CannotRunError, Measured, Step
 from vashista_theory.attention import PagedKV, Policy
 
 _ROOM = 1.12  # of what a phase holds: intermediate results, and a torch library beside JAX
-# Steps that read less than this many bytes are also timed with the chip's caches evicted.
-_WARM_BELOW = 1e9
+
+PROVED = "certified, proof at this length"
+FRONTS = ("budget", "published means", "certified", PROVED)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class Plan:
         worst_to: Longest context of the worst case.
         memory: Bytes there are, None if unknown.
         bandwidth: Measured bytes a second of a copy.
+        evict_below: Steps that read fewer bytes are also timed with the chip's caches evicted.
         scratch: Bytes read to evict the caches.
         implementations: Of the stages; None takes the best, others stand beside it.
+        fronts: Policies that are timed through the public front.
         say: Told what is being measured.
     """
 
@@ -51,8 +54,10 @@ class Plan:
     seed: int
     memory: int | None
     bandwidth: float
+    evict_below: float
     scratch: int
     implementations: tuple[str | None, ...]
+    fronts: tuple[str, ...]
     platform: str
     say: Callable[[str], None]
 
@@ -102,7 +107,7 @@ class Block:
             found = timing.measure(step, inputs, seconds=plan.seconds, longest=plan.longest)
             read = found.extras.get("bytes", 0.0) if bytes_read is None else bytes_read
             cold = None
-            if read < _WARM_BELOW:
+            if read < plan.evict_below:
                 cold = timing.cold_us(
                     step, inputs, self._scratch, seconds=plan.seconds / 2, longest=plan.longest
                 )
@@ -220,11 +225,15 @@ def _paged(block: Block, kind: str) -> None:
         "budget": Policy.budget(plan.pages),
         "published means": Policy.published(plan.pages),
         "certified": Policy.certified(plan.tolerance),
+        PROVED: Policy.certified(plan.tolerance, dense_below=0),
     }
-    certified_alone = Policy.certified(plan.tolerance, dense_below=0)
-    if shape.tokens <= policies["certified"].dense_below:
-        policies["certified, proof at this length"] = certified_alone
     for name, policy in policies.items():
+        # What proves nothing costs the same on any keys; and beyond the length up to which
+        # certified reads everything, it proves by itself.
+        fixed = kind == "normal" and policy.tolerance is None
+        same = name == PROVED and shape.tokens > policies["certified"].dense_below
+        if fixed or same or name not in plan.fronts:
+            continue
         label = {"keys": kind, "step": name, "how": "vashista_attention"}
         block.time(label, lambda policy=policy: ours.front(cache, policy), queries, None)
     _by_stages(block, kind, cache, queries)
@@ -260,14 +269,6 @@ def _by_stages(block: Block, kind: str, cache: PagedKV, queries: jax.Array) -> N
             named = dict.fromkeys(named, implementation)
         how = "stages: " + ", ".join(f"{stage} {name}" for stage, name in named.items())
         block.time(
-            {"keys": kind, "step": "budget", "how": how},
-            lambda i=implementation: ours.budget(
-                shape, held, pages=plan.pages, superpages=opened, implementation=i
-            ),
-            queries,
-            ours.budget_bytes(shape, plan.pages, opened),
-        )
-        block.time(
             {"keys": kind, "step": "certified", "how": how},
             lambda i=implementation: ours.certified(
                 shape, held, listed=listed, tolerance=plan.tolerance, implementation=i
@@ -276,6 +277,14 @@ def _by_stages(block: Block, kind: str, cache: PagedKV, queries: jax.Array) -> N
             None,
         )
         if kind != "normal":
+            block.time(
+                {"keys": kind, "step": "budget", "how": how},
+                lambda i=implementation: ours.budget(
+                    shape, held, pages=plan.pages, superpages=opened, implementation=i
+                ),
+                queries,
+                ours.budget_bytes(shape, plan.pages, opened),
+            )
             _stages_alone(block, held, queries, opened, implementation, named)
 
 

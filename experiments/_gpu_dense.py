@@ -1,4 +1,4 @@
-"""Dense baselines in JAX, and the published sparse algorithm. Each is one step for `_gpu_timing`."""
+"""Dense baselines in JAX, and the published sparse algorithm: steps for `_gpu_timing`."""
 
 from typing import Any
 

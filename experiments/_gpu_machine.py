@@ -31,7 +31,10 @@ def leave_room_for_torch() -> None:
 
 def gpu() -> Any | None:
     """The default device if it is a GPU."""
-    device = jax.devices()[0]
+    try:
+        device = jax.devices()[0]
+    except RuntimeError:  # a platform was asked for that is not there
+        return None
     return device if device.platform in ("gpu", "cuda") else None
 
 

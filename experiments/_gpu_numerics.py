@@ -65,7 +65,9 @@ def _check(shape: Geometry, implementations: Sequence[str | None]) -> list[dict[
     published = dense.published(shape, keys, values, pages=shape.pages)
     # Over every page only its sharpness, 1.2 in place of D^(-1/2), tells it from dense attention.
     sharper, _ = _exact(shape, query, keys, values, scale=1.2)
-    compare("published", lambda: published.call(query, published.operands)[0], sharper, allowed)
+    compare(
+        "published", lambda: jax.jit(published.call)(query, published.operands)[0], sharper, allowed
+    )
     cache = data.cache_of(shape, keys, values)
     _check_front(shape, cache, query, exact, mass, compare)
     for implementation in implementations:
@@ -82,7 +84,7 @@ def _dense_calls(
     def by(make: Callable[[], Any]) -> Callable[[], Any]:
         def call() -> Any:
             step = make()
-            return step.call(query, step.operands)[0]
+            return jax.jit(step.call)(query, step.operands)[0]
 
         return call
 
@@ -111,8 +113,10 @@ def _check_front(
     mass: np.ndarray,
     compare: Callable[..., None],
 ) -> None:
+    attend = jax.jit(ours.vashista_attention, static_argnums=2)
+
     def front(policy: Policy) -> Any:
-        return ours.vashista_attention(query, cache, policy)
+        return attend(query, cache, policy)
 
     compare("front, dense", lambda: front(Policy.dense())[0], exact, _ALLOWED[shape.dtype])
     certified = Policy.certified(_TOLERANCE, dense_below=0)
@@ -181,7 +185,7 @@ def _check_stages(
     )
     compare(
         f"budget stages {label}, all pages",
-        lambda: every.call(query, held)[0],
+        lambda: jax.jit(every.call)(query, held)[0],
         exact[0],
         _ALLOWED[shape.dtype],
     )
@@ -199,8 +203,12 @@ def _check_certified(
     """That the proof holds, by the pages it chose; and that the step reads just those."""
     label = f"certified stages by {implementation or 'the default'}"
 
+    @jax.jit
+    def wanted(query: jax.Array, held: ours.Folded) -> jax.Array:
+        return ours.wanted_pages(shape, query, held, _TOLERANCE, implementation)[0]
+
     def chosen() -> tuple[reference.Reference, bool]:
-        priority, _ = ours.wanted_pages(shape, query, held, _TOLERANCE, implementation)
+        priority = wanted(query, held)
         best = reference.select(spec.select_call(priority, shape.pages))
         start = (np.arange(shape.batch, dtype=np.int32) * shape.pages)[:, None, None]
         pages = jnp.asarray(best.first + start, jnp.int32)
@@ -216,7 +224,7 @@ def _check_certified(
     )
 
     def output() -> Any:
-        found, extras = step.call(query, held)
+        found, extras = jax.jit(step.call)(query, held)
         # Where a proof fails the step reads everything, which is right but not what is checked.
         return found if float(extras["certified"]) == 1.0 and sparse else np.full(found.shape, 1e9)
 

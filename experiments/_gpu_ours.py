@@ -160,9 +160,11 @@ def certified(
             jnp.all(proved),
             lambda: found.output,
             # Not the attend stage: its portable form would gather the whole cache.
-            lambda: head_major(shape, held.keys, held.values)
-            .call(query, (held.keys, held.values))[0]
-            .astype(found.output.dtype),
+            lambda: (
+                head_major(shape, held.keys, held.values)
+                .call(query, (held.keys, held.values))[0]
+                .astype(found.output.dtype)
+            ),
         )
         read = jnp.where(jnp.all(proved), tokens / PAGE, float(shape.pages))
         kept = 2.0 * PAGE * shape.head_size * held.keys.dtype.itemsize
@@ -302,7 +304,7 @@ def _taken(stage: Any, call: Any, platform: str) -> str:
             found = api.backend(name)
         except NotImplementedError:
             continue
-        if platform in found.platforms and stage in found.stages:
-            if found.stages[stage].why_not(call) is None:
-                return name
+        able = platform in found.platforms and stage in found.stages
+        if able and found.stages[stage].why_not(call) is None:
+            return name
     return "xla"

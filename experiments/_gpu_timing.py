@@ -87,7 +87,7 @@ def measure(
         return _measure(step, inputs, given, seconds, repeats, longest)
     except CannotRunError:
         raise
-    except Exception as error:  # noqa: BLE001 - a compiler's refusals have no common class
+    except Exception as error:
         raise CannotRunError(reason_of(error)) from error
 
 

@@ -30,7 +30,7 @@ def _torch() -> Any:
 def sdpa(
     shape: Geometry, keys: jax.Array, values: jax.Array, queries: jax.Array, *, seconds: float
 ) -> Measured:
-    """torch's flash attention over (B, T, Hkv, D), heads of a group as queries of one head.
+    """Torch's flash attention over (B, T, Hkv, D), heads of a group as queries of one head.
 
     Raises:
         CannotRunError: No torch, no GPU, or flash attention refuses.
@@ -94,7 +94,7 @@ def flashinfer_call(shape: Geometry, keys: jax.Array, values: jax.Array) -> Call
             q_data_type=cache[0].dtype,
             kv_data_type=cache[0].dtype,
         )
-    except Exception as error:  # noqa: BLE001 - its refusals have no common class
+    except Exception as error:
         raise CannotRunError(reason_of(error)) from error
     return lambda query: wrapper.run(query, cache)
 
@@ -108,7 +108,7 @@ def once(call: Callable[[Any], Any], query: jax.Array) -> np.ndarray:
 def _measured(torch: Any, call: Callable[[Any], Any], queries: jax.Array, seconds: float) -> Any:
     try:
         return _time(torch, call, list(torch.from_dlpack(queries)), seconds)
-    except Exception as error:  # noqa: BLE001 - a library's refusals have no common class
+    except Exception as error:
         raise CannotRunError(reason_of(error)) from error
 
 
