@@ -17,8 +17,6 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import jax
-import tyro
-from rich.console import Console
 
 from experiments import _registry, _results
 from experiments._outcome import NotMeasured, Outcome
@@ -55,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "all":
         return _run_all(options)
     try:
+        # An experiment for machines without tyro and rich reads its options by itself.
+        if (own := _registry.own_command(name)) is not None:
+            return own(options)
         job = _prepare(name, options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare(name: str, options: list[str]) -> Job:
     """Import the experiment and read its options; the output is checked before any work."""
+    import tyro
+
     module = _registry.load(name)
     command = dataclasses.make_dataclass(
         "Command",
@@ -95,6 +98,8 @@ def _prepare(name: str, options: list[str]) -> Job:
 
 def _run(job: Job) -> int:
     """Compute the experiment unless its result is already there, show it, return the exit code."""
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else 110)
     inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
     key = _results.fingerprint(job.name, job.config, inputs)
@@ -136,7 +141,9 @@ def _run_all(options: list[str]) -> int:
         shared = ["--quick"] * given.quick + ["--force"] * given.force
         shared += ["--results", str(given.results)] if given.results else []
         try:
-            if _run(_prepare(name, shared)) != OK:
+            own = _registry.own_command(name)
+            code = _run(_prepare(name, shared)) if own is None else own(shared)
+            if code != OK:
                 failed.append(name)
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()

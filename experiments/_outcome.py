@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Cell = str | int | float | bool | None
 
@@ -61,7 +60,7 @@ class Outcome:
         lines = (stored[name] for name in ("findings", "notes"))
         return cls(tables, stored["values"], *lines, stored.get("failures", ()))
 
-    def show(self, console: Console) -> None:
+    def show(self, console: "Console") -> None:
         """Print for people."""
         for name, table in self.tables.items():
             if table.shown:
@@ -73,7 +72,11 @@ class Outcome:
                     console.print(f"- {line}", markup=False, highlight=False)
 
 
-def _print_table(console: Console, name: str, table: Table) -> None:
+def _print_table(console: "Console", name: str, table: Table) -> None:
+    # A GPU machine that only writes results may lack rich.
+    from rich import box
+    from rich.table import Table as RichTable
+
     printed = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for column in table.columns:
         numeric = any(isinstance(row.get(column), (int, float)) for row in table.rows)

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -36,3 +37,12 @@ def load(name: str) -> ModuleType:
             "`python -m experiments --list` says what each one shows"
         )
     return importlib.import_module(f"experiments.{name}")
+
+
+def own_command(name: str) -> Callable[[list[str]], int] | None:
+    """The experiment's own command line, a function `main`, where it has one.
+
+    Raises:
+        ValueError: There is no experiment of this name.
+    """
+    return getattr(load(name), "main", None)

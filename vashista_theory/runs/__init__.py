@@ -1,7 +1,12 @@
 """How a long computation is recorded, stored in blocks, resumed and watched.
 
-Knows nothing of what is computed: `sweep` and `evaluation` stand on it.
+Knows nothing of what is computed: `sweep` and `evaluation` stand on it. Recording a run needs JAX
+and NumPy alone; what stores labelled blocks or draws progress is imported when it is first used
+(PEP 562), so that a GPU machine without xarray, zarr and rich can record a run.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from vashista_theory.runs.configuration import (
     canonical as canonical,
@@ -15,9 +20,28 @@ from vashista_theory.runs.configuration import (
 from vashista_theory.runs.files import check_writable as check_writable
 from vashista_theory.runs.files import write_atomically as write_atomically
 from vashista_theory.runs.manifest import Manifest as Manifest
-from vashista_theory.runs.progress import Progress as Progress
-from vashista_theory.runs.runner import run_blocks as run_blocks
-from vashista_theory.runs.store import BlockStore as BlockStore
-from vashista_theory.runs.store import Fault as Fault
-from vashista_theory.runs.store import load_dataset as load_dataset
-from vashista_theory.runs.store import open_store as open_store
+
+if TYPE_CHECKING:
+    from vashista_theory.runs.progress import Progress as Progress
+    from vashista_theory.runs.runner import run_blocks as run_blocks
+    from vashista_theory.runs.store import BlockStore as BlockStore
+    from vashista_theory.runs.store import Fault as Fault
+    from vashista_theory.runs.store import load_dataset as load_dataset
+    from vashista_theory.runs.store import open_store as open_store
+
+_LAZY_NAMES = {
+    "Progress": "progress",
+    "run_blocks": "runner",
+    **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs a further library on first use."""
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_NAMES})

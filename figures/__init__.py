@@ -1,0 +1,1 @@
+"""One file a figure: reads results, draws, never computes."""

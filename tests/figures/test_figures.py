@@ -1,0 +1,89 @@
+"""Figures read results, draw them, and say "not measured" where there are none."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import _gpu_report as report
+from experiments import _results
+from figures import _style as style
+from figures.__main__ import BAD_USE, OK, main
+from vashista_theory import runs
+
+
+def made_up(*, dense_us: float = 100.0) -> dict[str, dict]:
+    """Blocks with round numbers that no device has measured: one microsecond a kilotoken."""
+    blocks = {}
+    for kv_heads in (8, 32):
+        for tokens in (8192, 32768, 131072):
+            where = {"batch": 16, "heads": 32, "kv_heads": kv_heads, "tokens": tokens}
+            rows = []
+            for step, share in (
+                ("dense", 1.0),
+                ("published algorithm", 0.9),
+                ("certified", 0.3),
+                ("budget", 0.1),
+            ):
+                time = dense_us * tokens / 1024 * share * kv_heads / 8
+                row = dict.fromkeys(report.COLUMNS["decode"])
+                row |= where | {"keys": "real heads", "step": step, "how": "made up"}
+                row |= {"counted_us": time, "us": time, "p99_us": time, "floor_us": 0.5 * time}
+                row |= {"share_of_copy": 0.5, "gb_per_s": 1.0, "times_dense": 1 / share}
+                rows.append(row | {"over_floor": 2.0})
+            stages = []
+            for stage, share in (("score and select, boxes", 0.6), ("attend", 0.8)):
+                row = dict.fromkeys(report.COLUMNS["stages"])
+                row |= where | {"stage": stage, "implementation": "made up"}
+                stages.append(row | {"share_of_copy": share})
+            key = f"{kv_heads} {tokens}"
+            blocks[key] = {"decode": rows, "stages": stages, "not measured": []}
+    return blocks
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    outcome = report.outcome(
+        made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
+    )
+    path = _results.path_of("decode_gpu", folder=tmp_path / "results")
+    manifest = runs.Manifest.start({}).finish()
+    _results.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
+    return path.parent
+
+
+def test_without_a_result_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["all", "--results", str(tmp_path), "--output", str(tmp_path / "out")]) == OK
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(style.names())
+    assert all("not measured" in line for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_figure_is_drawn_and_tied_to_its_result(results: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert main(["all", "--results", str(results), "--output", str(output)]) == OK
+    digest = hashlib.sha256((results / "decode_gpu.json").read_bytes()).hexdigest()
+    for name in style.names():
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        note = json.loads((output / f"{name}.json").read_text())
+        assert note["result_sha256"] == digest
+
+
+def test_a_figure_shows_the_numbers_of_its_result(results: Path) -> None:
+    from figures import decode_scaling
+
+    figure = decode_scaling.draw(_results.outcome("decode_gpu", folder=results))
+    drawn = [list(map(float, line.get_ydata())) for line in figure.axes[0].lines]
+    assert [3.2, 12.8, 51.2] in [[round(y, 9) for y in line] for line in drawn]  # 32 kv heads
+    assert [1.6, 6.4, 25.6] in [[round(y, 9) for y in line] for line in drawn], "the floor"
+    assert [0.8, 3.362, 13.666] in drawn, "published dense"
+    others = [list(map(float, line.get_ydata())) for line in figure.axes[1].lines]
+    assert [0.8, 3.362, 13.666] not in others, "published for 32 kv heads only"
+
+
+def test_an_unknown_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no_such"]) == BAD_USE
+    assert "decode_scaling" in capsys.readouterr().err
