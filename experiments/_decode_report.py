@@ -8,21 +8,27 @@ BUDGET_AIMS = {8192: 2.0, 32768: 6.0, 131072: 15.0, 524288: 40.0}
 CERTIFIED_AIMS = {32768: 1.0, 131072: 1.5, 524288: 1.0}
 MEASURED_UP_TO = 8192
 
+_STEP = {
+    "keys": "real heads (thinned with the length), or normal: the worst case",
+    "tokens": "length of the context",
+    "step": "dense, budget or certified",
+    "layout": "of the key sketch",
+}
 COLUMNS = {
     "decode": {
-        "keys": "real heads (thinned with the length), or normal: the worst case",
-        "tokens": "length of the context",
-        "step": "dense, budget or certified",
-        "layout": "of the key sketch",
+        **_STEP,
         "queries": "distinct queries timed",
         "p50_ms": "median time, milliseconds",
         "p90_ms": "90th percentile, milliseconds",
         "p99_ms": "99th percentile, milliseconds",
         "times_dense": "dense median over this median: below 1 is a slow-down",
+    },
+    "reading": {
+        **_STEP,
         "megabytes": "read of keys, values and summaries, 10⁶ bytes",
-        "times_fewer_bytes": "dense bytes over these",
+        "times_fewer": "dense bytes over these",
         "share_read": "pages read over all, mean",
-        "share_median": "pages read over all, median over heads and queries",
+        "median": "the same, median over heads and queries",
         "certified": "share of heads and queries proven",
     },
     "stages": {

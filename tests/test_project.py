@@ -65,6 +65,11 @@ def test_a_machine_path_is_told_from_others(text: str, bad: bool) -> None:
     assert bool(MACHINE_PATH.search(text)) is bad
 
 
+def test_no_merge_is_left_half_done() -> None:
+    marker = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert not [str(path) for path in tracked_files() if marker.search(text_of(path))]
+
+
 def test_files_stay_short() -> None:
     kernels = ROOT / "vashista_theory" / "attention" / "kernels"
     too_long = {}

@@ -33,7 +33,7 @@ from vashista_theory.attention import (
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 DECODES = {
-    "not a cache": ({"cache": KEYS}, "`cache` is a ndarray", "a PagedKV is expected"),
+    "not a cache": ({"cache": KEYS}, "`cache` is a ndarray", "PagedKV or a ShardedKV is expected"),
     "not a policy": ({"policy": "dense"}, "`policy` is 'dense'", "such as Policy.dense()"),
     "rank": ({"query": QUERY[0]}, "shape (4, 8)", "expects (2, H, 8)"),
     "head size": ({"query": QUERY[..., :4]}, "shape (2, 4, 4)", "expects (2, H, 8)"),
@@ -221,7 +221,7 @@ FILLED = {
     "page size text": ({"page_size": "4"}, "`page_size` is '4'", "positive integer"),
     "lengths": ({"lengths": [21, 1]}, "`lengths[0]` is 21", "expected 0 to 20"),
     "rank": ({"keys": KEYS[0], "values": KEYS[0]}, "(2, 20, 8)", "expected (B, Hkv, T, D)"),
-    "empty": ({"keys": KEYS[:, :, :0], "values": KEYS[:, :, :0]}, "(2, 2, 0, 8)", "PagedKV.create"),
+    "empty": ({"keys": KEYS[:, :, :0], "values": KEYS[:, :, :0]}, "(2, 2, 0, 8)", "Use `create`"),
     "nan": ({"keys": KEYS * NAN}, "keys[0, 0, 0, 0] is nan", "Remove these rows or mask"),
 }  # fmt: skip
 

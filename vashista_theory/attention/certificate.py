@@ -8,6 +8,8 @@ Everything is in logarithms of masses and in logits, that is scores times the sc
 carries the rounding of its own evaluation, so it bounds exact arithmetic, not just its like.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -101,17 +103,21 @@ def _required(array: Array | None, part: str) -> Array:
     return array
 
 
-def _dot(vectors: Float[Array, "R G D"], pages: Float[Array, "R P D"]) -> Float[Array, "R G P"]:
-    if vectors.shape[1] <= FEW_HEADS:
-        return row_dot([vectors[:, :, None, :]], [pages[:, None, :, :]])
-    return jnp.einsum("rgd,rpd->rgp", vectors, pages, precision=jax.lax.Precision.HIGHEST)
+def _dot(*pairs: tuple[Float[Array, "R G D"], Float[Array, "R P D"]]) -> Float[Array, "R G P"]:
+    """Sum of the products of queries with pages over all pairs, in one pass over the pages."""
+    if pairs[0][0].shape[1] <= FEW_HEADS:
+        vectors, pages = zip(*pairs, strict=True)
+        return row_dot([v[:, :, None, :] for v in vectors], [p[:, None, :, :] for p in pages])
+    exact = jax.lax.Precision.HIGHEST
+    products = (jnp.einsum("rgd,rpd->rgp", *pair, precision=exact) for pair in pairs)
+    return functools.reduce(operator.add, products)
 
 
 def _mean_logits(query: Query, pages: Summaries) -> tuple[Array, Array, Array]:
     """Mean logit of each page: from below, as stored, from above."""
     mean = _work(_required(pages.mean, "ball"), query.vectors)
     error = _work(_required(pages.mean_error, "ball"), query.vectors)
-    centre = _dot(query.vectors, mean)
+    centre = _dot((query.vectors, mean))
     norms = query.norms[..., None]
     slack = score_slack(norm_from_above(mean)[:, None, :], norms, mean.shape[-1])
     spread = norms * error[:, None, :] * _one_up(error) + slack
@@ -131,8 +137,8 @@ def _box_range(query: Query, pages: Summaries) -> tuple[Array, Array]:
     """Least and greatest logit in the box: Σ_d min and max of (q_d lower_d, q_d upper_d)."""
     lower, upper = corners(_required(pages.box, "box"), query.vectors.dtype)
     positive, negative = jnp.maximum(query.vectors, 0.0), jnp.minimum(query.vectors, 0.0)
-    greatest = _dot(positive, upper) + _dot(negative, lower)
-    least = _dot(positive, lower) + _dot(negative, upper)
+    greatest = _dot((positive, upper), (negative, lower))
+    least = _dot((positive, lower), (negative, upper))
     reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
     slack = score_slack(reach[:, None, :], query.norms[..., None], lower.shape[-1])
     return query.scale * (least - slack), query.scale * (greatest + slack)
@@ -142,7 +148,7 @@ def _ball_range(query: Query, pages: Summaries) -> tuple[Array, Array]:
     """Least and greatest logit in the ball: ⟨q, c⟩ ∓ ‖q‖ρ."""
     mean = _work(_required(pages.mean, "ball"), query.vectors)
     radius = _work(_required(pages.radius, "ball"), query.vectors)
-    centre = _dot(query.vectors, mean)
+    centre = _dot((query.vectors, mean))
     norms = query.norms[..., None]
     reach = (norm_from_above(mean) + radius)[:, None, :]
     half = norms * radius[:, None, :] * _one_up(radius)
@@ -182,7 +188,7 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: in
     def errors() -> Float[Array, "R G P S"]:
         lower, upper = corners(box, work)
         step, d, norms = sketch.grid_step(lower, upper, bits), lower.shape[-1], query.norms
-        by_dimension = 0.5 * _dot(jnp.abs(query.vectors), step) * (1.0 + (d + 8) * u)
+        by_dimension = 0.5 * _dot((jnp.abs(query.vectors), step)) * (1.0 + (d + 8) * u)
         by_length = (norms * _one_up(step))[..., None, None] * _work(residual, step)[:, None]
         reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
         slack = score_slack(reach[:, None, :], norms[..., None], d)
@@ -226,7 +232,7 @@ def sketch_logits(
             total = total + folded[..., i, None] * row.astype(folded.dtype)
         heads.append(total)
     inner = jnp.stack(heads, axis=1)
-    return query.scale * (_dot(query.vectors, lower)[..., None] + inner)
+    return query.scale * (_dot((query.vectors, lower))[..., None] + inner)
 
 
 def _apart(query: Query, compute: Callable[[], Float[Array, "R G P S"]]) -> Float[Array, "R G P S"]:

@@ -125,17 +125,17 @@ def _bounds(
 def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -> float:
     """Bytes that judging one page (or superpage) reads."""
     parts = cache.spec.bytes_by_part(cache.page_size, cache.head_size)
-    width = parts["value_bound"]
-    mean = cache.head_size * width
-    ball = parts.get("ball", 0)
+    width, ball = parts["value_bound"], parts.get("ball", 0)
+    proof = policy.tolerance is not None
+    box = parts.get("box", 0) + ball * proof
     costs = {
-        "mean": mean,
+        "mean": cache.head_size * width,
         "ball": ball,
-        "box": parts.get("box", 0) + ball * (policy.tolerance is not None),
-        "sketch": parts.get("box", 0) + (0 if superpages else parts.get("sketch", 0)),
+        "box": box,
+        # Superpages have no sketch; their boxes stand in for it.
+        "sketch": box if superpages else parts.get("box", 0) + parts.get("sketch", 0),
     }
-    proof = width if policy.tolerance is not None else 0
-    return float(costs[policy.summary or "box"] + proof)
+    return float(costs[policy.summary or "box"] + width * proof)
 
 
 def judge_superpages(

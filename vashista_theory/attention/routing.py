@@ -31,10 +31,13 @@ def layout(
 def group_priority(
     scores: Float[Array, "R G P"], visible: Bool[Array, "R P"]
 ) -> Float[Array, "R P"]:
-    """Each head's share of mass by page, added over the group; −inf where not visible.
+    """What a group orders pages by; −inf where not visible.
 
-    Shares, not scores: a head whose logits are large must not choose for the others.
+    Each head's share of mass by page, added over the group. Shares, not scores: a head whose
+    logits are large must not choose for the others.
     """
+    if scores.shape[1] == 1:  # alone, a head orders by its scores as it would by their shares
+        return jnp.where(visible, scores[:, 0], -jnp.inf)
     shown = visible[:, None, :]
     share = scores - masked_logsumexp(scores, shown)[..., None]
     total = jax.nn.logsumexp(jnp.where(shown, share, -jnp.inf), axis=1)
