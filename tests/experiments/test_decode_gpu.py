@@ -184,6 +184,15 @@ def test_nothing_that_stays_is_taken_out_of_the_loop() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+def test_the_loop_copies_no_pool() -> None:
+    # At 128k tokens the pools alone are 34 GB: one copy would not fit, and would be timed.
+    pool = jnp.ones((4096, 64), jnp.float32)
+    queries = jnp.ones((4, 64), jnp.float32)
+    call = lambda query, held: (held[jnp.sum(query).astype(jnp.int32)], {})  # noqa: E731
+    compiled = timing._loop.lower(call, queries, pool).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < pool.nbytes / 8
+
+
 def test_a_step_that_cannot_run_gives_its_reason() -> None:
     def call(query: jax.Array, held: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         raise NotImplementedError("no such tile")
