@@ -104,7 +104,8 @@ def published(shape: Geometry, keys: jax.Array, values: jax.Array, *, pages: int
         b, h, d = shape.batch, shape.kv_heads, shape.head_size
         rows = jnp.swapaxes(query.reshape(b, h, shape.group, d), 0, 1)  # (Hkv, B, G, D)
         by_page = mean.reshape(h, b, shape.pages, d)
-        scores = jnp.einsum("hbgd,hbpd->hbp", rows, by_page, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("hbgd,hbpd->hbgp", rows, by_page, preferred_element_type=jnp.float32)
+        scores = jnp.sum(scores, axis=2)
         _, best = jax.lax.top_k(scores, min(pages, shape.pages))
         sequence = jnp.arange(b, dtype=jnp.int32)[None, :, None] * shape.pages
         head = jnp.arange(h, dtype=jnp.int32)[:, None, None]

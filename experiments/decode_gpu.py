@@ -131,7 +131,12 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
         print(report.as_text(_results.Outcome.from_json(stored["outcome"])))
         return OK
     manifest = runs.Manifest.start(config, seed=config.seed, precision="bfloat16")
-    kept = Unfinished(path.with_suffix(".unfinished.json"), key=key, device=device.device_kind)
+    # The kernels are the package's, which a fingerprint knows by its version only.
+    kept = Unfinished(
+        path.with_suffix(".unfinished.json"),
+        key=f"{key} {manifest.commit}",
+        device=device.device_kind,
+    )
     kept.load(afresh=given.force)
     if config.quick:
         print("DRY RUN on the CPU: it shows that the code runs. Its times mean nothing.")

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from experiments import decode_gpu
 from experiments._gpu_data import Geometry
 from experiments._gpu_store import Unfinished
 from experiments.decode_gpu import BAD_USE, FAILED, OK
-from vashista_theory.attention import PagedKV
+from vashista_theory.attention import PagedKV, Policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,6 +184,15 @@ def test_nothing_that_stays_is_taken_out_of_the_loop() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+def test_the_loop_copies_no_pool() -> None:
+    # At 128k tokens the pools alone are 34 GB: one copy would not fit, and would be timed.
+    pool = jnp.ones((4096, 64), jnp.float32)
+    queries = jnp.ones((4, 64), jnp.float32)
+    call = lambda query, held: (held[jnp.sum(query).astype(jnp.int32)], {})  # noqa: E731
+    compiled = timing._loop.lower(call, queries, pool).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < pool.nbytes / 8
+
+
 def test_a_step_that_cannot_run_gives_its_reason() -> None:
     def call(query: jax.Array, held: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         raise NotImplementedError("no such tile")
@@ -284,3 +293,36 @@ def test_bytes_by_arithmetic() -> None:
     assert at.dense_bytes == 8589934592.0
     # facts: superpages, children of 32 and 64 pages take 46 µs at 3 TB/s.
     assert ours.budget_bytes(at, 64, 32) / 3e12 == pytest.approx(46e-6, rel=0.05)
+
+
+def test_every_step_fits_its_shapes_at_the_longest_contexts() -> None:
+    # Traced only: a mistake here would cost a person with a GPU the whole run.
+    shape = Geometry(16, 32, 8, 131072)
+    pool = jax.ShapeDtypeStruct((8, shape.batch * shape.pages, 16, 128), jnp.bfloat16)
+    tokens = jax.ShapeDtypeStruct((shape.batch, shape.tokens, 8, 128), jnp.bfloat16)
+    query = jax.ShapeDtypeStruct((shape.batch, shape.heads, 128), jnp.bfloat16)
+
+    def traced(make: Callable[..., timing.Step], *operands: Any) -> None:
+        def call(query: jax.Array, *operands: Any) -> Any:
+            step = make(*operands)
+            return step.call(query, step.operands)[0]
+
+        assert jax.eval_shape(call, query, *operands).shape == query.shape
+
+    cache = jax.eval_shape(lambda k, v: data.cache_of(shape, k, v), pool, pool)
+    traced(lambda k, v: dense.head_major(shape, k, v), pool, pool)
+    traced(lambda k, v: dense.published(shape, k, v, pages=64), pool, pool)
+    with (  # the library's own code is not written for the strict settings of these tests
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        traced(lambda k, v: dense.shipped_paged(shape, k, v, interpret=True), pool, pool)
+        for grouped in (False, True):
+            ways = {"implementation": "xla", "group_as_queries": grouped}
+            traced(lambda k, v, ways=ways: dense.library(shape, k, v, **ways), tokens, tokens)
+    stages = {"pages": 64, "superpages": 34, "implementation": None}
+    traced(lambda c: ours.budget(shape, ours.fold(c), **stages), cache)
+    proof = {"listed": 512, "tolerance": 0.05, "implementation": None}
+    traced(lambda c: ours.certified(shape, ours.fold(c), **proof), cache)
+    traced(lambda c: ours.front(c, Policy.budget(64)), cache)
