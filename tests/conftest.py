@@ -1,10 +1,14 @@
 """Strict settings for every test, in force before the package is first imported."""
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
 import jaxtyping
+import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 # Every call is checked against its annotated shapes and types. Users do not pay for this: the
@@ -30,3 +34,17 @@ hypothesis.settings.register_profile(
     database=None if "CI" in os.environ else DirectoryBasedExampleDatabase(".hypothesis/examples"),
 )
 hypothesis.settings.load_profile(os.environ.get("VASHISTA_PROFILE", "default"))
+
+# Linux lets a process have 65,530 memory maps unless told otherwise, and every compiled function
+# takes some: beyond that XLA crashes. A run of all tests compiles that many.
+_MANY_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_to_compile() -> Iterator[None]:
+    """Drop what earlier modules compiled before it is too much for the operating system."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()

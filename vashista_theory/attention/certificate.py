@@ -80,16 +80,18 @@ def page_bounds(
     if summary == "mean":
         low, centre, _ = _mean_logits(query, pages)
         nothing = jnp.full_like(centre, jnp.inf)
-        return PageBounds(count + centre, count + centre, count + low, nothing, nothing)
+        lower = count + low - 8 * unit_roundoff(count.dtype) * (count + jnp.abs(low))
+        return PageBounds(count + centre, count + centre, lower, nothing, nothing)
     least, greatest = _ball_range(query, pages) if summary == "ball" else _box_range(query, pages)
+    # The sums below round too, which the ends of the range do not allow for where they are near 0.
+    room = 8 * unit_roundoff(count.dtype) * (count + jnp.abs(least) + jnp.abs(greatest))
     if pages.mean is None or (summary != "ball" and not proof):
         middle = 0.5 * (least + greatest)
-        return PageBounds(
-            count + greatest, count + middle, count + least, count + greatest, greatest
-        )
+        lower, upper = count + least - room, count + greatest + room
+        return PageBounds(count + greatest, count + middle, lower, upper, greatest)
     low, centre, high = _mean_logits(query, pages)
-    lower = count + jnp.maximum(least, low)
-    upper = count + _chord(least, greatest, high)
+    lower = count + jnp.maximum(least, low) - room
+    upper = count + _chord(least, greatest, high) + room
     return PageBounds(count + greatest, count + centre, lower, upper, greatest)
 
 
