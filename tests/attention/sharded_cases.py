@@ -52,7 +52,9 @@ def check_equal_info(found: DecodeInfo, expected: DecodeInfo) -> None:
     for name in ("mass_bound", "mass_lower", "mass_estimate"):
         pair = (getattr(info, f"dropped_{name}") for info in (found, expected))
         np.testing.assert_allclose(*pair, rtol=1e-11, atol=0, err_msg=name)
-    np.testing.assert_allclose(found.error_bound, expected.error_bound, rtol=1e-11)
+    # The error bound divides by the mass read: where boxes allow the unread pages e^14 times that,
+    # its rounding grows by as much.
+    np.testing.assert_allclose(found.error_bound, expected.error_bound, rtol=1e-8)
     np.testing.assert_allclose(found.gap, expected.gap, rtol=1e-11, atol=1e-12)
     assert bool(found.result == Result.successful)
     assert bool(expected.result == Result.successful)
