@@ -12,8 +12,8 @@ import numpy as np
 
 from vashista_theory.attention import PagedKV, Policy, dense_attention, vashista_attention
 from vashista_theory.attention.certificate import as_query
-from vashista_theory.attention.decode import as_rows
 from vashista_theory.attention.judge import judge_all, judge_two_levels
+from vashista_theory.attention.read import as_rows
 from vashista_theory.attention.routing import Layout, group_priority, select_pages
 from vashista_theory.attention.widen import order_by_bound
 
@@ -25,7 +25,8 @@ def over_queries(
 ) -> dict[str, np.ndarray]:
     """Seconds of each step, one entry a query.
 
-    Every round has its own query and calls the steps in turn. A step too slow for all of them
+    Every round has its own query and its own order of steps: a step that always came right after
+    a dense one would always find the processor's caches emptied. A step too slow for all queries
     within `budget` seconds takes part in every second, third, … round: its queries spread over
     the whole run as well.
 
@@ -43,15 +44,16 @@ def over_queries(
         expected = (time.perf_counter() - start) * len(given)
         stride[name] = max(1, math.ceil(expected / budget))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = np.random.default_rng(0)
     gc.collect()
     gc.disable()
     try:
         for i, query in enumerate(given):
-            for name, step in steps.items():
+            for name in order.permutation(list(steps)):
                 if i % stride[name]:
                     continue
                 start = time.perf_counter()
-                jax.block_until_ready(step(query))
+                jax.block_until_ready(steps[name](query))
                 seconds[name].append(time.perf_counter() - start)
     finally:
         gc.enable()

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import Query
-from vashista_theory.attention.row_sums import FEW_HEADS, greatest, row_dot
+from vashista_theory.attention.row_sums import FEW_HEADS, greatest, row_dot, weighted_sum
 
 _CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
 
@@ -221,7 +221,7 @@ def attend_gathered(query: Query, gathered: Gathered) -> Partial:
     return Partial(
         top,
         jnp.sum(weights, axis=-1),
-        jnp.einsum("rgt,rtd->rgd", weights, values, precision=exact),
+        weighted_sum(weights, values),
         longest * keys.shape[-1] ** 0.5,
         jnp.sum(counted, axis=-1, dtype=jnp.int32),
     )

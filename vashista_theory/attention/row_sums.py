@@ -60,3 +60,26 @@ def greatest(numbers: Float[Array, "r t d"]) -> Float[Array, " r"]:
         return jnp.max(numbers, axis=(1, 2), initial=0.0)
 
     return jax.lax.platform_dependent(numbers, cpu=by_halves, default=direct)
+
+
+def weighted_sum(
+    weights: Float[Array, "r g t"], vectors: Float[Array, "r t d"]
+) -> Float[Array, "r g d"]:
+    """Σ weight × vector over t.
+
+    Added by halves, the terms are formed where the vectors are fetched: XLA then reads gathered
+    pages once, where a matrix product needs a copy of them, made one number at a time.
+    """
+
+    def by_halves(weights: Array, vectors: Array) -> Array:
+        if weights.shape[1] > FEW_HEADS:
+            return product(weights, vectors)
+        terms = weights[..., None] * vectors[:, None]
+        while (count := terms.shape[2]) > 1 and count % 2 == 0:
+            terms = terms[:, :, : count // 2] + terms[:, :, count // 2 :]
+        return jnp.sum(terms, axis=2)
+
+    def product(weights: Array, vectors: Array) -> Array:
+        return jnp.einsum("rgt,rtd->rgd", weights, vectors, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.lax.platform_dependent(weights, vectors, cpu=by_halves, default=product)
