@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from tests.attention.dense_reference import attend
 from tests.attention.kernels.absent_devices import absent_device
-from tests.attention.test_bounds import hard_keys
+from tests.attention.test_bounds import hard_keys, true_log_masses
 from vashista_theory import Result
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
+from vashista_theory.attention.kernel_judge import bounds_from
 from vashista_theory.attention.kernels import api, mosaic_tpu, spec
+from vashista_theory.attention.summaries import summarise_pages
 
 KV_HEADS, D, PAGE, WIDTH = 2, 8, 4, 80
 ROOM = PAGE * WIDTH
@@ -145,6 +147,45 @@ def test_the_report_is_that_of_plain_jax_and_its_bounds_hold(name, group):
             check_same(found, expected, info, plain)
 
     check()
+
+
+@hypothesis.settings(max_examples=15)
+@hypothesis.given(
+    summary=st.sampled_from(["box", "ball", "sketch"]),
+    seed=st.integers(0, 2**20),
+    hard=st.sampled_from(["plain", "same", "far", "outlier", "flat", "tiny"]),
+)
+def test_bounds_made_of_scores_bound_the_page(summary, seed, hard):
+    rng = np.random.default_rng(seed)
+    keys = hard_keys(rng, hard, (2, 16, PAGE, D)).astype(np.float32)
+    query = rng.normal(size=(1, 6, D)).astype(np.float32)
+    scores = api.score_pages(
+        query,
+        _summarise(keys),
+        jnp.arange(16, dtype=jnp.int32)[None, :],
+        jnp.asarray([16 * PAGE], jnp.int32),
+        kind=summary,
+        page_size=PAGE,
+        bits=4 if summary == "sketch" else None,
+    )
+    found = bounds_from(scores, summary, summary, PAGE)
+    log_mass, best = true_log_masses(
+        query.reshape(2, 3, D).astype(np.float64), keys.astype(np.float64), SCALE
+    )
+    lower, upper, greatest = (
+        np.asarray(bound, np.float64).reshape(log_mass.shape)
+        for bound in (found.lower, found.upper, found.best)
+    )
+    # The scale of the kernels is D^(−1/2) in float32, which is not that of float64.
+    noise = EPS * np.abs(best)
+    assert np.all(lower <= log_mass + noise)
+    assert np.all(upper >= log_mass - noise)
+    assert np.all(greatest >= best - noise)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def _summarise(keys):
+    return summarise_pages(keys, keys, SummarySpec())
 
 
 def stand_in(name: str, stages: dict, monkeypatch) -> None:
