@@ -80,8 +80,8 @@ def kernels_for(implementation: str | None, work: DTypeLike, query: Array, keys:
 
 
 def _platform_of(array: Array) -> str:
-    platform = next(iter(array.devices())).platform
-    return {"gpu": "cuda"}.get(platform, platform)
+    platform: str = next(iter(array.devices())).platform
+    return "cuda" if platform == "gpu" else platform
 
 
 def physical_pages(pools: Pools, pages: Int[Array, "R K"]) -> Int[Array, "R K"]:
