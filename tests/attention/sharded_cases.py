@@ -95,6 +95,22 @@ def test_decode_equals_one_device(caches, name):
     assert np.any(info.fell_back) == (name == "else_dense")
 
 
+def test_kernels_on_each_device_equal_plain_jax_on_one(caches):
+    def single(a):
+        return a.astype(jnp.float32) if a.dtype == jnp.float64 else a
+
+    one, many = jax.tree.map(single, caches)
+    query = np.random.default_rng(4).normal(size=(8, 3 * HEADS, D)).astype(np.float32)
+    policy = Policy(pages=40, summary="box", superpages=4)
+    output, info = vashista_attention(query, many, policy, implementation="xla")
+    expected, plain = vashista_attention(query, one, policy)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=2e-5)  # float32
+    np.testing.assert_array_equal(info.pages_read, plain.pages_read)
+    np.testing.assert_allclose(info.log_mass, plain.log_mass, rtol=2e-6, atol=2e-5)
+    np.testing.assert_allclose(info.dropped_mass_estimate, plain.dropped_mass_estimate, rtol=1e-3)
+    assert bool(info.result == Result.successful)
+
+
 def test_coupling_gathers_the_pages_of_a_fixed_number(caches):
     one, many = caches
     query = np.random.default_rng(2).normal(size=(8, HEADS, D))

@@ -47,7 +47,7 @@ DECODES = {
     "ragged": ({"query": [[1.0], [1.0, 2.0]]}, "`query` is not a rectangular array"),
     "nan": ({"query": with_one(QUERY, (1, 2, 3), NAN)}, "query[1, 2, 3] is nan", "Remove"),
     "infinity": ({"query": with_one(QUERY, (0, 0, 0), np.inf)}, "query[0, 0, 0] is inf", "Remove"),
-    "implementation": ({"implementation": "cuda"}, "'cuda'", "('xla',), or None"),
+    "implementation": ({"implementation": "cuda"}, "'cuda'", "'jax', 'mosaic_gpu'", "or None"),
     "scale zero": ({"scale": 0.0}, "scale is 0.0", "positive, finite", "or None"),
     "scale negative": ({"scale": -2}, "scale is -2", "positive, finite"),
     "scale nan": ({"scale": NAN}, "scale is nan", "positive, finite"),

@@ -9,11 +9,10 @@ from jaxtyping import Array
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention._cache_checks import as_floats
 from vashista_theory.attention.cache import PagedKV
+from vashista_theory.attention.kernel_choice import IMPLEMENTATIONS
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.sharded import ShardedKV
 from vashista_theory.hull.problem import check_finite, is_traced
-
-IMPLEMENTATIONS = ("xla",)
 
 
 def check_call(

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory.attention.cache import PagedKV
-from vashista_theory.attention.certificate import Query
+from vashista_theory.attention.certificate import PageBounds, Query
 from vashista_theory.attention.dense import read_everything
-from vashista_theory.attention.judge import Judged, judge_all, judge_two_levels
+from vashista_theory.attention.judge import Judged, judge_all, judge_pages, judge_superpages
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.read import (
     Gathered,
@@ -19,8 +19,7 @@ from vashista_theory.attention.read import (
     read_pages,
     read_range,
 )
-
-Judge = Callable[[Query, PagedKV, Pools, Policy], Judged]
+from vashista_theory.attention.routing import Layout, select_pages
 
 
 class Access(NamedTuple):
@@ -28,16 +27,24 @@ class Access(NamedTuple):
 
     Attributes:
         judge_all: Judge every page of every row.
-        judge_two_levels: Judge every superpage, then the pages of the best.
-        read_pages: Softmax sums over the wanted ones of some pages of each row.
-        read_range: Sums so far, and those over pages [lower, upper) of a list, by row.
+        judge_superpages: Bounds of every superpage that has a summary, and on its values.
+        judge_pages: Judge some pages of each row; −1 for none.
+        select_pages: The best of what was judged, by one choice a row.
+        read_pages: Softmax sums over the wanted ones of some pages of each row. They come first in
+            the list, and one that is not full comes last of them.
+        read_range: Sums so far, and those over pages [lower, upper) of a list of full pages, by
+            row.
         read_everything: Softmax sums over all pages of every row.
         gather_pages: Keys and values of some pages themselves.
         all_agree: Whether a flag is set on every device.
     """
 
-    judge_all: Judge
-    judge_two_levels: Judge
+    judge_all: Callable[[Query, PagedKV, Pools, Policy], Judged]
+    judge_superpages: Callable[[Query, PagedKV, Policy], tuple[PageBounds, Float[Array, "R C"]]]
+    judge_pages: Callable[[Query, PagedKV, Pools, Policy, Int[Array, "R U"]], Judged]
+    select_pages: Callable[
+        [Float[Array, "R P"], Layout, int], tuple[Int[Array, "R K"], Bool[Array, "R K"]]
+    ]
     read_pages: Callable[[Query, Pools, Int[Array, "R K"], Bool[Array, "R K"]], Partial]
     read_range: Callable[
         [Query, Pools, Int[Array, "R K"], Int[Array, " R"], Int[Array, " R"], Partial], Partial
@@ -52,6 +59,14 @@ def _itself(flags: Bool[Array, "*n"]) -> Bool[Array, "*n"]:
 
 
 ONE_DEVICE = Access(
-    judge_all, judge_two_levels, read_pages, read_range, read_everything, gather_pages, _itself
+    judge_all,
+    judge_superpages,
+    judge_pages,
+    select_pages,
+    read_pages,
+    read_range,
+    read_everything,
+    gather_pages,
+    _itself,
 )
 """Everything on the device at hand, in plain JAX."""

@@ -1,6 +1,7 @@
 """Sparse attention of one query a head over a paged cache, with a report on itself."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from vashista_theory._numerics import masked_logsumexp
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
-from vashista_theory.attention.access import ONE_DEVICE, Access
+from vashista_theory.attention.access import Access
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import (
     PageBounds,
@@ -24,11 +25,18 @@ from vashista_theory.attention.certificate import (
 )
 from vashista_theory.attention.coupled import attend_coupled
 from vashista_theory.attention.info import DecodeInfo
-from vashista_theory.attention.judge import Judged, can_choose, reads_two_levels
+from vashista_theory.attention.judge import (
+    Judged,
+    can_choose,
+    judge_two_levels,
+    reads_two_levels,
+)
+from vashista_theory.attention.kernel_access import kernel_access
+from vashista_theory.attention.kernel_choice import PLAIN, Kernels, kernels_for
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.read import Partial, Pools, as_rows
 from vashista_theory.attention.rounding import norm_from_above, work_dtype
-from vashista_theory.attention.routing import Layout, forced_pages, group_priority, select_pages
+from vashista_theory.attention.routing import Layout, forced_pages, group_priority
 from vashista_theory.attention.sharded import ShardedKV
 from vashista_theory.attention.sharded_access import access_from, whole_context
 from vashista_theory.attention.widen import (
@@ -79,7 +87,11 @@ def vashista_attention(
         scale: Positive factor on the scores, D^(−1/2) by default; the temperature is 1/scale.
         coupling: γ ≥ 0 of T6: 0 is softmax attention, γ > 0 the entropic projection on the keys
             read. Bounds are then NaN and nothing is certified.
-        implementation: "xla", or None for the best there is on this device.
+        implementation: None for the best there is on this device: on a GPU or TPU the kernels
+            (`attention.kernels`) that can do this shape, else plain JAX. "jax" is plain JAX
+            anywhere; "mosaic_gpu", "mosaic_tpu" or "xla" the kernels of that back end. What is
+            read and proved is the same, to rounding. Kernels compute in float32; with float64
+            anywhere None is plain JAX.
 
     Returns:
         Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`.
@@ -87,8 +99,9 @@ def vashista_attention(
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
             a concrete NaN in the query, or arguments that exclude each other.
-        NotImplementedError: for coupling > 0 with a policy that reads everything from a
-            `ShardedKV`: it would bring all keys to every device.
+        NotImplementedError: if `implementation` cannot do this, None never raises it; and for
+            coupling > 0 with a policy that reads everything from a `ShardedKV`: it would bring all
+            keys to every device.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
     if isinstance(cache, ShardedKV):
@@ -101,24 +114,49 @@ def vashista_attention(
         query_ = cache.on_devices(query_)
     factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
     work = work_dtype(query_.dtype, cache.work_dtype)
-    return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling))
+    keys = cache.keys if isinstance(cache, PagedKV) else cache.parts.keys
+    kernels = kernels_for(implementation, work, query_, keys)
+    return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling), kernels)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "coupling"))
+@functools.partial(jax.jit, static_argnames=("policy", "coupling", "kernels"))
 def _decode(
     query: Float[Array, "B H D"],
     cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
     policy: Policy,
     coupling: float,
+    kernels: Kernels,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    def by(kernels: Kernels) -> Callable[..., tuple[Array, DecodeInfo]]:
+        options = {"policy": policy, "coupling": coupling, "kernels": kernels}
+        return functools.partial(_decode_by, **options)
+
+    if kernels.platform is None:
+        return by(kernels)(query, cache, scale)
+    # The cache may lie on another platform than the default one (a TPU machine has a CPU too).
+    ways = {kernels.platform: by(kernels), "default": by(PLAIN)}
+    return jax.lax.platform_dependent(query, cache, scale, **ways)
+
+
+def _decode_by(
+    query: Float[Array, "B H D"],
+    cache: PagedKV | ShardedKV,
+    scale: Float[Array, ""],
+    *,
+    policy: Policy,
+    coupling: float,
+    kernels: Kernels,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     if isinstance(cache, PagedKV):
-        return _attend(query, cache, scale, policy, coupling, ONE_DEVICE)
+        access = kernel_access(cache, query.dtype, policy, kernels)
+        return _attend(query, cache, scale, policy, coupling, access)
     pages, dealing = cache.pages_per_sequence, cache.dealing
 
     def attend(part: PagedKV, lengths: Array, query: Array, scale: Array) -> Any:
         whole = whole_context(part, lengths, pages, dealing)
-        access = access_from(part, dealing, ONE_DEVICE)
+        inner = kernel_access(part, query.dtype, policy, kernels)
+        access = access_from(part, dealing, inner)
         return (), _attend(query, whole, scale, policy, coupling, access)
 
     return dealing.on_each(attend, cache.parts, cache.lengths, query, scale)[1]
@@ -177,12 +215,21 @@ def _everything(query: Query, pools: Pools, coupling: float, access: Access) -> 
 def _fixed_number(
     query: Query, cache: PagedKV, pools: Pools, policy: Policy, coupling: float, access: Access
 ) -> _Outcome:
-    two_levels = reads_two_levels(cache, policy)
-    judge = access.judge_two_levels if two_levels else access.judge_all
-    judged = judge(query, cache, pools, policy)
+    if reads_two_levels(cache, policy):
+        judged = judge_two_levels(
+            query,
+            cache,
+            pools,
+            policy,
+            superpages=access.judge_superpages,
+            pages_of_best=access.judge_pages,
+            select=access.select_pages,
+        )
+    else:
+        judged = access.judge_all(query, cache, pools, policy)
     places = Layout(judged.places.full & can_choose(judged), judged.places.forced)
     priority = group_priority(judged.bounds.priority, places.full & ~places.forced)
-    index, chosen = select_pages(priority, places, policy.pages or 0)
+    index, chosen = access.select_pages(priority, places, policy.pages or 0)
     pages = jnp.take_along_axis(judged.pages, index, axis=1)
     never = jnp.zeros(pools.lengths.shape, bool)
     count = jnp.sum(chosen, axis=1, dtype=jnp.int32)

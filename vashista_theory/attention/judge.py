@@ -71,26 +71,26 @@ def judge_pages(
     heads = pools.heads[:, None]
     # The barrier makes XLA fetch whole pages, not one number after another as it is needed.
     summaries = jax.lax.optimization_barrier(
-        jax.tree.map(lambda held: _pick(held, heads, physical), _parts(cache.summaries, policy))
+        jax.tree.map(lambda held: pick(held, heads, physical), parts(cache.summaries, policy))
     )
     bounds = _bounds(query, summaries, cache, policy, cache.page_size)
     return as_judged(query, cache, pools, policy, pages, bounds, summaries.value_bound)
 
 
-def _parts(summaries: Summaries, policy: Policy) -> Summaries:
+def parts(summaries: Summaries, policy: Policy) -> Summaries:
     """What the policy judges by, nothing else."""
-    parts = {
+    named = {
         "mean": {"mean", "mean_error"},
         "ball": {"mean", "mean_error", "radius"},
         "box": {"box"} if policy.tolerance is None else {"box", "mean", "mean_error"},
         "sketch": {"box", "codes", "residual"},
     }[policy.summary or "box"]
     names = ("box", "mean", "mean_error", "radius", "codes", "residual")
-    held = [getattr(summaries, name) if name in parts else None for name in names]
+    held = [getattr(summaries, name) if name in named else None for name in names]
     return Summaries(*held, value_bound=summaries.value_bound)
 
 
-def _pick(
+def pick(
     held: Shaped[Array, "Hkv N ..."], heads: Int[Array, "R 1"], pages: Int[Array, "R K"]
 ) -> Shaped[Array, "R K ..."]:
     """Summaries of some pages, fetched as one flat run a page: copied several times as fast."""
@@ -156,10 +156,11 @@ def judge_two_levels(
     *,
     superpages: Callable[..., tuple[PageBounds, Array]] = judge_superpages,
     pages_of_best: Callable[..., Judged] = judge_pages,
+    select: Callable[..., tuple[Array, Array]] = select_pages,
 ) -> Judged:
     """Judge every superpage, then the pages of the best: never all pages of a long context.
 
-    `superpages` and `pages_of_best` judge them, wherever their summaries are.
+    `superpages` and `pages_of_best` judge them, wherever their summaries are; `select` chooses.
     """
     span, size = PAGES_PER_SUPERPAGE, cache.page_size
     rows = pools.lengths.shape[0]
@@ -170,7 +171,7 @@ def judge_two_levels(
         lambda found: _pad_last(found, numbers.shape[1]), superpages(query, cache, policy)
     )
     priority = group_priority(bounds.priority, places.full & ~places.forced)
-    index, chosen = select_pages(priority, places, _opened(policy))
+    index, chosen = select(priority, places, _opened(policy))
     children = index[..., None] * span + jnp.arange(span, dtype=jnp.int32)[None, None, :]
     children = jnp.where(chosen[..., None], children, -1).reshape(rows, -1)
     children = jnp.where(children < pools.table.shape[1], children, -1)

@@ -48,10 +48,7 @@ def select_pages(
     priority: Float[Array, "R P"], places: Layout, count: int
 ) -> tuple[Int[Array, "R K"], Bool[Array, "R K"]]:
     """Indices of the `count` best pages, ascending, forced ones first; and whether each is one."""
-    ranked = jnp.where(places.forced, jnp.inf, jnp.where(places.full, priority, -jnp.inf))
-    # A full page whose score is −inf is still a page, and better than none.
-    floor = jnp.asarray(float(jnp.finfo(priority.dtype).min), priority.dtype)
-    ranked = jnp.where(places.full & (ranked == -jnp.inf), floor, ranked)
+    ranked = ranking(priority, places)
     best, index = jax.lax.top_k(ranked, min(count, ranked.shape[1]))
     index = jnp.where(best > -jnp.inf, index, ranked.shape[1]).astype(jnp.int32)
     index = jnp.sort(index, axis=1)
@@ -59,19 +56,25 @@ def select_pages(
     return jnp.where(chosen, index, 0), chosen
 
 
+def ranking(priority: Float[Array, "R P"], places: Layout) -> Float[Array, "R P"]:
+    """The priority, +inf for a page that is read anyway and −inf for what cannot be chosen."""
+    ranked = jnp.where(places.forced, jnp.inf, jnp.where(places.full, priority, -jnp.inf))
+    # A full page whose score is −inf is still a page, and better than none.
+    floor = jnp.asarray(float(jnp.finfo(priority.dtype).min), priority.dtype)
+    return jnp.where(places.full & (ranked == -jnp.inf), floor, ranked)
+
+
 def forced_pages(
     lengths: Int[Array, " R"], page_size: int, policy: Policy
 ) -> tuple[Int[Array, "R F"], Bool[Array, "R F"]]:
-    """The pages that are always read, each once, in a fixed number of places."""
-    page_count = -(-lengths // page_size)
-    partial = lengths % page_size != 0
-    sink = jnp.arange(policy.sink, dtype=jnp.int32)[None, :]
-    sink = jnp.broadcast_to(sink, (lengths.shape[0], policy.sink))
-    back = jnp.arange(max(1, policy.recent), dtype=jnp.int32)[None, :]
-    last = page_count[:, None] - 1 - back
-    recent_wanted = last >= policy.sink
-    if policy.recent == 0:
-        recent_wanted = recent_wanted & partial[:, None]
-    pages = jnp.concatenate([sink, last], axis=1)
-    wanted = jnp.concatenate([sink < page_count[:, None], recent_wanted], axis=1)
-    return jnp.maximum(pages, 0), wanted
+    """The pages that are always read, each once, ascending; and whether a place holds one."""
+    page_count = -(-lengths // page_size)[:, None]
+    # Without recent pages the last one is still read where it is partial.
+    partial = (lengths[:, None] % page_size != 0).astype(jnp.int32)
+    recent = policy.recent if policy.recent > 0 else partial
+    first = jnp.minimum(policy.sink, page_count)
+    behind = jnp.maximum(first, page_count - recent)
+    place = jnp.arange(policy.always, dtype=jnp.int32)[None, :]
+    pages = jnp.where(place < first, place, behind + place - first)
+    wanted = pages < page_count
+    return jnp.where(wanted, pages, 0), wanted

@@ -18,13 +18,7 @@ from vashista_theory.attention._dealing import Dealing
 from vashista_theory.attention.access import Access
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import PageBounds, Query
-from vashista_theory.attention.judge import (
-    Judged,
-    as_judged,
-    judge_pages,
-    judge_superpages,
-    judge_two_levels,
-)
+from vashista_theory.attention.judge import Judged, as_judged
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.read import Gathered, Partial, Pools, as_rows, merge, nothing_read
 from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE
@@ -54,7 +48,9 @@ def access_from(part: PagedKV, dealing: Dealing, inner: Access) -> Access:
     shard = _Shard(part, dealing, inner)
     return Access(
         shard.judge_all,
-        shard.judge_two_levels,
+        shard.judge_superpages,
+        shard.judge_pages,
+        inner.select_pages,
         shard.read_pages,
         shard.read_range,
         shard.read_everything,
@@ -79,26 +75,14 @@ class _Shard(NamedTuple):
         pages = jnp.broadcast_to(numbers[None, :], pools.table.shape)
         return as_judged(query, cache, pools, policy, pages, *_from_table(table))
 
-    def judge_two_levels(
-        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
-    ) -> Judged:
-        return judge_two_levels(
-            query,
-            cache,
-            pools,
-            policy,
-            superpages=self._superpages,
-            pages_of_best=self._pages_of_best,
-        )
-
-    def _superpages(
+    def judge_superpages(
         self, query: Query, cache: PagedKV, policy: Policy
     ) -> tuple[PageBounds, Float[Array, "R C"]]:
-        table = _as_table(*judge_superpages(query, self.part, policy))
+        table = _as_table(*self.inner.judge_superpages(query, self.part, policy))
         count = -(-cache.pages_per_sequence // PAGES_PER_SUPERPAGE)
         return _from_table(self.dealing.gather(table, run=1, length=count))
 
-    def _pages_of_best(
+    def judge_pages(
         self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R U"]
     ) -> Judged:
         rows, width = pages.shape
@@ -109,7 +93,7 @@ class _Shard(NamedTuple):
 
         def judge(table: Array, index: Array, found: Array) -> Array:
             some = jnp.where(found, jnp.take_along_axis(pages, index, axis=1), -1)
-            own = judge_pages(query, cache, pools, policy, some)
+            own = self.inner.judge_pages(query, cache, pools, policy, some)
             place = jnp.where(found, index, width)[:, None, :]
             new = _as_table(own.bounds, own.value_bounds)
             return table.at[row, line, place].set(new, mode="drop")

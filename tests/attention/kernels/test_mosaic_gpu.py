@@ -79,6 +79,7 @@ class TestMosaicGpu(Attends):
         found = self.run("attend", spec.attend_call(query, keys, values, pages, tokens, None))
         np.testing.assert_allclose(found.output, 0.761594, atol=6e-5)
         np.testing.assert_allclose(found.log_mass, 1.126928, atol=1e-6)
+        np.testing.assert_allclose(found.top, 1.0, atol=1e-6)
 
 
 def small_call(name: str = "published_8kv") -> spec.AttendCall:
@@ -170,11 +171,15 @@ def test_refusals_name_the_value(changes: dict, says: str) -> None:
 
 def test_merge_worked_by_hand() -> None:
     # Masses 1 and 3 and an empty share: (1·2 + 3·6)/4 = 5, log 4. A row with nothing: 0, −inf.
+    # Of the greatest logits 0 and 0.5 the greater one.
     log_mass = jnp.log(jnp.asarray([[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]], jnp.float32))
     output = jnp.asarray([[[2.0], [0.0]], [[6.0], [0.0]], [[0.0], [0.0]]], jnp.float32)
-    merged = mosaic_gpu.merge_shares(output, log_mass)
+    none = -np.inf
+    top = jnp.asarray([[0.0, none], [0.5, none], [none, none]], jnp.float32)
+    merged = mosaic_gpu.merge_shares(output, log_mass, top)
     np.testing.assert_allclose(merged.output, [[5.0], [0.0]], rtol=1e-6)
     np.testing.assert_allclose(merged.log_mass, [np.log(4.0), -np.inf], rtol=1e-6)
+    np.testing.assert_array_equal(merged.top, [0.5, -np.inf])
 
 
 # ---------------------------------------------------------------- lowering

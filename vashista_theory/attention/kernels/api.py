@@ -195,12 +195,8 @@ def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> An
             f"config is {config!r}, but no implementation is named, and tiles fit only their own. "
             f"Pass implementation=, one of {IMPLEMENTATIONS}."
         )
-    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-    ways = [
-        name
-        for name in IMPLEMENTATIONS
-        if name != "xla" and (found := _loaded(name)) and platform in found.platforms
-    ]
+    platform = platform_here()
+    ways = device_backends(platform)
     portable = _runner(backend("xla").stages[stage])
     if not ways:
         return portable(call)
@@ -222,6 +218,49 @@ def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> An
     )
 
 
+def platform_here() -> str:
+    """XLA's name of the default platform."""
+    return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+
+
+def device_backends(platform: str) -> tuple[str, ...]:
+    """Back ends with kernels of their own for a platform, in the order in which they are asked."""
+    return tuple(
+        name
+        for name in IMPLEMENTATIONS
+        if name != "xla" and (found := _loaded(name)) and platform in found.platforms
+    )
+
+
+def stage_that_can(
+    stage: Stage, shape: spec.Shape, implementations: Sequence[str]
+) -> StageOfBackend | None:
+    """The stage of the first of some back ends that can do such a call, None if none of them can.
+
+    It is run by ``stage.run(call, None)``.
+    """
+    for name in implementations:
+        found = _loaded(name)
+        if found is not None and _why_not(found, stage, shape) is None:
+            return found.stages[stage]
+    return None
+
+
+def stage_of(stage: Stage, shape: spec.Shape, implementation: str) -> StageOfBackend:
+    """The stage of a back end.
+
+    Raises:
+        NotImplementedError: if it cannot do such a call.
+    """
+    found = backend(implementation)
+    if (reason := _why_not(found, stage, shape)) is not None:
+        raise NotImplementedError(
+            f"{implementation!r} cannot {stage} this: {reason}. Use another implementation, or "
+            "None for the best that can."
+        )
+    return found.stages[stage]
+
+
 def _loaded(name: str) -> Backend | None:
     try:
         return backend(name)
@@ -234,13 +273,7 @@ def _runner(way: StageOfBackend, config: Any = None) -> Callable[[Any], Any]:
 
 
 def _forced(stage: Stage, call: Any, implementation: str, config: Any) -> Any:
-    found = backend(implementation)
-    if (reason := _why_not(found, stage, call.shape)) is not None:
-        raise NotImplementedError(
-            f"{implementation!r} cannot {stage} this: {reason}. Use another implementation, or "
-            "None for the best that can."
-        )
-    way = found.stages[stage]
+    way = stage_of(stage, call.shape, implementation)
     if config is not None and not (way.config_type and isinstance(config, way.config_type)):
         expected = way.config_type.__name__ if way.config_type else "None: it has no tiles"
         raise ValueError(

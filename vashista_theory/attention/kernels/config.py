@@ -155,7 +155,7 @@ class GpuAttendConfig:
         columns = min(head_size, GPU_MOST_COLUMNS)
         query, weights = GPU_ROWS * head_size * 2, GPU_ROWS * self.block_tokens * 2
         ring = self.stages * self.block_tokens * (head_size + columns) * 2
-        staging = GPU_ROWS * (columns + 1) * 4  # of the result, where the ring was
+        staging = GPU_ROWS * (columns + 2) * 4  # of the result, where the ring was
         barriers = 8 * (1 + 2 * self.stages)
         return query + weights + max(ring, staging) + GPU_REDUCTION_BYTES + barriers
 

@@ -70,7 +70,7 @@ def attend(call: AttendCall, config: GpuAttendConfig | None) -> Attended:
     grouped = call.query.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_size)
     spare = geometry.rows - shape.group
     query = jnp.pad(grouped, ((0, 0), (0, 0), (0, spare), (0, 0)))
-    output, log_mass = sm90.attend_splits(
+    output, log_mass, top = sm90.attend_splits(
         query,
         call.keys,
         call.values,
@@ -79,9 +79,10 @@ def attend(call: AttendCall, config: GpuAttendConfig | None) -> Attended:
         call.scale.reshape(1),
         geometry=geometry,
     )
-    merged = merge_shares(output[..., : shape.group, :], log_mass[..., : shape.group])
+    used = slice(shape.group)
+    merged = merge_shares(output[..., used, :], log_mass[..., used], top[..., used])
     flat = (shape.batch, shape.heads)
-    return Attended(merged.output.reshape(*flat, shape.head_size), merged.log_mass.reshape(flat))
+    return jax.tree.map(lambda a: a.reshape(*flat, *a.shape[3:]), merged)
 
 
 def _geometry(shape: AttendShape, tiles: GpuAttendConfig) -> sm90.Geometry:
@@ -98,10 +99,12 @@ def _geometry(shape: AttendShape, tiles: GpuAttendConfig) -> sm90.Geometry:
     )
 
 
-def merge_shares(output: Float[Array, "n *b D"], log_mass: Float[Array, "n *b"]) -> Attended:
+def merge_shares(
+    output: Float[Array, "n *b D"], log_mass: Float[Array, "n *b"], top: Float[Array, "n *b"]
+) -> Attended:
     """Softmax over all shares from the softmax over each."""
-    top = jnp.max(log_mass, axis=0)
-    anchor = jnp.where(jnp.isneginf(top), 0.0, top)
+    heaviest = jnp.max(log_mass, axis=0)
+    anchor = jnp.where(jnp.isneginf(heaviest), 0.0, heaviest)
     weights = jnp.exp(log_mass - anchor[None])
     mass = jnp.sum(weights, axis=0)
     none = mass == 0  # and not "not above 0", which would hide a NaN
@@ -109,6 +112,7 @@ def merge_shares(output: Float[Array, "n *b D"], log_mass: Float[Array, "n *b"])
     return Attended(
         jnp.sum(output * (weights / divisor[None])[..., None], axis=0),
         jnp.where(none, -jnp.inf, anchor + jnp.log(divisor)),
+        jnp.max(top, axis=0),
     )
 
 

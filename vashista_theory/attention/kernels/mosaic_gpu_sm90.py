@@ -89,7 +89,7 @@ def attend_splits(
     scale: jax.Array,
     *,
     geometry: Geometry,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Attend to every share of every row's pages.
 
     Args:
@@ -102,8 +102,9 @@ def attend_splits(
         geometry: Sizes; they agree with the arrays.
 
     Returns:
-        Softmax output of each share [splits, B, Hkv, rows, D] and the log of its mass
-        [splits, B, Hkv, rows], float32; a share without tokens has output 0 and mass −inf.
+        Softmax output of each share [splits, B, Hkv, rows, D], the log of its mass and its
+        greatest logit [splits, B, Hkv, rows], float32; a share without tokens has output 0, and
+        −inf for the two.
     """
     g = geometry
     dtype = query.dtype
@@ -112,6 +113,7 @@ def attend_splits(
         _body(g, dtype),
         out_type=(
             jax.ShapeDtypeStruct((*leading, g.rows, g.d), jnp.float32),
+            jax.ShapeDtypeStruct((*leading, g.rows), jnp.float32),
             jax.ShapeDtypeStruct((*leading, g.rows), jnp.float32),
         ),
         scratch_types=(
@@ -169,6 +171,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         scale_hbm: Any,  # [1], of scores in units of log 2
         output_hbm: Any,  # [splits, B, Hkv, rows, D]
         mass_hbm: Any,  # [splits, B, Hkv, rows]
+        top_hbm: Any,  # [splits, B, Hkv, rows]
         query_sm: Any,  # [ROWS, D]
         weights_sm: Any,  # [ROWS, block_tokens]
         query_here: Any,  # one barrier
@@ -288,11 +291,13 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         def write(
             output_sm: Any,  # [ROWS, columns]
             mass_sm: Any,  # [ROWS]
+            top_sm: Any,  # [ROWS]
         ) -> None:
             none = mass == 0.0
             divisor = jnp.where(none, 1.0, mass)
             output_sm[...] = output / along_rows(divisor, g.columns)
             mass_sm[...] = jnp.where(none, -jnp.inf, (top + jnp.log2(divisor)) * _LN_2)
+            top_sm[...] = top * _LN_2
             plgpu.commit_smem()
             used = pl.ds(0, g.rows)
             plgpu.copy_smem_to_gmem(output_sm.at[used], output_hbm.at[split, b, h, :, columns])
@@ -300,12 +305,14 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
             @pl.when(part == 0)
             def _() -> None:
                 plgpu.copy_smem_to_gmem(mass_sm.at[used], mass_hbm.at[split, b, h])
+                plgpu.copy_smem_to_gmem(top_sm.at[used], top_hbm.at[split, b, h])
 
             plgpu.wait_smem_to_gmem(0)
 
         pl.run_scoped(
             write,
             plgpu.SMEM((ROWS, g.columns), jnp.float32, transforms=_swizzled(32)),
+            plgpu.SMEM((ROWS,), jnp.float32),
             plgpu.SMEM((ROWS,), jnp.float32),
             collective_axes=_THREAD,
         )

@@ -106,7 +106,7 @@ def _attend(
     # Wherever they are: the pools are never copied as a whole.
     pool = pl.BlockSpec(memory_space=pl.ANY)
     block = (2, config.pages_per_block, shape.page_size, d)
-    output, log_mass = pl.pallas_call(
+    output, sums = pl.pallas_call(
         functools.partial(body.attend_kernel, listed=shape.listed),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
@@ -129,7 +129,8 @@ def _attend(
     )(pages.reshape(-1), tokens.reshape(-1), scale.reshape(1), grouped, keys, values)
     return Attended(
         output[:, :, :group].reshape(query.shape),
-        log_mass[:, :, :group, 0].reshape(query.shape[:2]),
+        sums[:, :, :group, 0].reshape(query.shape[:2]),
+        sums[:, :, :group, -1].reshape(query.shape[:2]),
     )
 
 
@@ -205,6 +206,6 @@ BACKEND = Backend(
     platforms=("tpu",),
     stages={
         "attend": StageOfBackend(attend, why_not_attend, TpuAttendConfig),
-        "score": StageOfBackend(score, why_not_score, TpuScoreConfig),
+        "score": StageOfBackend(score, why_not_score, TpuScoreConfig, scans_pool=True),
     },
 )

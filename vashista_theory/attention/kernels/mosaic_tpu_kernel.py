@@ -30,7 +30,7 @@ def attend_kernel(
     keys_ref: Any,  # (Hkv, N, S, D), where it lies
     values_ref: Any,  # (Hkv, N, S, D), where it lies
     output_ref: Any,  # (1, 1, G, D) float32
-    log_mass_ref: Any,  # (1, 1, G, LANES) float32, the same in every lane
+    sums_ref: Any,  # (1, 1, G, LANES) float32: log-mass in the first half, top in the second
     key_blocks: Any,  # (2, C, S, D)
     value_blocks: Any,  # (2, C, S, D)
     arrived: Any,  # (2, 2) semaphores: of each slot keys and values
@@ -115,7 +115,9 @@ def attend_kernel(
     empty = mass == 0
     output_ref[0, 0] = output / jnp.where(empty, 1.0, mass)
     log_mass = jnp.where(empty, -jnp.inf, top + jnp.log(jnp.where(empty, 1.0, mass)))
-    log_mass_ref[0, 0] = jnp.broadcast_to(log_mass, (rows, LANES))
+    top = jnp.where(empty, -jnp.inf, top)
+    first = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1) < jnp.int32(LANES // 2)
+    sums_ref[0, 0] = jnp.where(first, log_mass, top)
 
 
 def score_boxes_kernel(

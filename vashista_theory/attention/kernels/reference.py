@@ -14,14 +14,15 @@ from vashista_theory.attention.kernels.spec import AttendCall, ScoreCall, Select
 
 
 class Reference(NamedTuple):
-    """Two results of one stage, by the order of its fields in `spec`."""
+    """The results of one stage, by the order of its fields in `spec`."""
 
     first: np.ndarray
     second: np.ndarray
+    third: np.ndarray | None = None
 
 
 def attend(call: AttendCall) -> Reference:
-    """Output and log-mass of `attend_pages`.
+    """Output, log-mass and greatest logit of `attend_pages`.
 
     Raises:
         IndexError: for a page in use that is not in the pool.
@@ -31,6 +32,7 @@ def attend(call: AttendCall) -> Reference:
     pages, tokens, scale = np.asarray(call.pages), np.asarray(call.tokens), float(call.scale)
     output = np.zeros((shape.batch, shape.heads, shape.head_size))
     log_mass = np.full((shape.batch, shape.heads), -np.inf)
+    top = np.full_like(log_mass, -np.inf)
     for b in range(shape.batch):
         for h in range(shape.heads):
             kv = h // shape.group
@@ -42,18 +44,18 @@ def attend(call: AttendCall) -> Reference:
                 k = keys[kv, used].reshape(-1, shape.head_size)[:count]
                 v = values[kv, used].reshape(-1, shape.head_size)[:count]
                 logits = scale * (k @ query[b, h])
-                log_mass[b, h] = _logsumexp(logits)
+                log_mass[b, h], top[b, h] = _logsumexp(logits), logits.max()
                 output[b, h] = np.exp(logits - log_mass[b, h]) @ v
-    return Reference(output, log_mass)
+    return Reference(output, log_mass, top)
 
 
 def score(call: ScoreCall) -> Reference:
-    """Upper bound and estimate of `score_pages`, both without any slack for rounding."""
+    """Upper bound, estimate and best of `score_pages`, all without any slack for rounding."""
     shape, held = call.shape, call.held
     query, scale = _float64(call.query), float(call.scale)
     table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
     upper = np.full((shape.batch, shape.heads, shape.pages), -np.inf)
-    estimate = np.full_like(upper, -np.inf)
+    estimate, greatest = np.full_like(upper, -np.inf), np.full_like(upper, -np.inf)
     box = None if held.box is None else pair_from_bits(held.box, jnp.float32)
     low, high = (np.zeros(0),) * 2 if box is None else (_float64(corner) for corner in box)
     mean, radius, residual = _numbers(held.mean), _numbers(held.radius), _numbers(held.residual)
@@ -80,7 +82,8 @@ def score(call: ScoreCall) -> Reference:
                 times = np.log(shape.page_size / len(best))
                 upper[b, h, p] = times + _logsumexp(np.asarray(best))
                 estimate[b, h, p] = times + _logsumexp(np.asarray(middle))
-    return Reference(upper, estimate)
+                greatest[b, h, p] = np.max(best)
+    return Reference(upper, estimate, greatest)
 
 
 def _codes(call: ScoreCall) -> np.ndarray:

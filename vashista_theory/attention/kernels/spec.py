@@ -34,10 +34,12 @@ class Attended(NamedTuple):
     Attributes:
         output: Softmax average of the values, zero if no token was read.
         log_mass: Log of the sum of exponentials of the logits, −inf if no token was read.
+        top: Greatest logit, −inf if no token was read.
     """
 
     output: Float[Array, "B H D"]
     log_mass: Float[Array, "B H"]
+    top: Float[Array, "B H"]
 
 
 class PageScores(NamedTuple):
@@ -45,11 +47,15 @@ class PageScores(NamedTuple):
 
     Attributes:
         upper: From above, the rounding of its own evaluation included.
-        estimate: As good as the summary can tell.
+        estimate: As good as the summary can tell. What was added to it to get `upper` may as well
+            be taken away: twice the estimate less `upper` bounds the log-mass from below.
+        best: Of a sketch the greatest logit of any key of the page, from above; None where a back
+            end does not tell, and for the other kinds, whose `upper` is that of all keys alike.
     """
 
     upper: Float[Array, "B H P"]
     estimate: Float[Array, "B H P"]
+    best: Float[Array, "B H P"] | None = None
 
 
 class Selected(NamedTuple):
@@ -189,11 +195,13 @@ class StageOfBackend:
         run: Takes the checked call and a config of `config_type` (or None: choose one).
         why_not: Why it cannot do such a call, in words that end a sentence, or None if it can.
         config_type: Class of its tile configuration; None if it has none.
+        scans_pool: Whether it goes over the whole pool, however few pages of it are asked for.
     """
 
     run: Callable[[Any, Any], Any]
     why_not: Callable[[Any], str | None]
     config_type: type | None = None
+    scans_pool: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def _attend(
     sums = jnp.einsum("bhgt,bhtd->bhgd", weights, seen, precision=_EXACT)
     output = sums / jnp.where(mass > 0, mass, 1.0)
     shown = (shape.batch, shape.heads)
-    return Attended(output.reshape(*shown, d), (anchor + jnp.log(mass)).reshape(shown))
+    log_mass = anchor + jnp.log(mass)
+    return Attended(output.reshape(*shown, d), log_mass.reshape(shown), top.reshape(shown))
 
 
 def score(call: ScoreCall, config: None = None) -> PageScores:
@@ -104,16 +105,15 @@ def _score(
     ) -> Shaped[Array, "B Hkv C ..."]:
         return jnp.swapaxes(part[:, pages], 0, 1)
 
-    def of_chunk(pages: Int[Array, "B C"]) -> tuple[Float[Array, "B H C"], Float[Array, "B H C"]]:
+    def of_chunk(pages: Int[Array, "B C"]) -> PageScores:
         found = judge(rows, jax.tree.map(lambda a: fetch(a, pages), held), shape, scale)
-        return found[0].reshape(*query.shape[:2], -1), found[1].reshape(*query.shape[:2], -1)
+        return jax.tree.map(lambda a: a.reshape(*query.shape[:2], -1), found)
 
     def joined(found: Float[Array, "n B H C"]) -> Float[Array, "B H P"]:
         whole = jnp.moveaxis(found, 0, 2).reshape(*query.shape[:2], -1)[..., : shape.pages]
         return jnp.where(full[:, None, :], whole, -jnp.inf)
 
-    upper, estimate = jax.lax.map(of_chunk, jnp.swapaxes(chunks, 0, 1))
-    return PageScores(joined(upper), joined(estimate))
+    return jax.tree.map(joined, jax.lax.map(of_chunk, jnp.swapaxes(chunks, 0, 1)))
 
 
 def _dot(
@@ -130,7 +130,7 @@ def _raised(log_mass: Float[Array, "*n"], terms: int) -> Float[Array, "*n"]:
 
 def _of_box(
     rows: Float[Array, "B Hkv G D"], held: Held, shape: ScoreShape, scale: Float[Array, ""]
-) -> tuple[Array, Array]:
+) -> PageScores:
     """S keys with the greatest logit in the box; half way between it and the least."""
     lower, upper = pair_from_bits(held.part("box"), jnp.float32)
     positive, negative = jnp.maximum(rows, 0.0), jnp.minimum(rows, 0.0)
@@ -139,12 +139,12 @@ def _of_box(
     slack = _score_slack(rows, lower, upper)
     count = math.log(shape.page_size)
     above = _raised(count + scale * (greatest + slack), 1)
-    return above, count + 0.5 * scale * (greatest + least)
+    return PageScores(above, count + 0.5 * scale * (greatest + least))
 
 
 def _of_ball(
     rows: Float[Array, "B Hkv G D"], held: Held, shape: ScoreShape, scale: Float[Array, ""]
-) -> tuple[Array, Array]:
+) -> PageScores:
     """S keys with the greatest logit in the ball, ⟨q, c⟩ + ‖q‖ρ; the logit of the centre."""
     mean, radius = (from_bits(held.part(name), jnp.float32) for name in ("mean", "radius"))
     centre = _dot(rows, mean)
@@ -153,12 +153,12 @@ def _of_ball(
     slack = score_slack(reach, norms, shape.head_size)
     count = math.log(shape.page_size)
     above = _raised(count + scale * (centre + norms * radius + slack), 1)
-    return above, count + scale * centre
+    return PageScores(above, count + scale * centre)
 
 
 def _of_sketch(
     rows: Float[Array, "B Hkv G D"], held: Held, shape: ScoreShape, scale: Float[Array, ""]
-) -> tuple[Array, Array]:
+) -> PageScores:
     """Every sketched key, plus what its rounding can have taken away; without it."""
     lower, upper = pair_from_bits(held.part("box"), jnp.float32)
     bits, d = shape.bits or 8, shape.head_size
@@ -175,8 +175,12 @@ def _of_sketch(
     by_length = norms[..., None] * residual * (1.0 + 8 * u)
     errors = jnp.minimum(by_dimension[..., None], by_length)
     errors = errors + _score_slack(rows, lower, upper)[..., None]
-    above = jax.nn.logsumexp(scale * (scores + errors), axis=-1)
-    return _raised(above, shape.page_size), jax.nn.logsumexp(scale * scores, axis=-1)
+    above = scale * (scores + errors)
+    return PageScores(
+        _raised(jax.nn.logsumexp(above, axis=-1), shape.page_size),
+        jax.nn.logsumexp(scale * scores, axis=-1),
+        _raised(jnp.max(above, axis=-1), 1),
+    )
 
 
 _JUDGES = {"box": _of_box, "ball": _of_ball, "sketch": _of_sketch}
