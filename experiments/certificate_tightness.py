@@ -203,7 +203,7 @@ def _tasks(config: Config) -> Iterator[tuple[tuple[str, str], list[_Task]]]:
     names = ("4 bits",) if config.quick else tuple(KINDS)
     for name in names:
         judged_by = KINDS[name].judged_by
-        only_ranks = name in ("1 bit", "box, float64")
+        only_ranks = KINDS[name].only_ranks
         proves = judged_by != "mean" and not only_ranks
         tasks = [
             _Task("ranked", (name, n), Policy(pages=n, summary=judged_by, sink=0, recent=0))

@@ -70,15 +70,18 @@ def hard_keys(rng, kind, shape):
     summary=st.sampled_from(["mean", "box", "ball", "sketch"]),
     bits=st.sampled_from([1, 4, 6, 8]),
     packed=st.booleans(),
+    corner_bits=st.sampled_from([None, 8, 4]),
     storage=st.sampled_from(["bfloat16", "float32", "float64"]),
     work=st.sampled_from([np.float32, np.float64]),
 )
-def test_page_masses_lie_between_their_bounds(seed, kind, summary, bits, packed, storage, work):
+def test_page_masses_lie_between_their_bounds(
+    seed, kind, summary, bits, packed, corner_bits, storage, work
+):
     rng = np.random.default_rng(seed)
     keys = hard_keys(rng, kind, (2, 16, SIZE, D)).astype(work)
     values = rng.normal(size=keys.shape).astype(work)
     query = rng.normal(size=(2, 3, D)).astype(work)
-    spec = SummarySpec(sketch_bits=bits, packed=packed, dtype=storage)
+    spec = SummarySpec(sketch_bits=bits, packed=packed, dtype=storage, corner_bits=corner_bits)
     pages = summarise_pages(jnp.asarray(keys), jnp.asarray(values), spec)
     computed = np.float64 if storage == "float64" else work
     asked = as_query(jnp.asarray(query, computed), jnp.asarray(0.25, computed))

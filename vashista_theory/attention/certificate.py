@@ -73,9 +73,10 @@ def page_bounds(
 
     Superpages keep no sketch; their box stands in for it. Without `proof` a box is judged alone,
     its middle for an estimate; with it the page mean, where there is one, makes the bounds sharper.
+    A sketch without `proof` only estimates, and needs no errors of its keys.
     """
     if summary == "sketch" and pages.codes is not None:
-        return _sketch_bounds(query, pages, spec, tokens)
+        return _sketch_bounds(query, pages, spec, tokens, proof)
     count = jnp.log(jnp.asarray(tokens, query.vectors.dtype))
     if summary == "mean":
         low, centre, _ = _mean_logits(query, pages)
@@ -174,10 +175,11 @@ def _chord(least: Array, greatest: Array, mean: Array) -> Array:
     )
 
 
-def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: int) -> PageBounds:
+def _sketch_bounds(
+    query: Query, pages: Summaries, spec: SummarySpec, tokens: int, proof: bool
+) -> PageBounds:
     """Score every sketched key, plus or minus what its rounding can have changed."""
     box, held = _required(pages.box, "box"), _required(pages.codes, "sketch_bits")
-    residual = _required(pages.residual, "residual")
     work = query.vectors.dtype
     bits = spec.sketch_bits or 8
     u = unit_roundoff(work)
@@ -191,7 +193,8 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: in
         lower, upper = corners(box, work)
         step, d, norms = sketch.grid_step(lower, upper, bits), lower.shape[-1], query.norms
         by_dimension = 0.5 * _dot((jnp.abs(query.vectors), step)) * (1.0 + (d + 8) * u)
-        by_length = (norms * _one_up(step))[..., None, None] * _work(residual, step)[:, None]
+        residual = _work(_required(pages.residual, "residual"), step)
+        by_length = (norms * _one_up(step))[..., None, None] * residual[:, None]
         reach = norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
         slack = score_slack(reach[:, None, :], norms[..., None], d)
         return query.scale * (jnp.minimum(by_dimension[..., None], by_length) + slack[..., None])
@@ -199,10 +202,13 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, tokens: in
     # Each in a branch of its own, or XLA's CPU back end would melt the two into the sums below and
     # score a key anew, without vectors, for every loop that reads its score: three times as slow.
     logits = _apart(query, scores)
-    above = logits + _apart(query, errors)
     top = jnp.max(logits, axis=-1)
-    best = jnp.max(above, axis=-1)
     sketched = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
+    if not proof:
+        nothing = jnp.full_like(sketched, jnp.inf)
+        return PageBounds(sketched, sketched, -nothing, nothing, nothing)
+    above = logits + _apart(query, errors)
+    best = jnp.max(above, axis=-1)
     upper_ = best + jnp.log(jnp.sum(jnp.exp(above - best[..., None]), axis=-1))
     rounding = 4 * (tokens + 16) * u + 8 * u * (jnp.abs(sketched) + jnp.abs(upper_))
     return PageBounds(

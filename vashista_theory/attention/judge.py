@@ -1,6 +1,7 @@
 """Judging pages by their summaries, all of them or on two levels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ def parts(summaries: Summaries, policy: Policy) -> Summaries:
         "mean": {"mean", "mean_error"},
         "ball": {"mean", "mean_error", "radius"},
         "box": {"box"} if policy.tolerance is None else {"box", "mean", "mean_error"},
-        "sketch": {"box", "codes", "residual"},
+        "sketch": {"box", "codes"} if policy.tolerance is None else {"box", "codes", "residual"},
     }[policy.summary or "box"]
     names = ("box", "mean", "mean_error", "radius", "codes", "residual")
     held = [getattr(summaries, name) if name in named else None for name in names]
@@ -124,16 +125,18 @@ def _bounds(
 
 def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -> float:
     """Bytes that judging one page (or superpage) reads."""
-    parts = cache.spec.bytes_by_part(cache.page_size, cache.head_size)
+    spec = replace(cache.spec, corner_bits=None) if superpages else cache.spec
+    parts = spec.bytes_by_part(cache.page_size, cache.head_size)
     width, ball = parts["value_bound"], parts.get("ball", 0)
     proof = policy.tolerance is not None
     box = parts.get("box", 0) + ball * proof
+    codes = parts.get("sketch", 0) - (0 if proof else cache.page_size * width)
     costs = {
         "mean": cache.head_size * width,
         "ball": ball,
         "box": box,
         # Superpages have no sketch; their boxes stand in for it.
-        "sketch": box if superpages else parts.get("box", 0) + parts.get("sketch", 0),
+        "sketch": box if superpages else parts.get("box", 0) + codes,
     }
     return float(costs[policy.summary or "box"] + width * proof)
 

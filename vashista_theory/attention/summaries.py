@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from vashista_theory._numerics import unit_roundoff
-from vashista_theory.attention import sketch
+from vashista_theory.attention import coded_box, sketch
 from vashista_theory.attention._bits import as_bits, from_bits, pair_as_bits, pair_from_bits
 from vashista_theory.attention.rounding import (
     norm_from_above,
@@ -40,6 +40,9 @@ class SummarySpec:
         packed: Whether codes below 8 bits share bytes. One byte a code is faster to read where
             memory is not the limit.
         dtype: Storage of everything but the codes.
+        corner_bits: Bits a coordinate of a page's box: 8 or 4 (both corners in a byte), or None to
+            store corners in `dtype`. Coded boxes are a little larger and cost a half or a quarter
+            of the bytes. Boxes of superpages are never coded.
     """
 
     box: bool = True
@@ -47,6 +50,7 @@ class SummarySpec:
     sketch_bits: int | None = 4
     packed: bool = True
     dtype: str = "bfloat16"
+    corner_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.sketch_bits is not None and self.sketch_bits not in sketch.BITS:
@@ -55,6 +59,13 @@ class SummarySpec:
             )
         if self.sketch_bits is not None and not self.box:
             raise ValueError("a sketch needs its grid: keep the box, or set sketch_bits=None.")
+        if self.corner_bits not in (None, *coded_box.CORNER_BITS):
+            raise ValueError(
+                f"corner_bits is {self.corner_bits!r}; expected one of {coded_box.CORNER_BITS}, or "
+                "None for corners stored in `dtype`."
+            )
+        if self.corner_bits is not None and not self.box:
+            raise ValueError("corner_bits codes a box: keep the box, or leave corner_bits out.")
         if self.dtype not in _STORAGE:
             raise ValueError(f"dtype is {self.dtype!r}; summaries are stored as one of {_STORAGE}.")
 
@@ -62,7 +73,9 @@ class SummarySpec:
         """Bytes that one page of one head costs, by part."""
         width = jnp.dtype(self.dtype).itemsize
         parts = {"value_bound": width}
-        if self.box:
+        if self.corner_bits is not None:
+            parts["box"] = coded_box.coded_bytes(self.corner_bits, d)
+        elif self.box:
             parts["box"] = 2 * d * width
         if self.ball:
             parts["ball"] = (d + 2) * width
@@ -80,7 +93,8 @@ class Summaries(eqx.Module):
 
     Attributes:
         box: Least key by dimension, rounded down, and greatest, rounded up, as one array: (*n, d)
-            for a pair of bfloat16, else (*n, 2, d).
+            for a pair of bfloat16, (*n, 2, d) for wider numbers, bytes as `coded_box.encode` has
+            them for codes.
         mean: Mean key, rounded to nearest.
         mean_error: Bound on the distance of `mean` from the exact mean.
         radius: Bound on the distance of any key from `mean`.
@@ -102,22 +116,30 @@ def corners(
     box: Shaped[Array, "..."], dtype: DTypeLike
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Lower and upper corner (*n, d) of boxes as they are held."""
+    if box.dtype == jnp.uint8:
+        return coded_box.decode(box, dtype)
     return pair_from_bits(box, dtype)
 
 
 def empty_summaries(
     spec: SummarySpec, leading: tuple[int, ...], page_size: int | None, d: int
 ) -> Summaries:
-    """Zeros of the right shapes; without a page size (superpages) there is no sketch."""
+    """Zeros of the right shapes; without a page size (superpages) no sketch and no coded box."""
     dtype = as_bits(jnp.zeros((), spec.dtype)).dtype
     bits = None if page_size is None else spec.sketch_bits
 
     def numbers(kept: bool, *shape: int) -> Array | None:
         return jnp.zeros((*leading, *shape), dtype) if kept else None
 
+    if not spec.box:
+        box = None
+    elif spec.corner_bits is None or page_size is None:
+        box = pair_as_bits(*[jnp.zeros((*leading, d), spec.dtype)] * 2)
+    else:
+        box = coded_box.empty(leading, spec.corner_bits, d)
     code_bytes = 0 if bits is None else sketch.row_bytes(bits, d, packed=spec.packed)
     return Summaries(
-        box=pair_as_bits(*[jnp.zeros((*leading, d), spec.dtype)] * 2) if spec.box else None,
+        box=box,
         mean=numbers(spec.ball, d),
         mean_error=numbers(spec.ball),
         radius=numbers(spec.ball),
@@ -137,10 +159,11 @@ def summarise_pages(
     work = work_dtype(keys.dtype, storage)
     keys, values = keys.astype(work), values.astype(work)
     box = mean = mean_error = radius = codes = residual = None
-    lower = round_down(jnp.min(keys, axis=-2), storage)
-    upper = round_up(jnp.max(keys, axis=-2), storage)
-    if spec.box:
-        box = pair_as_bits(lower, upper)
+    least, greatest = jnp.min(keys, axis=-2), jnp.max(keys, axis=-2)
+    if spec.corner_bits is not None:
+        box = coded_box.encode(least, greatest, spec.corner_bits)
+    elif spec.box:
+        box = pair_as_bits(round_down(least, storage), round_up(greatest, storage))
     if spec.ball:
         computed = jnp.mean(keys, axis=-2)
         kept = round_to(computed, storage)
@@ -150,8 +173,8 @@ def summarise_pages(
         mean_error = round_up(norm_from_above(kept - computed) + summing * largest, storage)
         away = jnp.max(norm_from_above(keys - kept[..., None, :]), axis=-1)
         radius = round_up(away, storage)
-    if spec.sketch_bits is not None:
-        grid = lower.astype(work), upper.astype(work)
+    if spec.sketch_bits is not None and box is not None:
+        grid = corners(box, work)
         full = sketch.quantise(keys, *grid, spec.sketch_bits)
         rebuilt = sketch.dequantise(full, *grid, spec.sketch_bits)
         rounding = (
@@ -173,8 +196,10 @@ def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
     )
     box = mean = mean_error = radius = None
     if pages.box is not None:
-        lower, upper = corners(pages.box, storage)
-        box = pair_as_bits(jnp.min(lower, axis=page_axis - 1), jnp.max(upper, axis=page_axis - 1))
+        least, greatest = corners(pages.box, work_dtype(storage))
+        least = jnp.min(least, axis=page_axis - 1)
+        greatest = jnp.max(greatest, axis=page_axis - 1)
+        box = pair_as_bits(round_down(least, storage), round_up(greatest, storage))
     held = (pages.mean, pages.mean_error, pages.radius, pages.value_bound)
     means, errors, radii, values = jax.tree.map(lambda a: from_bits(a, storage), held)
     if means is not None:
