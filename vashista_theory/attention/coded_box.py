@@ -33,6 +33,17 @@ def coded_bytes(bits: int, d: int) -> int:
     return 2 * bits // 8 * d + _FRAME_BYTES
 
 
+def row_shape(bits: int, d: int) -> tuple[int, int]:
+    """Rows of one box, and bytes of a row: codes of d dimensions with a part of the frame behind."""
+    rows = 2 * bits // 8
+    return rows, d + _FRAME_BYTES // rows
+
+
+def bits_of(coded: UInt8[Array, "*n w b"]) -> int:
+    """Bits a corner."""
+    return 4 * coded.shape[-2]
+
+
 def encode(
     lower: Float[Array, "*n d"], upper: Float[Array, "*n d"], bits: int
 ) -> UInt8[Array, "*n w b"]:
@@ -85,7 +96,7 @@ def decode(
     coded: UInt8[Array, "*n w b"], dtype: DTypeLike
 ) -> tuple[Float[Array, "*n d"], Float[Array, "*n d"]]:
     """Lower and upper corner, exact in float32 and above."""
-    bits = 8 if coded.shape[-2] == 2 else 4
+    bits = bits_of(coded)
     d = coded.shape[-1] - _FRAME_BYTES // coded.shape[-2]
     codes, held = coded[..., :d], coded[..., d:]
     held = held.reshape(*held.shape[:-2], 3, 2)
@@ -102,5 +113,4 @@ def decode(
 
 def empty(leading: tuple[int, ...], bits: int, d: int) -> UInt8[Array, "*n w b"]:
     """Codes of no box, in the shape of `encode`."""
-    rows = 2 if bits == 8 else 1
-    return jnp.zeros((*leading, rows, d + _FRAME_BYTES // rows), jnp.uint8)
+    return jnp.zeros((*leading, *row_shape(bits, d)), jnp.uint8)

@@ -185,6 +185,16 @@ class Scores(Conformance):
             return
         self.check_score(*problems.score_problem(shape, small.lengths))
 
+    @pytest.mark.parametrize("corner_bits", [8, 4])
+    @pytest.mark.parametrize("kind", ["box", "sketch"])
+    def test_score_by_coded_boxes(self, kind, corner_bits):
+        bits = 4 if kind == "sketch" else None
+        small = replace(SMALL["smollm2_135m"], kind=kind, bits=bits)
+        shape = replace(small.score(), corner_bits=corner_bits)
+        if self.refused("score", shape):
+            return
+        self.check_score(*problems.score_problem(shape, small.lengths))
+
     def test_score_at_random_shapes(self):
         @hypothesis.settings(max_examples=self.examples)
         @hypothesis.given(shape=score_shapes(), data=st.data())

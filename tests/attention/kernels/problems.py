@@ -75,6 +75,7 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
         sketch_bits=shape.bits,
         packed=shape.packed,
         dtype=shape.stored,
+        corner_bits=shape.corner_bits,
     )
     held = summaries_of(keys, jnp.asarray(values, shape.query_dtype), kept)
     lengths = np.asarray(lengths, np.int32)

@@ -56,8 +56,7 @@ def score(call: ScoreCall) -> Reference:
     table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
     upper = np.full((shape.batch, shape.heads, shape.pages), -np.inf)
     estimate, greatest = np.full_like(upper, -np.inf), np.full_like(upper, -np.inf)
-    box = None if held.box is None else pair_from_bits(held.box, jnp.float32)
-    low, high = (np.zeros(0),) * 2 if box is None else (_float64(corner) for corner in box)
+    low, high = _corners(held.box)
     mean, radius, residual = _numbers(held.mean), _numbers(held.radius), _numbers(held.residual)
     codes = _codes(call)
     for b in range(shape.batch):
@@ -84,6 +83,27 @@ def score(call: ScoreCall) -> Reference:
                 estimate[b, h, p] = times + _logsumexp(np.asarray(middle))
                 greatest[b, h, p] = np.max(best)
     return Reference(upper, estimate, greatest)
+
+
+def _corners(box: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper corners; nothing if no box is held."""
+    if box is None:
+        return np.zeros(0), np.zeros(0)
+    if box.dtype != jnp.uint8:
+        low, high = pair_from_bits(box, jnp.float32)
+        return _float64(low), _float64(high)
+    held = np.asarray(box)
+    rows = held.shape[-2]
+    codes = held[..., : -6 // rows].astype(np.int64)
+    # A bfloat16 is the upper half of a float32.
+    halves = np.ascontiguousarray(held[..., -6 // rows :]).reshape(*held.shape[:-2], 6)
+    frame = (halves.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    start, step, stretch = (frame[..., i, None] for i in range(3))
+    place, width = (codes[..., 0, :], codes[..., -1, :])
+    if rows == 1:
+        place, width = place % 32, width // 32
+    low = start + place * step
+    return low, low + (width + 1) * stretch
 
 
 def _codes(call: ScoreCall) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-from vashista_theory.attention import sketch
+from vashista_theory.attention import coded_box, sketch
 from vashista_theory.attention.kernels._arguments import (
     Sizes,
     as_scale,
@@ -115,6 +115,7 @@ class ScoreShape:
         bits: Bits a dimension of the sketch, None for the other kinds.
         packed: Whether codes below 8 bits share bytes.
         stored: Type the numbers beside the codes are stored in.
+        corner_bits: Bits a corner of a coded box, None where corners are numbers.
     """
 
     kind: Kind
@@ -129,6 +130,7 @@ class ScoreShape:
     pages: int
     query_dtype: str
     stored: str
+    corner_bits: int | None = None
 
     @property
     def group(self) -> int:
@@ -140,7 +142,8 @@ class Held(NamedTuple):
     """Of the summaries the parts that a kind reads, held as bits (`_bits.py`); None for the others.
 
     Attributes:
-        box: Corners: (Hkv, N, D) for pairs of bfloat16, else (Hkv, N, 2, D).
+        box: Corners: (Hkv, N, D) for pairs of bfloat16, (Hkv, N, 2, D) for float32, bytes as
+            `coded_box` has them for codes.
     """
 
     box: Shaped[Array, "Hkv N ..."] | None = None
@@ -283,8 +286,9 @@ def score_call(
         )
     held = _held_of(sizes, summaries, kind, bits, packed)
     check_groups(sizes)
-    numbers = held.mean if kind == "ball" else held.box
-    half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
+    numbers = {"ball": held.mean, "box": held.box, "sketch": held.residual}[kind]
+    half = numbers is not None and numbers.dtype in (jnp.uint8, jnp.uint16, jnp.uint32)
+    coded = held.box is not None and held.box.dtype == jnp.uint8
     shape = ScoreShape(
         kind=kind,
         bits=bits,
@@ -298,6 +302,7 @@ def score_call(
         pages=sizes["P"][0],
         query_dtype=str(query.dtype),
         stored="bfloat16" if half else "float32",
+        corner_bits=coded_box.bits_of(held.box) if held.box is not None and coded else None,
     )
     return ScoreCall(shape, query, held, page_table, lengths, as_scale(scale, shape.head_size))
 
@@ -339,14 +344,21 @@ def _held_of(
     if kind == "ball":
         mean = part("mean", ("Hkv", "N", "D"), ("uint16", "float32"))
         return Held(mean=mean, radius=part("radius", ("Hkv", "N"), (str(mean.dtype),)))
-    pair = getattr(getattr(summaries, "box", None), "ndim", 3) == 3
-    sizes["2"] = (2, "the two corners")
-    axes = ("Hkv", "N", "D") if pair else ("Hkv", "N", "2", "D")
-    box = part("box", axes, ("uint32",) if pair else ("float32",))
+    given = getattr(summaries, "box", None)
+    if given is not None and given.dtype == jnp.uint8:
+        rows, width = coded_box.row_shape(coded_box.bits_of(given), sizes["D"][0])
+        sizes["w"], sizes["b"] = (rows, "rows of a coded box"), (width, "bytes of such a row")
+        box, beside = part("box", ("Hkv", "N", "w", "b"), ("uint8",)), ("uint16", "float32")
+    else:
+        pair = getattr(given, "ndim", 3) == 3
+        sizes["2"] = (2, "the two corners")
+        axes = ("Hkv", "N", "D") if pair else ("Hkv", "N", "2", "D")
+        box = part("box", axes, ("uint32",) if pair else ("float32",))
+        beside = ("uint16" if pair else "float32",)
     if kind == "box":
         return Held(box=box)
     code_bytes = sketch.row_bytes(bits or 8, sizes["D"][0], packed=packed)
     sizes["c"] = (code_bytes, f"bits={bits}, packed={packed}")
     codes = part("codes", ("Hkv", "N", "c", "S"), ("uint8",))
-    residual = part("residual", ("Hkv", "N", "S"), ("uint16" if pair else "float32",))
+    residual = part("residual", ("Hkv", "N", "S"), beside)
     return Held(box=box, codes=codes, residual=residual)

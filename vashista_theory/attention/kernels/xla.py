@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention import sketch
-from vashista_theory.attention._bits import from_bits, pair_from_bits
+from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.kernels.spec import (
     AttendCall,
     Attended,
@@ -28,6 +28,7 @@ from vashista_theory.attention.kernels.spec import (
     StageOfBackend,
 )
 from vashista_theory.attention.rounding import norm_from_above, score_slack
+from vashista_theory.attention.summaries import corners
 
 _CHUNK = 512  # pages judged at once: their codes, one float each, stay in the cache
 _EXACT = jax.lax.Precision.HIGHEST
@@ -132,7 +133,7 @@ def _of_box(
     rows: Float[Array, "B Hkv G D"], held: Held, shape: ScoreShape, scale: Float[Array, ""]
 ) -> PageScores:
     """S keys with the greatest logit in the box; half way between it and the least."""
-    lower, upper = pair_from_bits(held.part("box"), jnp.float32)
+    lower, upper = corners(held.part("box"), jnp.float32)
     positive, negative = jnp.maximum(rows, 0.0), jnp.minimum(rows, 0.0)
     greatest = _dot(positive, upper) + _dot(negative, lower)
     least = _dot(positive, lower) + _dot(negative, upper)
@@ -160,7 +161,7 @@ def _of_sketch(
     rows: Float[Array, "B Hkv G D"], held: Held, shape: ScoreShape, scale: Float[Array, ""]
 ) -> PageScores:
     """Every sketched key, plus what its rounding can have taken away; without it."""
-    lower, upper = pair_from_bits(held.part("box"), jnp.float32)
+    lower, upper = corners(held.part("box"), jnp.float32)
     bits, d = shape.bits or 8, shape.head_size
     step = sketch.grid_step(lower, upper, bits)
     codes = sketch.unpack(held.part("codes"), bits) if shape.packed else held.part("codes")
