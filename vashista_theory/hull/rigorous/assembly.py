@@ -12,6 +12,7 @@ from vashista_theory.hull.rigorous.balls import (
     enclose_all,
     flint,
     floor_float,
+    total,
 )
 from vashista_theory.hull.rigorous.certificate import Certificate, Witness, digest
 from vashista_theory.hull.rigorous.problem import ExactProblem
@@ -66,7 +67,9 @@ def inside(
         entropy = _between(least, flint.arb(n).log())
         constants = Constants(n, n, least, None, [], None, inside=True)
         by_key = _by_key(problem, balls)
-    witness = exact and _witness(keys, query, problem, exact, None, [0.0] * d)
+    witness = None
+    if exact is not None:
+        witness = _witness(keys, query, problem, exact, None, [0.0] * d)
     return Certificate(
         outcome="inside_hull",
         reason="" if exact else _NOT_SAVED,
@@ -83,7 +86,7 @@ def inside(
         keys=keys,
         query=query,
         constants=constants,
-        witness=witness or None,
+        witness=witness,
     )
 
 
@@ -99,7 +102,7 @@ def outside(
     with flint.ctx.workprec(view.precision):
         vector = None if tangent is None else [w / view.unit for w in tangent.vector]
         shown = vector if strict else None
-        norm = None if shown is None else sum((w * w for w in shown), flint.arb(0)).sqrt()
+        norm = None if shown is None else total(w * w for w in shown).sqrt()
         off_face = view.off_face(None if shown is None or tangent is None else tangent.vector)
         feasible = _ball_weights(proved.support)
         if tangent is None:

@@ -54,6 +54,11 @@ class Enclosure(NamedTuple):
         return np.maximum(np.maximum(self.lower - value, value - self.upper), 0.0)
 
 
+def total(values: Iterable[Ball]) -> Ball:
+    """The sum of balls."""
+    return sum(values, flint.arb(0))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 def floor_float(value: Ball) -> float:
     """The float64 next below or at the lower end; NaN and infinities as they are."""
     return _outward(value.lower(), -math.inf)

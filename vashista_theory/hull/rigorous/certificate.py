@@ -1,4 +1,4 @@
-"""A certificate: what is proved of one projection, with the bounds that follow and a file format."""
+"""A certificate: what is proved of one projection, and the bounds that follow from it."""
 
 import hashlib
 import math

@@ -41,9 +41,10 @@ def certify(keys: ArrayLike, query: ArrayLike) -> Certificate:
     _check_exact(keys, "keys")
     _check_exact(query, "query")
     with jax.enable_x64(True):
-        keys_, query_ = (np.asarray(a, np.float64) for a in as_problem(keys, query))
-    check_finite(keys_, "keys")
-    check_finite(query_, "query")
+        checked = as_problem(keys, query)
+        check_finite(checked[0], "keys")
+        check_finite(checked[1], "query")
+        keys_, query_ = (np.asarray(array, np.float64) for array in checked)
     problem = exact_problem(keys_, query_)
     try:
         proved = prove(problem, _proposal(keys_, query_, problem.row_of_key))

@@ -44,7 +44,9 @@ class ExactProblem(NamedTuple):
         return flint.fmpz_mat([self.row(index) for index in indices])
 
 
-def exact_problem(keys: Float64[np.ndarray, "n d"], query: Float64[np.ndarray, " d"]) -> ExactProblem:
+def exact_problem(
+    keys: Float64[np.ndarray, "n d"], query: Float64[np.ndarray, " d"]
+) -> ExactProblem:
     """Merge equal keys and write the rest, relative to the query, as integers."""
     distinct, row_of_key = np.unique(keys + 0.0, axis=0, return_inverse=True)
     row_of_key = row_of_key.reshape(-1)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from vashista_theory.hull.rigorous.balls import floor_float, flint
+from vashista_theory.hull.rigorous.balls import flint, floor_float
 from vashista_theory.hull.rigorous.statements import PRECISION, Constants, is_safe
 
 _STEPS = 40

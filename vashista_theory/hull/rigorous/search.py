@@ -57,7 +57,9 @@ def _started(problem: ExactProblem, proposal: dict[int, float]) -> dict[int, Bal
     if usable and len(proposal) > 1:
         rows = problem.gather(list(proposal))
         first = problem.row(next(iter(proposal)))
-        edges = [[rows[i, j] - first[j] for j in range(rows.ncols())] for i in range(1, rows.nrows())]
+        edges = [
+            [rows[i, j] - first[j] for j in range(rows.ncols())] for i in range(1, rows.nrows())
+        ]
         usable = flint.fmpz_mat(edges).rank() == len(edges)
     if usable:
         return {index: flint.arb(weight) for index, weight in proposal.items()}
@@ -68,7 +70,9 @@ def _started(problem: ExactProblem, proposal: dict[int, float]) -> dict[int, Bal
 def _shortened(support: Support, weights: dict[int, Ball]) -> dict[int, Ball]:
     """Move from the weights towards the support's own until one vanishes, and drop that row."""
     target = dict(zip(support.indices, _middles(support), strict=True))
-    falling = [i for i, sign in zip(support.indices, support.weight_signs, strict=True) if sign <= 0]
+    falling = [
+        i for i, sign in zip(support.indices, support.weight_signs, strict=True) if sign <= 0
+    ]
     with flint.ctx.workprec(PRECISIONS[-1]):
         share = {i: weights[i] / (weights[i] - target[i]) for i in falling}
         first = min(falling, key=lambda i: _order(share[i]))

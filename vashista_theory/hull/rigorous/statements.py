@@ -8,7 +8,7 @@ off the face with c copies counts c times.
 import math
 from dataclasses import dataclass
 
-from vashista_theory.hull.rigorous.balls import Ball, ceil_float, flint
+from vashista_theory.hull.rigorous.balls import Ball, ceil_float, flint, total
 
 PRECISION = 128
 
@@ -63,9 +63,9 @@ def displacement_bound(c: Constants, epsilon: float) -> float:
             return best
         linear, r = eps * c.tangent_norm, _off_face_factor(c, eps)
         t2 = (linear + (linear**2 + 4 * eps * r).sqrt()) / 2
-        leaked = _sum(o.copies * o.length * b.exp() for o, b in _weight_bounds(c, eps, reach))
-        total = linear + leaked
-        bootstrap = (total + (total**2 + 4 * leaked * linear).sqrt()) / 2
+        leaked = total(o.copies * o.length * b.exp() for o, b in _weight_bounds(c, eps, reach))
+        both = linear + leaked
+        bootstrap = (both + (both**2 + 4 * leaked * linear).sqrt()) / 2
         return min(best, ceil_float(t2), ceil_float(bootstrap))
 
 
@@ -78,8 +78,8 @@ def log_leakage_bound(c: Constants, epsilon: float) -> float:
     with flint.ctx.workprec(PRECISION):
         eps = flint.arb(epsilon)
         bounds = _weight_bounds(c, eps, _t1_reach(c, eps))
-        total = _log_sum([(o.copies, b) for o, b in bounds])
-        return min(0.0, ceil_float(_t1_mass(c, eps)), ceil_float(total))
+        summed = _log_sum([(o.copies, b) for o, b in bounds])
+        return min(0.0, ceil_float(_t1_mass(c, eps)), ceil_float(summed))
 
 
 def is_safe(c: Constants, epsilon: float, log_mass: float) -> bool:
@@ -109,19 +109,15 @@ def is_safe(c: Constants, epsilon: float, log_mass: float) -> bool:
         return rising and bool(_log_sum(terms) <= allowed)
 
 
-def _sum(values: object) -> Ball:
-    return sum(values, flint.arb(0))  # pyright: ignore[reportCallIssue, reportArgumentType]
-
-
 def _log_sum(terms: list[tuple[int, Ball]]) -> Ball:
-    """log Σ c e^b around the largest, so that nothing underflows even outside balls."""
+    """Log Σ c e^b around the largest, so that nothing underflows even outside balls."""
     top = max((b.upper() for _, b in terms), key=lambda value: value)
-    return _sum(copies * (b - top).exp() for copies, b in terms).log() + top
+    return total(copies * (b - top).exp() for copies, b in terms).log() + top
 
 
 def _t1_excess(c: Constants, eps: Ball) -> Ball:
     """log(|F| + Σ e^{−μ_i/ε}) − h, which is not negative."""
-    off = _sum(o.copies * (-o.multiplier / eps).exp() for o in c.off_face)
+    off = total(o.copies * (-o.multiplier / eps).exp() for o in c.off_face)
     excess = (c.face + off).log() - c.entropy
     return flint.arb(0).max(excess)
 
@@ -151,20 +147,22 @@ def _t1_weight(c: Constants, o: OffFace, eps: Ball, reach: Ball) -> Ball:
 
 
 def _t3_weight(c: Constants, o: OffFace, eps: Ball, root: Ball) -> Ball:
+    assert o.tilt is not None
     return o.tilt / 2 + o.length * root - o.multiplier / eps - c.entropy
 
 
 def _scaled_sum(c: Constants, eps: Ball) -> Ball:
     """S = Σ e^{t_i − h − μ_i/ε}."""
-    return _sum(o.copies * (o.tilt - c.entropy - o.multiplier / eps).exp() for o in c.off_face)
+    return total(o.copies * (o.tilt - c.entropy - o.multiplier / eps).exp() for o in c.off_face)
 
 
 def _off_face_factor(c: Constants, eps: Ball) -> Ball:
-    total = _scaled_sum(c, eps)
-    return (total / flint.arb(1).exp()).min((1 + total).log())
+    scaled = _scaled_sum(c, eps)
+    return (scaled / flint.arb(1).exp()).min((1 + scaled).log())
 
 
 def _root(c: Constants, eps: Ball, r: Ball) -> Ball:
+    assert c.tangent_norm is not None
     half = c.tangent_norm / 2
     return _upper(half * half + r / eps).sqrt()
 

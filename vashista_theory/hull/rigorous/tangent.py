@@ -9,7 +9,7 @@ Krawczyk operator proves that exactly one minimiser lies in a box around the pro
 
 from typing import Any, NamedTuple
 
-from vashista_theory.hull.rigorous.balls import DIGITS, Ball, Rational, flint
+from vashista_theory.hull.rigorous.balls import DIGITS, Ball, Rational, flint, total
 from vashista_theory.hull.rigorous.problem import ExactProblem
 from vashista_theory.hull.rigorous.support import Undecided
 
@@ -43,10 +43,8 @@ def enclose_tangent(problem: ExactProblem, weights: dict[int, Rational]) -> Tang
     reach = max(int(x).bit_length() for row in rows for x in problem.row(row))
     for precision in _LADDER:
         with flint.ctx.workprec(precision):
-            if independent:
-                found = _linear(problem, weights)
-            else:
-                found = _krawczyk(problem, weights)
+            enclosed = _linear if independent else _krawczyk
+            found = enclosed(problem, weights)
         if found is not None and _accurate(found, reach):
             return found
     raise Undecided("tangent and entropy of this face: no precision tried encloses them")
@@ -54,10 +52,7 @@ def enclose_tangent(problem: ExactProblem, weights: dict[int, Rational]) -> Tang
 
 def entropy_of(problem: ExactProblem, weights: dict[int, Ball]) -> Ball:
     """Entropy of weights given by row, spread evenly over the copies of each key."""
-    total = flint.arb(0)
-    for row, weight in weights.items():
-        total -= weight * (weight / problem.counts[row]).log()
-    return total
+    return -total(w * (w / problem.counts[row]).log() for row, w in weights.items())
 
 
 def _rank(problem: ExactProblem, rows: list[int]) -> int:
@@ -101,9 +96,7 @@ def _krawczyk(problem: ExactProblem, weights: dict[int, Rational]) -> Tangent | 
     rows = list(weights)
     reduced, _, rank = _edges(problem, rows).rref()
     # The rows of the reduced form span the face's directions and are independent.
-    span = flint.arb_mat(
-        [[reduced[i, k] for k in range(problem.dimension)] for i in range(rank)]
-    )
+    span = flint.arb_mat([[reduced[i, k] for k in range(problem.dimension)] for i in range(rank)])
     span = _unit_rows(span)
     mean = [
         sum((w * problem.rows[row, k] for row, w in weights.items()), flint.fmpq(0))
@@ -134,7 +127,7 @@ def _krawczyk(problem: ExactProblem, weights: dict[int, Rational]) -> Tangent | 
         image = start - correction + (identity - inverse * slopes) * (box - start)
         pairs = zip(box.entries(), image.entries(), strict=True)
         if all(outer.contains_interior(inner) for outer, inner in pairs):
-            return _at(problem, rows, counts, places, span, image)
+            return _at(rows, counts, places, span, image)
         radius = radius * 16
     return None
 
@@ -147,15 +140,13 @@ def _unit_rows(span: Any) -> Any:
     return flint.arb_mat(lines)
 
 
-def _at(
-    problem: ExactProblem, rows: list[int], counts: list[int], places: Any, span: Any, zero: Any
-) -> Tangent:
+def _at(rows: list[int], counts: list[int], places: Any, span: Any, zero: Any) -> Tangent:
     exponents = (places * zero).entries()
     terms = [c * e.exp() for c, e in zip(counts, exponents, strict=True)]
-    total = sum(terms, flint.arb(0))
-    masses = {row: term / total for row, term in zip(rows, terms, strict=True)}
+    mass = total(terms)
+    masses = {row: term / mass for row, term in zip(rows, terms, strict=True)}
     vector = (span.transpose() * zero).entries()
-    return Tangent(vector, total.log(), masses)
+    return Tangent(vector, mass.log(), masses)
 
 
 def _slope(places: Any, counts: list[int], at: Any) -> tuple[Any, Any]:
@@ -163,8 +154,8 @@ def _slope(places: Any, counts: list[int], at: Any) -> tuple[Any, Any]:
     exponents = (places * at).entries()
     top = max((e.mid() for e in exponents), key=lambda e: e)
     terms = [c * (e - top).exp() for c, e in zip(counts, exponents, strict=True)]
-    total = sum(terms, flint.arb(0))
-    shares = [term / total for term in terms]
+    mass = total(terms)
+    shares = [term / mass for term in terms]
     gradient = places.transpose() * flint.arb_mat(len(shares), 1, shares)
     scaled = flint.arb_mat(
         [[share * z for z in line] for share, line in zip(shares, places.tolist(), strict=True)]
@@ -186,7 +177,7 @@ def _newton(places: Any, counts: list[int], rank: int) -> Any | None:
     def height(point: Any) -> Ball:
         exponents = (places * point).entries()
         terms = (c * e.exp() for c, e in zip(counts, exponents, strict=True))
-        return sum(terms, flint.arb(0)).log().mid()
+        return total(terms).log().mid()
 
     for _ in range(_NEWTON_STEPS):
         gradient, hessian = _slope(places, counts, at)
