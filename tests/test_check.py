@@ -173,7 +173,8 @@ def test_other_inputs_missing_files_and_bad_use(
 
 
 def test_nothing_is_saved_without_a_proof_or_a_folder(tmp_path: Path) -> None:
-    found = vt.certify([[0.0], [-1.0]], [1.0])
+    made = instances.make("gaussian", **SHAPE)
+    found = vt.certify(made.keys, made.query)
     with pytest.raises(OSError, match="choose a path in a folder that can be written"):
         found.save(tmp_path / "missing" / "certificate.json")
     assert list(tmp_path.iterdir()) == []

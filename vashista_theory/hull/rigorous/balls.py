@@ -73,8 +73,9 @@ def _outward(end: Ball, towards: float) -> float:
     nearest = float(end)
     if math.isnan(nearest) or not end.is_finite():
         return towards if math.isnan(nearest) else nearest
-    beyond = end < flint.arb(nearest) if towards < 0 else end > flint.arb(nearest)
-    return math.nextafter(nearest, towards) if beyond else nearest
+    while end < flint.arb(nearest) if towards < 0 else end > flint.arb(nearest):
+        nearest = math.nextafter(nearest, towards)
+    return nearest
 
 
 def enclose(value: Ball) -> Enclosure:

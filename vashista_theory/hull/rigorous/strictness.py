@@ -45,8 +45,8 @@ def decide_strictness(problem: ExactProblem, proved: Proved) -> Strictness:
     support = proved.support
     rest = sorted(set(proved.face) - set(support.indices))
     weights = dict(zip(support.indices, support.exact[0], strict=True))
-    long = bool(rest) and len(support.indices) * _bits(support) > LONGEST_SYSTEM
-    if long or len(proved.face) > LARGEST_FACE:
+    long = len(support.indices) * _bits(support) > LONGEST_SYSTEM
+    if rest and (long or len(proved.face) > LARGEST_FACE):
         raise Undecided(
             f"strict complementarity on an affinely dependent face of {len(proved.face)} distinct "
             "keys, too large for rational arithmetic"

@@ -43,7 +43,7 @@ class View:
             self.point = [(q + p) * self.unit for q, p in moved]
             squares = [sum(x * x for x in row) for row in problem.rows.tolist()]
             self._squares: list[Any] = squares
-            self.scale = float(flint.arb(max(squares)) * area)
+            self._negligible = flint.arb(ROUNDING_LEVEL) * max(squares) * area
 
     def _measured(self, proved: Proved) -> tuple[int, list[Ball], Ball, Any]:
         support = proved.support
@@ -82,5 +82,5 @@ class View:
 
     def at_rounding_level(self, weights: list[Ball]) -> bool:
         """Whether another rounding of the input could have another face."""
-        close = self.gap is not None and bool(self.gap < ROUNDING_LEVEL * self.scale)
-        return close or any(bool(weight < ROUNDING_LEVEL) for weight in weights)
+        close = self.gap is not None and bool(self.gap < self._negligible)
+        return close or any(bool(weight < flint.arb(ROUNDING_LEVEL)) for weight in weights)
