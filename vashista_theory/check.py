@@ -81,7 +81,7 @@ def _log_sum_exp_above(exponents: Counter[Fraction]) -> int:
     return sum(_log(total.numerator, total.denominator))
 
 
-def _dot(a: Any, b: Any) -> int:
+def _dot(a: Any, b: Any) -> Any:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 

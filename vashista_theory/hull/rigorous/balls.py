@@ -20,6 +20,9 @@ flint: Any = _flint
 Ball: TypeAlias = Any
 """`flint.arb`: a midpoint and a radius that contain the real number meant."""
 
+Integer: TypeAlias = Any
+"""`int` or `flint.fmpz`: an exact integer."""
+
 Rational: TypeAlias = Any
 """`flint.fmpq`: an exact fraction."""
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int
 
-from vashista_theory.hull.rigorous.balls import IntegerMatrix, flint
+from vashista_theory.hull.rigorous.balls import Integer, IntegerMatrix, flint
 
 
 class ExactProblem(NamedTuple):
@@ -23,7 +23,7 @@ class ExactProblem(NamedTuple):
     exponent: int
     row_of_key: Int[np.ndarray, " n"]
     counts: list[int]
-    query: list[int]
+    query: list[Integer]
 
     @property
     def size(self) -> int:
@@ -35,7 +35,7 @@ class ExactProblem(NamedTuple):
         """Length of a row."""
         return self.rows.ncols()
 
-    def row(self, index: int) -> list[int]:
+    def row(self, index: int) -> list[Integer]:
         """One row as integers."""
         return [self.rows[index, column] for column in range(self.dimension)]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vashista_theory.hull.rigorous.balls import DIGITS, Ball, Rational, flint
+from vashista_theory.hull.rigorous.balls import DIGITS, Ball, Integer, Rational, flint
 from vashista_theory.hull.rigorous.problem import ExactProblem
 from vashista_theory.hull.rigorous.search import Proved, prove
 from vashista_theory.hull.rigorous.support import Support, Undecided
@@ -81,12 +81,12 @@ def _bits(support: Support) -> int:
     return max(int(x).bit_length() for i in support.indices for x in support.problem.row(i)) * 2
 
 
-def _edges(problem: ExactProblem, rows: list[int], origin: int) -> list[list[int]]:
+def _edges(problem: ExactProblem, rows: list[int], origin: int) -> list[list[Integer]]:
     start = problem.row(origin)
     return [[x - o for x, o in zip(problem.row(row), start, strict=True)] for row in rows]
 
 
-def _across(problem: ExactProblem, basis: list[int], rest: list[int]) -> list[list[int]]:
+def _across(problem: ExactProblem, basis: list[int], rest: list[int]) -> list[list[Integer]]:
     """Parts of the rest orthogonal to the span of the basis, in one integer unit of length."""
     relative = flint.fmpz_mat(_edges(problem, rest, basis[0]))
     if len(basis) == 1:
@@ -97,7 +97,7 @@ def _across(problem: ExactProblem, basis: list[int], rest: list[int]) -> list[li
     return across.numer_denom()[0].tolist()
 
 
-def _from_origin(rows: list[list[int]]) -> ExactProblem:
+def _from_origin(rows: list[list[Integer]]) -> ExactProblem:
     keys = [tuple(int(x) for x in row) for row in rows]
     distinct = sorted(set(keys))
     row_of_key = np.array([distinct.index(key) for key in keys])
