@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vashista_theory.hull import heads as heads
     from vashista_theory.hull import instances as instances
     from vashista_theory.hull import oracle as oracle
+    from vashista_theory.hull.rigorous import Certificate as Certificate
+    from vashista_theory.hull.rigorous import certify as certify
 
 _LAZY_MODULES = {
     "heads": "vashista_theory.hull.heads",
@@ -36,6 +38,8 @@ _LAZY_MODULES = {
     "sweep": "vashista_theory.sweep",
 }
 _LAZY_NAMES = {
+    "certify": "vashista_theory.hull.rigorous",
+    "Certificate": "vashista_theory.hull.rigorous",
     "diagnose": "vashista_theory._diagnose",
     "Diagnosis": "vashista_theory._diagnose",
 }

@@ -1,0 +1,159 @@
+"""A certificate: what is proved of one projection, and the bounds that follow from it."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from vashista_theory._results import Result
+from vashista_theory._types import ArrayLike
+from vashista_theory.hull.rigorous import safe_epsilon, statements
+from vashista_theory.hull.rigorous.balls import Enclosure, Rational
+from vashista_theory.hull.rigorous.statements import Constants
+
+PROVED = frozenset({"successful", "degenerate_face", "inside_hull"})
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What lets a stranger check the face by exact arithmetic.
+
+    Attributes:
+        sha256: of the inputs, see `digest`.
+        weights: exact positive weights by key; their point is p*.
+        margin: integers y, constant on the support and larger on the rest of the face.
+        tilt: floats w for which log Σ e^{⟨w, v_j⟩} over the support bounds the entropy from above.
+    """
+
+    sha256: str
+    weights: dict[int, Rational]
+    margin: list[int] | None
+    tilt: list[float]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ball and rational arithmetic prove of one query and its keys.
+
+    Every statement is about the exact binary numbers given. Where nothing is proved the arrays are
+    NaN, the face is empty, and the bounds are the trivial ones; `reason` says what is open.
+
+    Attributes:
+        outcome: name of the `Result`: successful, degenerate_face, inside_hull, or ambiguous_face
+            where a proof was not found.
+        reason: why something is not proved, or what is remarkable about it; else empty.
+        face: (n,) F, proved: μ_i = 0 on it and μ_i > 0 off it.
+        gap_lower: Δ is not below; +inf if every key is on the face, NaN inside the hull.
+        gap_upper: Δ is not above.
+        residual_norm: enclosure of ‖r*‖ = ‖q − p*‖.
+        point: enclosure (d,) of p*.
+        multipliers: enclosure (n,) of μ.
+        weights: enclosure (n,) of the maximum-entropy weights α*; inside the hull of some optimum.
+        tangent: enclosure (d,) of w₀; NaN without strict complementarity and inside the hull.
+        entropy: enclosure of h in nats.
+        steps: how often the proposed support had to be corrected.
+        keys: (n, d), the numbers this is about.
+        query: (d,), likewise.
+    """
+
+    outcome: str
+    reason: str
+    face: Bool[np.ndarray, " n"]
+    gap_lower: float
+    gap_upper: float
+    residual_norm: Enclosure
+    point: Enclosure
+    multipliers: Enclosure
+    weights: Enclosure
+    tangent: Enclosure
+    entropy: Enclosure
+    steps: int
+    keys: Float64[np.ndarray, "n d"] = field(repr=False)
+    query: Float64[np.ndarray, " d"] = field(repr=False)
+    constants: Constants | None = field(repr=False)
+    witness: Witness | None = field(repr=False)
+
+    @property
+    def result(self) -> Any:
+        """The outcome as a `Result`, whose text is advice."""
+        return getattr(Result, self.outcome)
+
+    @property
+    def proved(self) -> bool:
+        """Whether face, gap and strict complementarity are settled, whatever the answer."""
+        return self.outcome in PROVED
+
+    def displacement_bound(self, epsilon: ArrayLike) -> Any:
+        """Upper end of the least of T1, T2 and its bootstrap: ‖p^ε − p*‖ is proved not above.
+
+        Args:
+            epsilon: () or (E,) temperatures, squared length.
+        """
+        return self._at(epsilon, statements.displacement_bound, math.inf)
+
+    def log_leakage_bound(self, epsilon: ArrayLike) -> Any:
+        """Upper end of min(0, T1, T3): log off-face mass in nats is proved not above.
+
+        −inf with every key on the face; NaN inside the hull, where there is no face to leak from.
+
+        Args:
+            epsilon: () or (E,) temperatures, squared length.
+        """
+        return self._at(epsilon, statements.log_leakage_bound, 0.0)
+
+    def largest_safe_epsilon(self, log_mass: float) -> float:
+        """A temperature at which, and below which, the leakage is proved at most e^log_mass.
+
+        Args:
+            log_mass: tolerated log off-face mass in nats, for instance `math.log(0.01)`.
+
+        Returns:
+            Squared length; +inf if no ε leaks more, 0 if none is proved safe, NaN inside the hull.
+        """
+        if self.constants is None:
+            return 0.0
+        return safe_epsilon.largest_safe_epsilon(self.constants, float(log_mass))
+
+    def save(self, path: str | Path) -> None:
+        """Write the certificate as a file that `python -m vashista_theory.check` verifies.
+
+        Args:
+            path: of the JSON file; `vashista_theory/check.py` documents the format.
+
+        Raises:
+            ValueError: nothing is proved.
+            OSError: the file cannot be written; an older one is left as it was.
+        """
+        from vashista_theory.hull.rigorous.saving import save
+
+        save(self, Path(path))
+
+    def _at(
+        self, epsilon: ArrayLike, bound: Callable[[Constants, float], float], trivial: float
+    ) -> Any:
+        values = np.asarray(epsilon, np.float64)
+        if values.ndim > 1 or not np.all((values > 0) & np.isfinite(values)):
+            raise ValueError(
+                "`epsilon` must be a positive finite number or a list (E,) of them, got "
+                f"{np.array2string(values, threshold=6)}."
+            )
+        constants = self.constants
+        found = [
+            trivial if constants is None else bound(constants, float(e)) for e in values.ravel()
+        ]
+        return np.array(found).reshape(values.shape) if values.ndim else found[0]
+
+
+def digest(keys: Float64[np.ndarray, "n d"], query: Float64[np.ndarray, " d"]) -> str:
+    """SHA-256 of n, d (8 bytes each), keys by row and query as float64, all little-endian.
+
+    −0.0 counts as 0.0; float32 input has the hash of the same numbers in float64.
+    """
+    start = np.array(keys.shape, "<u8").tobytes()
+    parts = (start, (keys + 0.0).astype("<f8").tobytes(), (query + 0.0).astype("<f8").tobytes())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
