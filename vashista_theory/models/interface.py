@@ -65,6 +65,11 @@ def register(
     settings.set_default(
         settings.Settings(chosen, SummarySpec() if spec is None else spec, page_size)
     )
+    ensure_registered()
+
+
+def ensure_registered() -> None:
+    """Make the name known, and leave the defaults as they are."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     if not hasattr(DynamicCache.__init__, "__wrapped__"):

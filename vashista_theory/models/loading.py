@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vashista_theory.models import refusals
+from vashista_theory.models._switch import supports_interface
 from vashista_theory.models.fetching import MODELS, FetchError, ModelFileError, fetch
 from vashista_theory.models.interface import NAME
 
@@ -129,7 +130,7 @@ def _explained(place: str, source: str, error: Exception, options: dict[str, Any
 
 
 def _check_uses_interface(model: Any) -> None:
-    if not getattr(model, "_supports_attention_backend", False):
+    if not supports_interface(model):
         raise refusals.unsupported(
             f"{type(model).__name__}: it does not use transformers' attention interface",
             "Use attn_implementation='eager' for it.",
