@@ -47,7 +47,7 @@ def test_keys_live_in_jax_alone_and_without_padding() -> None:
 
 
 def test_tokens_cross_without_a_copy() -> None:
-    # As a projection leaves them: all heads of a token side by side, here on a boundary of 64 bytes.
+    # As a projection leaves them, all heads of a token side by side; on a boundary of 64 bytes.
     tensor = torch.zeros(2, 5, 3, 16).transpose(1, 2)
     array = to_jax(tensor)
     assert array.shape == (2, 5, 3, 16)

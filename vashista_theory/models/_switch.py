@@ -3,12 +3,27 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
+
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+
+def make_known(name: str, function: Any) -> None:
+    """Register an attention function that takes sdpa's masks."""
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def forget(name: str) -> None:
+    """Undo `make_known`, for which transformers has no public way."""
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        interface._global_mapping.pop(name, None)  # pyright: ignore[reportPrivateUsage]
 
 
 @contextlib.contextmanager
-def using_attention(model: Any, name: str) -> Iterator[None]:
+def using_attention(model: Any, name: str) -> Generator[None]:
     """Let a model use another attention implementation within a ``with`` block."""
     configs = {id(c): c for c in (model.config, model.config.get_text_config(decoder=True))}
     before = [(config, config._attn_implementation) for config in configs.values()]

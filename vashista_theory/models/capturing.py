@@ -6,21 +6,19 @@ import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vashista_theory._version import __version__
 from vashista_theory.hull.heads import Heads
 from vashista_theory.models import refusals
-from vashista_theory.models._switch import supports_interface, using_attention
+from vashista_theory.models._switch import forget, make_known, supports_interface, using_attention
 
 _NAME = "vashista_capture"
 
@@ -89,28 +87,29 @@ def capture(
         raise ValueError(f"layers have different scales {sorted(scales)}; capture them apart.")
     arrays = [_narrowed(np.stack([seen[i][part] for i in wanted]), dtype) for part in range(3)]
     notes = _provenance(model, ids, arrays) | (provenance or {})
-    heads = Heads(*arrays, np.asarray(wanted), np.asarray(chosen), scales.pop(), notes)
+    queries, keys, values = arrays
+    heads = Heads(
+        queries, keys, values, np.asarray(wanted), np.asarray(chosen), scales.pop(), notes
+    )
     if path is not None:
         _write(Path(path), heads)
     return heads
 
 
 @contextlib.contextmanager
-def _recording(model: Any, function: Any) -> Iterator[None]:
+def _recording(model: Any, function: Any) -> Generator[None]:
     """Let a model use an attention function for a while."""
     refusals.check_config(model.config.get_text_config(decoder=True))
     if not supports_interface(model):
         raise refusals.unsupported(
             f"{type(model).__name__}: it does not use transformers' attention interface"
         )
-    AttentionInterface.register(_NAME, function)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    make_known(_NAME, function)
     try:
         with using_attention(model, _NAME):
             yield
     finally:
-        for interface in (AttentionInterface, AttentionMaskInterface):
-            interface._global_mapping.pop(_NAME, None)
+        forget(_NAME)
 
 
 def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:

@@ -99,12 +99,10 @@ class Generate:
     def policies(self) -> dict[str, Policy]:
         """What is compared, by the name shown."""
         return {
-            "vashista, everything": Policy.dense(),
-            f"vashista, {self.pages} pages by sketch": Policy(pages=self.pages),
-            f"vashista, {self.pages} pages by box, two levels": Policy.budget(self.pages),
-            f"vashista, certified {self.tolerance:g}": Policy.certified(
-                self.tolerance, dense_below=0
-            ),
+            "all pages": Policy.dense(),
+            f"{self.pages} by sketch": Policy(pages=self.pages),
+            f"{self.pages} by box, 2 levels": Policy.budget(self.pages),
+            f"certified {self.tolerance:g}": Policy.certified(self.tolerance, dense_below=0),
         }
 
     def run(self, console: Console) -> None:

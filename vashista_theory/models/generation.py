@@ -80,7 +80,7 @@ def compare(
             progress(f"reading {ids.shape[1]} tokens, decoding {new_tokens} by transformers")
             own = DynamicCache(config=model.config)
             token, seconds = _read_prompt(model, ids, own)
-            rows.append(_decode("transformers, sdpa", model, token, seconds, own, new_tokens))
+            rows.append(_decode("transformers (sdpa)", model, token, seconds, own, new_tokens))
         with using_attention(model, NAME):
             progress(f"reading {ids.shape[1]} tokens into pages")
             token, seconds = _read_prompt(model, ids, paged)
