@@ -97,7 +97,8 @@ def test_equals_a_list_of_tokens_for_each_sequence(operations, seed):
 def test_a_grown_cache_equals_one_that_was_as_large_from_the_start():
     rng = np.random.default_rng(5)
     keys, values = rng.normal(size=(2, 2, HEADS, 80, D))
-    sizes = {"batch": 2, "kv_heads": HEADS, "head_size": D, "page_size": PAGE}
+    spec = SummarySpec(ball=False, sketch_bits=None)
+    sizes = {"batch": 2, "kv_heads": HEADS, "head_size": D, "page_size": PAGE, "spec": spec}
     small = PagedKV.create(**sizes, pages=24, pages_per_sequence=12, dtype=jnp.float64)
     large = PagedKV.create(**sizes, pages=48, pages_per_sequence=24, dtype=jnp.float64)
     counts = np.array([48, 29])

@@ -108,7 +108,7 @@ def test_a_tampered_package_is_not_used(index: Path, tmp_path: Path) -> None:
     [
         (lambda b: b[:-5], "truncated"),
         (lambda b: b"G" + b[:-1], "tampered"),
-        (lambda b: b"", "0 b"),
+        (lambda _: b"", "0 b"),
     ],
     ids=["truncated", "tampered", "empty"],
 )

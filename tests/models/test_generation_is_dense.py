@@ -11,9 +11,10 @@ pytest.importorskip("transformers")
 
 import vashista_theory as vt  # noqa: E402
 from tests.models import tiny  # noqa: E402
-from vashista_theory.attention import Policy  # noqa: E402
+from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
 
-EVERYTHING = {"dense": Policy.dense(), "all pages": Policy(pages=10_000)}
+BARE = SummarySpec(ball=False, sketch_bits=None)
+EVERYTHING = {"dense": Policy.dense(), "all pages": Policy(pages=10_000, summary="box")}
 # Logits reach 10; each is a sum of 48 products after two layers of float32 rounding, in another
 # order in each implementation. Eager and sdpa differ by as much.
 TOLERANCE = 2e-4
@@ -21,7 +22,8 @@ TOLERANCE = 2e-4
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    vt.models.register(policy=Policy.dense())
+    # The least that a cache can keep: quicker to compile.
+    vt.models.register(policy=Policy.dense(), spec=BARE)
     yield
     vt.models.unregister()
 
@@ -76,7 +78,7 @@ def test_other_ways_to_generate(options: dict[str, Any]) -> None:
 
 def test_a_cache_that_outgrows_its_pages() -> None:
     # 64 pages of 2 tokens at first, and more than 128 tokens in the end.
-    vt.models.register(policy=Policy.dense(), page_size=2)
+    vt.models.register(policy=Policy.dense(), page_size=2, spec=BARE)
     eager, ours = tiny.models("llama", "eager", "vashista")
     inputs = tiny.prompts(2, 120, padding=(3, 0))
     check_alike(tiny.continued(ours, inputs), tiny.continued(eager, inputs))

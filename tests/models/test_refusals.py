@@ -10,13 +10,16 @@ transformers = pytest.importorskip("transformers")
 
 import vashista_theory as vt  # noqa: E402
 from tests.models import tiny  # noqa: E402
-from vashista_theory.attention import Policy  # noqa: E402
+from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
 from vashista_theory.models._switch import cache_argument  # noqa: E402
+
+BARE = SummarySpec(box=False, ball=False, sketch_bits=None)
 
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    vt.models.register(policy=Policy.dense())
+    # The least that a cache can keep: quicker to compile.
+    vt.models.register(policy=Policy.dense(), spec=BARE)
     yield
     vt.models.unregister()
 
