@@ -2,6 +2,7 @@
 # pyright: reportUntypedBaseClass=false, reportMissingParameterType=false
 """A transformers cache whose keys and values live in JAX, in pages; torch never holds them."""
 
+import threading
 from typing import Any
 
 import jax
@@ -343,11 +344,11 @@ class PagedLayer(DynamicLayer):
         self.offload()
 
 
-_latest: list[PagedLayer] = []
+_thread = threading.local()
 
 
 def _announce(layer: PagedLayer) -> None:
-    _latest[:] = [layer]
+    _thread.layer = layer
 
 
 def announced(key: Any, value: Any) -> PagedLayer | None:
@@ -357,10 +358,9 @@ def announced(key: Any, value: Any) -> PagedLayer | None:
         UnsupportedModelError: if a layer announced others: the model changes keys or values
             between its cache and the attention function.
     """
-    if not _latest:
-        return None
-    layer = _latest.pop()
-    if layer.takes(key, value):
+    layer: PagedLayer | None = getattr(_thread, "layer", None)
+    _thread.layer = None
+    if layer is None or layer.takes(key, value):
         return layer
     raise refusals.unsupported(
         "this model: it changes keys or values between its cache and the attention interface (or "
