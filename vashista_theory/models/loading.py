@@ -112,7 +112,8 @@ def _loaded(
     if attention == NAME:
         _check_uses_interface(model)
     model.eval()
-    return LoadedModel(model.to(torch.device(device)), tokenizer, source)
+    placed: Any = model
+    return LoadedModel(placed.to(device), tokenizer, source)
 
 
 def _explained(place: str, source: str, error: Exception, options: dict[str, Any]) -> Exception:
