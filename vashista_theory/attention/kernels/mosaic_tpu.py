@@ -2,6 +2,10 @@
 
 Device bodies stand in `mosaic_tpu_kernel.py` (attend), `mosaic_tpu_score_kernel.py` and
 `mosaic_tpu_select.py`.
+
+A pool whose head size does not fill 128 lanes (64) is held by XLA with pages in the lanes. At the
+border of a jit it is copied, padded, into the order that `attend` reads: the compile check shows it
+as temporary memory. Summaries are read in the order in which XLA holds them and never copied.
 """
 
 import functools
@@ -73,9 +77,7 @@ def why_not_score(shape: ScoreShape) -> str | None:
 def why_not_select(shape: SelectShape) -> str | None:
     """Why it cannot select in such a shape."""
     if (needed := tpu_select_bytes(shape)) > TPU_MEMORY:
-        return (
-            f"rows of {shape.pages} entries take {needed} bytes of the {TPU_MEMORY} a core has"
-        )
+        return f"rows of {shape.pages} entries take {needed} bytes of the {TPU_MEMORY} a core has"
     return None
 
 

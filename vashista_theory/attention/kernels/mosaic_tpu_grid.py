@@ -16,7 +16,7 @@ def on_grid(
     grid: tuple[int, ...],
     *,
     name: str,
-    scalars: Sequence[Shaped[Array, " n"]] = (),
+    scalars: Sequence[Shaped[Array, "..."]] = (),
     arrays: Sequence[tuple[pl.BlockSpec, Shaped[Array, "..."]]],
     results: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
     scratch: Sequence[Any] = (),

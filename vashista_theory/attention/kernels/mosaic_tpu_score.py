@@ -141,21 +141,26 @@ def _balls(
 def _sketches(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], held: Held
 ) -> Prepared:
+    codes = held.part("codes")
+    codes_by_page = _fills_lanes(codes.shape[2])
     kernel = functools.partial(
         body.score_sketches_kernel,
+        held_bits=shape.bits if shape.packed else 8,
         bits=shape.bits,
-        packed=shape.packed,
         by_page=_by_page(shape),
+        codes_by_page=codes_by_page,
     )
-    codes = jnp.transpose(held.part("codes"), (0, 2, 3, 1))
     arrays = [
         _by_head(grouped),
         _by_head(norm_from_above(grouped)[..., None]),
         _box(shape, columns, held),
-        _blocked(codes, 3, columns),
+        _blocked(jnp.swapaxes(codes, 2, 3), 1, columns)
+        if codes_by_page
+        else _blocked(jnp.transpose(codes, (0, 2, 3, 1)), 3, columns),
         _blocked(jnp.swapaxes(held.part("residual"), 1, 2), 2, columns),
     ]
-    of_block = (shape.head_size, columns)
+    d = shape.head_size
+    of_block = (columns, d) if codes_by_page else (d, columns)
     scratch = [of_block, of_block, (body.TOKENS_AT_ONCE, *of_block)]
     return kernel, arrays, [pltpu.VMEM(size, jnp.float32) for size in scratch]
 
@@ -168,29 +173,31 @@ _KINDS: dict[str, Callable[..., Prepared]] = {
 
 
 def _by_page(shape: ScoreShape) -> bool:
-    """Whether dimensions of a page fill whole lanes.
+    return _fills_lanes(shape.head_size)
 
-    If not, XLA holds the pool with pages in the lanes, codes and residuals always so: then turning
-    the axes around costs nothing, and as they stand would cost a copy of the pool, padded.
+
+def _fills_lanes(size: int) -> bool:
+    """Whether an axis of this size, and no shorter one, is what XLA puts in the lanes of a pool.
+
+    Otherwise it puts pages there, which take no padding. Reading pools as they lie costs nothing,
+    and in another order a copy of all of it.
     """
-    return shape.head_size % LANES == 0
+    return size % LANES == 0
 
 
 def _by_head(array: Float[Array, "Hkv ..."]) -> Blocked:
     """All of a head at each of its places."""
-    rest = array.shape[1:]
-    return pl.BlockSpec((1, *rest), lambda h, n, first, *_: (first[0] + h, *(0 for _ in rest))), array
+    return _blocked(array, None, 0)
 
 
-def _blocked(array: Shaped[Array, "Hkv ..."], axis: int, columns: int) -> Blocked:
-    """Of a head a block along an axis."""
-    block = [1, *array.shape[1:]]
-    block[axis] = columns
+def _blocked(array: Shaped[Array, "Hkv ..."], axis: int | None, columns: int) -> Blocked:
+    """Of a head a block along an axis, or all of it."""
+    block = [columns if i == axis else size for i, size in enumerate(array.shape)]
 
     def place(h: Any, n: Any, first: Any, *_: Any) -> Sequence[Any]:
         return first[0] + h, *(n if i == axis else 0 for i in range(1, len(block)))
 
-    return pl.BlockSpec(tuple(block), place), array
+    return pl.BlockSpec((1, *block[1:]), place), array
 
 
 def _pages(shape: ScoreShape, columns: int, array: Shaped[Array, "Hkv N D"]) -> Blocked:

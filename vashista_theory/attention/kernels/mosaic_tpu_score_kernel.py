@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from vashista_theory._numerics import unit_roundoff
 
 TOKENS_AT_ONCE = 8  # of every page of a block: the rows of a register of 32-bit numbers
-_BYTES_AT_ONCE = 8
+_AT_ONCE = 8
 _ROUNDOFF = unit_roundoff(jnp.float32)
 # Relative error of exp and log that a bound has room for. No document says what a TPU's have.
 _TRANSCENDENTAL = 256 * _ROUNDOFF
@@ -82,43 +82,46 @@ def score_sketches_kernel(
     query_ref: Any,  # (1, R, D) float32
     length_ref: Any,  # (1, R, 1) float32: lengths of the queries, from above
     box_ref: Any,  # (1, ...) as `_corners` takes it
-    codes_ref: Any,  # (1, c, S, C) uint8
+    codes_ref: Any,  # (1, c, S, C) or (1, C, S, c), uint8
     residual_ref: Any,  # (1, S, C), bits of bfloat16 or float32
     upper_ref: Any,  # (1, R, C) float32
     estimate_ref: Any,  # (1, R, C) float32
-    lower_ref: Any,  # (D, C) float32
-    step_ref: Any,  # (D, C) float32
-    keys_ref: Any,  # (TOKENS_AT_ONCE, D, C) float32
+    lower_ref: Any,  # (D, C) or (C, D), float32, as the codes
+    step_ref: Any,  # likewise
+    keys_ref: Any,  # (TOKENS_AT_ONCE, D, C) or (TOKENS_AT_ONCE, C, D), float32, as the codes
     *,
+    held_bits: int,
     bits: int,
-    packed: bool,
     by_page: bool,
+    codes_by_page: bool,
 ) -> None:
     """Sketches of a block of the pool: every token's rebuilt key by all queries of a kv head.
 
-    Each register holds one code of 128 pages. Keys are rebuilt on their way to the matrix unit, a
-    few tokens of every page at a time, and their logits enter two running log-sum-exps.
+    Each register holds codes of 128 pages, or of 128 dimensions. Keys are rebuilt on their way to
+    the matrix unit, a few tokens of every page at a time, and their logits enter two running
+    log-sum-exps.
     """
     del first_ref
     lower, upper = _corners(box_ref, by_page=by_page)
-    if by_page:
+    if by_page != codes_by_page:
         lower, upper = jnp.swapaxes(lower, 0, 1), jnp.swapaxes(upper, 0, 1)
     width = upper - lower
     lower_ref[...], step_ref[...] = lower, width * np.float32(1.0 / (2**bits - 1))
     query, length, scale = query_ref[0], length_ref[0], scale_ref[0]
     size, d = jnp.abs(query), query.shape[1]
-    spread = _dot(size, width, by_page=False)
-    reach = _dot(size, jnp.abs(lower + upper), by_page=False) + spread
+    spread = _dot(size, width, by_page=codes_by_page)
+    reach = _dot(size, jnp.abs(lower + upper), by_page=codes_by_page) + spread
     slack = _slack(query) * 0.5 * reach
     # Half a step is the most that rounding to the grid moved a coordinate.
     by_dimension = spread * np.float32(0.5 / (2**bits - 1)) * (1.0 + (d + 8) * _ROUNDOFF)
     residual = _float32(residual_ref[0])
 
     sums = [_nothing(spread), _nothing(spread)]
-    for group in range(codes_ref.shape[2] // TOKENS_AT_ONCE):
+    for group in range(residual.shape[0] // TOKENS_AT_ONCE):
         tokens = slice(group * TOKENS_AT_ONCE, (group + 1) * TOKENS_AT_ONCE)
-        _rebuild(codes_ref, tokens, lower_ref, step_ref, keys_ref, bits if packed else 8)
-        scores = [_dot(query, keys_ref[t], by_page=False) for t in range(TOKENS_AT_ONCE)]
+        rebuild = _rebuild_pages if codes_by_page else _rebuild_dimensions
+        rebuild(codes_ref, tokens, lower_ref, step_ref, keys_ref, held_bits)
+        scores = [_dot(query, keys_ref[t], by_page=codes_by_page) for t in range(TOKENS_AT_ONCE)]
         by_length = [
             length * residual[t : t + 1] * (1.0 + 8 * _ROUNDOFF)
             for t in range(tokens.start, tokens.stop)
@@ -129,7 +132,7 @@ def score_sketches_kernel(
         ]
         sums = [_added(sums[0], most), _added(sums[1], [scale * score for score in scores])]
     found = [top + jnp.log(mass) for top, mass in sums]
-    upper_ref[0] = _raised(found[0], codes_ref.shape[2]) + _TRANSCENDENTAL
+    upper_ref[0] = _raised(found[0], residual.shape[0]) + _TRANSCENDENTAL
     estimate_ref[0] = found[1]
 
 
@@ -177,23 +180,23 @@ def _raised(log_mass: Float[Array, "R C"], terms: int = 1) -> Float[Array, "R C"
     return log_mass + 4 * (terms + 16) * _ROUNDOFF + 8 * _ROUNDOFF * jnp.abs(log_mass)
 
 
-def _rebuild(
+def _rebuild_dimensions(
     codes_ref: Any, tokens: slice, lower_ref: Any, step_ref: Any, keys_ref: Any, held_bits: int
 ) -> None:
-    """Write the keys that the codes of some tokens name, a few dimensions of each at a time."""
+    """Write the keys that the codes (c, S, C) of some tokens name, a few dimensions at a time."""
     held = codes_ref.shape[1]
 
     def read(start: Any) -> Int[Array, "r t C"]:
-        return codes_ref[0, pl.ds(start, _BYTES_AT_ONCE), tokens].astype(jnp.int32)
+        return codes_ref[0, pl.ds(start, _AT_ONCE), tokens].astype(jnp.int32)
 
     def write(start: Any, codes: Int[Array, "r t C"]) -> None:
-        rows = pl.ds(pl.multiple_of(start, _BYTES_AT_ONCE), _BYTES_AT_ONCE)
+        rows = pl.ds(pl.multiple_of(start, _AT_ONCE), _AT_ONCE)
         of_token = jnp.swapaxes(codes.astype(jnp.float32), 0, 1)
         keys_ref[:, rows] = lower_ref[rows][None] + of_token * step_ref[rows][None]
 
     def of_six_bits(i: Any, carried: Any) -> Any:
         # Three bytes hold a code each in their lower bits, and two bits each of a fourth.
-        start = i * jnp.int32(_BYTES_AT_ONCE)
+        start = i * jnp.int32(_AT_ONCE)
         fourth = jnp.int32(0)
         for third in range(3):
             place = start + np.int32(third * held // 3)
@@ -204,7 +207,7 @@ def _rebuild(
         return carried
 
     def of_bytes(i: Any, carried: Any) -> Any:
-        start = i * jnp.int32(_BYTES_AT_ONCE)
+        start = i * jnp.int32(_AT_ONCE)
         part = read(start)
         for plane in range(8 // held_bits):
             code = (part >> np.int32(held_bits * plane)) & np.int32(2**held_bits - 1)
@@ -212,7 +215,29 @@ def _rebuild(
         return carried
 
     rows, of_rows = (held // 3, of_six_bits) if held_bits == 6 else (held, of_bytes)
-    jax.lax.fori_loop(jnp.int32(0), jnp.int32(rows // _BYTES_AT_ONCE), of_rows, jnp.int32(0))
+    jax.lax.fori_loop(jnp.int32(0), jnp.int32(rows // _AT_ONCE), of_rows, jnp.int32(0))
+
+
+def _rebuild_pages(
+    codes_ref: Any, tokens: slice, lower_ref: Any, step_ref: Any, keys_ref: Any, held_bits: int
+) -> None:
+    """Write the keys that the codes (C, S, c) of some tokens name, a few pages at a time.
+
+    Codes of six bits come here unpacked: packed they fill no whole registers.
+    """
+    _, pages, _, held = codes_ref.shape
+
+    def of_pages(i: Any, carried: Any) -> Any:
+        rows = pl.ds(pl.multiple_of(i * jnp.int32(_AT_ONCE), _AT_ONCE), _AT_ONCE)
+        part = codes_ref[0, rows, tokens].astype(jnp.int32)
+        for plane in range(8 // held_bits):
+            code = (part >> np.int32(held_bits * plane)) & np.int32(2**held_bits - 1)
+            of_token = jnp.swapaxes(code.astype(jnp.float32), 0, 1)
+            at = (rows, slice(plane * held, (plane + 1) * held))
+            keys_ref[:, *at] = lower_ref[at][None] + of_token * step_ref[at][None]
+        return carried
+
+    jax.lax.fori_loop(jnp.int32(0), jnp.int32(pages // _AT_ONCE), of_pages, jnp.int32(0))
 
 
 _LEAST = -1e30  # below every logit and finite: −inf − (−inf) would be NaN
@@ -232,5 +257,3 @@ def _added(so_far: tuple[Array, Array], logits: list[Array]) -> tuple[Array, Arr
     for logit in logits:
         mass = mass + jnp.exp(logit - new_top)
     return new_top, mass
-
-

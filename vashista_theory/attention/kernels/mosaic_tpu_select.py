@@ -31,7 +31,7 @@ def select(call: SelectCall, config: None = None, *, interpret: Any = False) -> 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _select(shape: SelectShape, interpret: Any, priority: Float[Array, "B Hkv P"]) -> Selected:
     rows = shape.batch * shape.kv_heads
-    width, places = padded(shape.pages), padded(shape.count)
+    width, places = _padded(shape.pages), _padded(shape.count)
 
     def block(last: int) -> pl.BlockSpec:
         return pl.BlockSpec((ROWS, last), lambda i: (i, 0))
@@ -54,7 +54,7 @@ def _select(shape: SelectShape, interpret: Any, priority: Float[Array, "B Hkv P"
     )
 
 
-def padded(entries: int) -> int:
+def _padded(entries: int) -> int:
     """Lanes that so many entries take."""
     return -(-entries // LANES) * LANES
 
@@ -75,6 +75,26 @@ def select_kernel(
     """
     place = jax.lax.broadcasted_iota(jnp.int32, order_ref.shape, 1)
     order_ref[...] = jnp.where(place < entries, as_ordered(priority_ref[...]), NOTHING)
+    number = _number_chosen(order_ref, chosen_ref, _threshold(order_ref, count), count)
+    number_ref[...] = jnp.broadcast_to(number.astype(jnp.int32), number_ref.shape)
+    lane = jax.lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 1)
+    nothing = jnp.zeros((ROWS, LANES), jnp.float32)
+    for start in range(0, pages_ref.shape[1], LANES):
+
+        def look_up(i: Any, found: Float[Array, "ROWS LANES"], start: int = start) -> Array:
+            first = i * jnp.int32(_AT_ONCE)
+            for j, index in enumerate(_entries_of(chosen_ref, first + np.int32(start))):
+                found = jnp.where(lane == first + np.int32(j), index, found)
+            return found
+
+        passes = -(-min(LANES, count - start) // _AT_ONCE)
+        found = jax.lax.fori_loop(jnp.int32(0), jnp.int32(passes), look_up, nothing)
+        exists = (lane + np.int32(start)).astype(jnp.float32) < number
+        pages_ref[:, start : start + LANES] = jnp.where(exists, found, 0.0).astype(jnp.int32)
+
+
+def _threshold(order_ref: Any, count: int) -> Int[Array, "ROWS 1"]:
+    """The greatest integer that at least `count` entries of a row reach."""
 
     def reach(threshold: Int[Array, "ROWS 1"]) -> Bool[Array, "ROWS 1"]:
         return _count(order_ref[...] >= threshold) >= count
@@ -84,20 +104,22 @@ def select_kernel(
         return jnp.where(reach(higher), higher, least)
 
     zero = jnp.zeros((ROWS, 1), jnp.int32)
-    threshold = jnp.where(reach(zero), zero, jnp.full_like(zero, NOTHING))
-    threshold = jax.lax.fori_loop(jnp.int32(0), jnp.int32(31), refine, threshold)
+    least = jnp.where(reach(zero), zero, jnp.full_like(zero, NOTHING))
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(31), refine, least)
+
+
+def _number_chosen(
+    order_ref: Any, chosen_ref: Any, threshold: Int[Array, "ROWS 1"], count: int
+) -> Float[Array, "ROWS 1"]:
+    """Write how many entries are chosen up to each one; how many there are in all."""
     room = np.float32(count) - _count(order_ref[...] > threshold)
-
     # Ones up to each lane: what they multiply is summed up to there.
-    lanes = (LANES, LANES)
-    up_to = jax.lax.broadcasted_iota(jnp.int32, lanes, 0) <= jax.lax.broadcasted_iota(
-        jnp.int32, lanes, 1
-    )
-    ones = up_to.astype(jnp.float32)
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis) for axis in (0, 1))
+    ones = (row <= column).astype(jnp.float32)
 
-    def number_them(i: Any, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+    def of_block(i: Any, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
         equals, chosen = so_far
-        at = pl.ds(pl.multiple_of(i * jnp.int32(LANES), LANES), LANES)
+        at = _block(i)
         order = order_ref[:, at]
         equal = order == threshold
         equal_up_to = equals + _running(equal, ones)
@@ -109,39 +131,28 @@ def select_kernel(
 
     none = jnp.zeros((ROWS, 1), jnp.float32)
     blocks = order_ref.shape[1] // LANES
-    _, number = jax.lax.fori_loop(jnp.int32(0), jnp.int32(blocks), number_them, (none, none))
-    number_ref[...] = jnp.broadcast_to(number.astype(jnp.int32), number_ref.shape)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(blocks), of_block, (none, none))[1]
 
-    lane = jax.lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 1)
-    for start in range(0, pages_ref.shape[1], LANES):
 
-        def look_up(i: Any, found: Float[Array, "ROWS LANES"], start: int = start) -> Array:
-            first = i * jnp.int32(_AT_ONCE)
+def _entries_of(chosen_ref: Any, first: Int[Array, ""]) -> list[Float[Array, "ROWS 1"]]:
+    """Indices of the chosen entries from the first on: those up to which fewer were chosen."""
+    bounds = [(first + np.int32(j)).astype(jnp.float32) for j in range(_AT_ONCE)]
 
-            def pass_by(b: Any, before: tuple[Array, ...]) -> tuple[Array, ...]:
-                at = pl.ds(pl.multiple_of(b * jnp.int32(LANES), LANES), LANES)
-                chosen = chosen_ref[:, at]
-                return tuple(
-                    so_far + (chosen <= (first + np.int32(start + j)).astype(jnp.float32))
-                    for j, so_far in enumerate(before)
-                )
-
-            empty = jnp.zeros((ROWS, LANES), jnp.float32)
-            before = jax.lax.fori_loop(
-                jnp.int32(0), jnp.int32(blocks), pass_by, (empty,) * _AT_ONCE
-            )
-            # The j-th chosen entry is behind all those up to which at most j were chosen.
-            for j, passed in enumerate(before):
-                index = jnp.sum(passed, axis=1, keepdims=True)
-                found = jnp.where(lane == first + np.int32(j), index, found)
-            return found
-
-        here = min(LANES, -(-(count - start) // _AT_ONCE) * _AT_ONCE)
-        found = jax.lax.fori_loop(
-            jnp.int32(0), jnp.int32(here // _AT_ONCE), look_up, jnp.zeros(lane.shape, jnp.float32)
+    def of_block(i: Any, before: tuple[Array, ...]) -> tuple[Array, ...]:
+        chosen = chosen_ref[:, _block(i)]
+        return tuple(
+            so_far + (chosen <= bound).astype(jnp.float32)
+            for so_far, bound in zip(before, bounds, strict=True)
         )
-        exists = (lane + np.int32(start)).astype(jnp.float32) < number
-        pages_ref[:, start : start + LANES] = jnp.where(exists, found, 0.0).astype(jnp.int32)
+
+    nothing = (jnp.zeros((ROWS, LANES), jnp.float32),) * _AT_ONCE
+    blocks = chosen_ref.shape[1] // LANES
+    before = jax.lax.fori_loop(jnp.int32(0), jnp.int32(blocks), of_block, nothing)
+    return [jnp.sum(passed, axis=1, keepdims=True) for passed in before]
+
+
+def _block(i: Any) -> Any:
+    return pl.ds(pl.multiple_of(i * jnp.int32(LANES), LANES), LANES)
 
 
 def _count(where: Bool[Array, "ROWS P"]) -> Float[Array, "ROWS 1"]:
