@@ -141,12 +141,12 @@ def _balls(
 def _sketches(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], held: Held
 ) -> Prepared:
-    codes = held.part("codes")
+    codes, bits = held.part("codes"), shape.bits or 8
     codes_by_page = _fills_lanes(codes.shape[2])
     kernel = functools.partial(
         body.score_sketches_kernel,
-        held_bits=shape.bits if shape.packed else 8,
-        bits=shape.bits,
+        held_bits=bits if shape.packed else 8,
+        bits=bits,
         by_page=_by_page(shape),
         codes_by_page=codes_by_page,
     )
