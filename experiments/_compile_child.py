@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments._compile_targets import H100, TARGETS
+from experiments._compile_targets import H100, TARGETS, Target
 
 _ENVIRONMENT = {
     # Nothing runs: the CPU is the device at hand, and no driver or metadata server is looked for.
@@ -77,8 +77,8 @@ def _child(name: str, folder: Path, names: list[str]) -> list[dict[str, Any]]:
         if kernel.why_not is not None:
             row["result"] = f"refused: {kernel.why_not}"
             continue
-        if (needed := kernel.argument_bytes / 2**30) > target.memory:
-            row["result"] = f"too large: {needed:.0f} GiB, and it has {target.memory:.0f}"
+        if (reason := _too_large(kernel, target)) is not None:
+            row["result"] = reason
             continue
         for left in folder.iterdir():
             left.unlink()
@@ -92,6 +92,17 @@ def _child(name: str, folder: Path, names: list[str]) -> list[dict[str, Any]]:
         row["result"] = "compiled"
         row |= _resources(folder)
     return rows
+
+
+def _too_large(kernel: Any, target: Target) -> str | None:
+    """What no kernel could help: the arguments alone, keys and values most of all, do not fit."""
+    needed = kernel.argument_bytes / 2**30
+    if needed <= target.memory:
+        return None
+    return (
+        f"too large for one {target.kind}, whatever the kernel: its arguments take {needed:.1f} "
+        f"GiB, and the chip's memory is {target.memory} GiB"
+    )
 
 
 def _topologies() -> Any:

@@ -35,7 +35,8 @@ _COLUMNS = {
     "target": "device compiled for",
     "kernel": "back end and stage",
     "shape": "arg_spec",
-    "result": "compiled, refused (the next back end takes it), too large for one device, or failed",
+    "result": "compiled, refused (the next back end takes it), too large for the memory of one "
+    "chip whatever the kernel, or failed",
     "registers": "of a thread; 255 are the most there are",
     "spilled_bytes": "stored to and loaded from memory for want of registers, bytes of a thread",
     "shared_bytes": "shared memory of a block of threads, bytes",
@@ -148,6 +149,11 @@ def _findings(targets: list[str], rows: list[dict[str, Any]]) -> list[str]:
                 f"{spilled} spill"
             )
         lines.append(f"{line}.")
+        lines += [
+            f"{name}: {row['kernel']} at {row['shape']} is {row['result']}."
+            for row in of_target
+            if row["result"].startswith("too large")
+        ]
     return lines
 
 

@@ -87,6 +87,21 @@ def test_stored_result_has_no_failures_and_the_shared_memory_of_the_tiles() -> N
             assert found["shared_bytes"] == tiles.shared_bytes(shape.head_size)
 
 
+def test_what_is_too_large_for_a_chip_is_said_of_the_chip() -> None:
+    from experiments._compile_calls import kernels
+
+    found = {one.labels["kernel"]: one for one in kernels("tpu", ["published_32kv"])}
+    # 2 pools of 32 heads, 131,072 pages of 16 tokens and 128 dimensions of 2 bytes: 32 GiB.
+    attend = found["mosaic_tpu attend"]
+    said = _compile_child._too_large(attend, TARGETS["v5e"])
+    assert said is not None
+    assert said.startswith("too large for one TPU v5 lite, whatever the kernel")
+    assert "32.0 GiB" in said
+    assert "15.75 GiB" in said
+    assert _compile_child._too_large(attend, TARGETS["v5p"]) is None
+    assert _compile_child._too_large(found["mosaic_tpu score"], TARGETS["v5e"]) is None
+
+
 def test_unknown_target_is_named() -> None:
     with pytest.raises(ValueError, match="expected some of h100, v4"):
         compile_check.Config(targets=("a100",))

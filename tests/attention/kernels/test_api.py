@@ -114,8 +114,10 @@ def test_what_nobody_can_do_is_a_value_error_with_its_remedy():
 def test_what_one_back_end_cannot_do_names_it_and_the_reason():
     refused(
         NotImplementedError,
-        lambda: kernels.select_pages(PRIORITY, 2, implementation="mosaic_tpu"),
-        "'mosaic_tpu' cannot select this: it has no select stage",
+        lambda: kernels.select_pages(
+            jnp.zeros((1, 1, 2**17), jnp.float32), 2, implementation="mosaic_tpu"
+        ),
+        "'mosaic_tpu' cannot select this: rows of 131072 entries take",
         "None for the best that can",
     )
     refused(
@@ -173,6 +175,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         (lambda: config.TpuAttendConfig(0), "pages_per_block is 0"),
         (lambda: config.TpuAttendConfig(64), "pages_per_block is 64; at most 32"),
         (lambda: config.TpuScoreConfig(100), "pages_per_block is 100; a positive multiple of 128"),
+        (lambda: config.TpuScoreConfig(128, 0), "heads_at_once is 0"),
     ],
 )
 def test_bad_tiles_are_refused_by_name(tiles, text):

@@ -1,7 +1,7 @@
-"""Device bodies for TPU. The wrappers that call them are in `mosaic_tpu.py`.
+"""Device body for TPU that attends. The wrapper that calls it is in `mosaic_tpu.py`.
 
 Letters in shapes: K pages in a list, N pages of the pool, S tokens of a page, C pages of a block,
-G query heads of a group and R rows of queries, both padded to whole registers.
+G query heads of a group, padded to whole registers.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.kernels.mosaic_tpu_grid import LANES
 
-LANES = 128
 # Below every logit and finite: −inf − (−inf) would be NaN in the running maximum.
 _LEAST = -1e30
 _BY_LAST = (((1,), (1,)), ((), ()))
@@ -118,46 +117,6 @@ def attend_kernel(
     top = jnp.where(empty, -jnp.inf, top)
     first = jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1) < jnp.int32(LANES // 2)
     sums_ref[0, 0] = jnp.where(first, log_mass, top)
-
-
-def score_boxes_kernel(
-    scale_ref: Any,  # (1,) float32, in scalar memory
-    query_ref: Any,  # (1, R, D) float32
-    box_ref: Any,  # (1, C, D) uint32: the lower corner in the lower half, a bfloat16 each
-    upper_ref: Any,  # (1, R, C) float32
-    estimate_ref: Any,  # (1, R, C) float32
-    *,
-    log_tokens: float,
-) -> None:
-    r"""Boxes of a block of the pool by all queries of the kv head.
-
-    With centre c = lower + upper and width w = upper − lower, twice the greatest score in the box
-    is ⟨q, c⟩ + ⟨\|q\|, w⟩. A computed sum of d products is off by at most d u Σ \|q_i k_i\|, and no
-    key of the box has \|k_i\| above (\|c_i\| + w_i)/2.
-    """
-    held = box_ref[0]
-    # A bfloat16 is the upper half of the float32 of the same value.
-    lower = jax.lax.bitcast_convert_type(held << jnp.uint32(16), jnp.float32)
-    upper = jax.lax.bitcast_convert_type(held & jnp.uint32(0xFFFF0000), jnp.float32)
-    centre, width = lower + upper, upper - lower
-    query, scale = query_ref[0], scale_ref[0]
-
-    def dot(rows: Float[Array, "R D"], pages: Float[Array, "C D"]) -> Float[Array, "R C"]:
-        return jax.lax.dot_general(
-            rows,
-            pages,
-            _BY_LAST,
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
-        )
-
-    size = jnp.abs(query)
-    middle, spread = dot(query, centre), dot(size, width)
-    u, d = unit_roundoff(jnp.float32), query.shape[1]
-    slack = 3 * (d + 16) * u * 0.5 * (dot(size, jnp.abs(centre)) + spread)
-    best = log_tokens + scale * (0.5 * (middle + spread) + slack)
-    upper_ref[0] = best + 4 * 17 * u + 8 * u * jnp.abs(best)
-    estimate_ref[0] = log_tokens + scale * 0.5 * middle
 
 
 def slot_of(index: Any) -> Any:
