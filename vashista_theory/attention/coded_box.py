@@ -34,7 +34,7 @@ def coded_bytes(bits: int, d: int) -> int:
 
 
 def row_shape(bits: int, d: int) -> tuple[int, int]:
-    """Rows of one box, and bytes of a row: codes of d dimensions with a part of the frame behind."""
+    """Rows of one box, and bytes of a row: d codes and a part of the frame."""
     rows = 2 * bits // 8
     return rows, d + _FRAME_BYTES // rows
 
