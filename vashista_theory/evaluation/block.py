@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from vashista_theory.attention import PagedKV, sketch
-from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.certificate import as_query, page_bounds
 from vashista_theory.attention.policy import Policy, Summary
 from vashista_theory.attention.routing import Layout, group_priority, layout, select_pages
@@ -83,7 +82,7 @@ class DecodeBlock(NamedTuple):
         if pages.box is None or pages.codes is None:
             raise ValueError("this policy routes by a sketch, but the cache keeps none.")
         bits, packed = self.cache.spec.sketch_bits or 8, self.cache.spec.packed
-        codes: UInt8[Array, "..."] = pages.codes
+        codes: UInt8[Array, ...] = pages.codes
         lower, upper = corners(pages.box, flat.dtype)
         full = sketch.unpack(codes, bits) if packed else codes
         keys = sketch.dequantise(full, lower, upper, bits)

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """A causal language model whose attention is replaced: dense prefill, then blocks under a policy.
 
 The prefix is read densely and its keys and values are kept. A block of further tokens then runs
@@ -9,7 +10,7 @@ from those sparse states; only the prefix is dense.
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,16 @@ class Layer:
 
     keys: np.ndarray
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one layer saw in a dense pass: the last queries (H, Q, D), all keys and values."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    scale: float
 
 
 class Prefix:
@@ -108,7 +119,8 @@ class LanguageModel:
         _register()
         model.config._attn_implementation = _NAME
         self.context = int(model.config.max_position_embeddings)
-        self.vocabulary = int(model.config.vocab_size)
+        self.layers = int(model.config.num_hidden_layers)
+        self.heads = int(model.config.num_attention_heads)
 
     def encode(self, text: str) -> np.ndarray:
         """Token numbers of a text, no special ones added."""
@@ -124,21 +136,34 @@ class LanguageModel:
         Raises:
             ValueError: It is empty, or longer than the model's context with that room.
         """
+        self._check_length(tokens, room)
+        capacity = -(-(tokens.size + room) // _BUCKET) * _BUCKET
+        padding = ((0, 0), (0, capacity - tokens.size), (0, 0))
+        layers = [
+            Layer(np.pad(one.keys, padding), np.pad(one.values, padding))
+            for one in self.record(tokens, 1)
+        ]
+        return Prefix(tokens.size, capacity, layers)
+
+    def record(self, tokens: np.ndarray, queries: int) -> list[Recorded]:
+        """Read a text densely and keep, by layer, its last queries and all keys and values."""
+        self._check_length(tokens, 0)
+        layers: dict[int, Recorded] = {}
+
+        def keep(layer: int, *arrays: np.ndarray, scale: float) -> None:
+            query, key, value = arrays
+            layers[layer] = Recorded(query[:, -queries:], key, value, scale)
+
+        with _torch_off(), _attend_by(_Prefill(keep)):
+            self._forward(tokens, 0, logits=False)
+        return [layers[i] for i in sorted(layers)]
+
+    def _check_length(self, tokens: np.ndarray, room: int) -> None:
         if tokens.size == 0 or tokens.size + room > self.context:
             raise ValueError(
                 f"a text of {tokens.size} tokens and {room} more cannot be read by {self.name}: "
                 f"expected at least one, and {self.context} at most, its context"
             )
-        capacity = -(-(tokens.size + room) // _BUCKET) * _BUCKET
-        layers: dict[int, Layer] = {}
-
-        def keep(layer: int, keys: np.ndarray, values: np.ndarray) -> None:
-            padding = ((0, 0), (0, capacity - keys.shape[1]), (0, 0))
-            layers[layer] = Layer(np.pad(keys, padding), np.pad(values, padding))
-
-        with _torch_off(), _attend_by(_Prefill(keep)):
-            self._forward(tokens, 0, logits=False)
-        return Prefix(tokens.size, capacity, [layers[i] for i in sorted(layers)])
 
     def decode(
         self, prefix: Prefix, tokens: np.ndarray, policy: NamedPolicy, pages: int
@@ -180,7 +205,7 @@ class LanguageModel:
 class _Prefill:
     """Marks a dense pass whose keys and values are kept."""
 
-    def __init__(self, keep: Callable[[int, np.ndarray, np.ndarray], None]) -> None:
+    def __init__(self, keep: Callable[..., None]) -> None:
         self.keep = keep
 
 
@@ -211,7 +236,7 @@ class _BlockRunner:
         self.caches.append(cache)
         steps = self._steps
         self._found.append(jax.tree.map(lambda a: np.asarray(a)[:, :steps], (reading, lost)))
-        output = self._found[-1][0].output
+        output = np.asarray(self._found[-1][0].output)
         return np.moveaxis(output, 2, 1).reshape(query.shape)
 
     def report(self) -> BlockReport:
@@ -263,9 +288,7 @@ def _read_block(
 
     def one(part: tuple[Array, Array]) -> tuple[Reading, Loss]:
         queries, seen = part
-        block = DecodeBlock(
-            jnp.swapaxes(queries, 1, 2), keys, values, seen, scale, cache, layer
-        )
+        block = DecodeBlock(jnp.swapaxes(queries, 1, 2), keys, values, seen, scale, cache, layer)
         reading = policy.read(block, pages)
         return reading, loss(block, reading)
 
@@ -278,7 +301,7 @@ def _read_block(
 
 
 @contextlib.contextmanager
-def _attend_by(attend: Any) -> Iterator[None]:
+def _attend_by(attend: Any) -> Generator[None]:
     token = _attending.set(attend)
     try:
         yield
@@ -287,7 +310,7 @@ def _attend_by(attend: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _torch_off() -> Iterator[None]:
+def _torch_off() -> Generator[None]:
     import torch
 
     with torch.inference_mode():
@@ -301,7 +324,7 @@ def _register() -> None:
 
 
 def _interface(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
+    module: Any, query: Any, key: Any, value: Any, _mask: Any, **options: Any
 ) -> tuple[Any, None]:
     """What transformers calls in place of its attention: tensors (1, heads, tokens, D)."""
     import torch
@@ -310,10 +333,11 @@ def _interface(
     attend: Any = _attending.get(None)
     layer, scale = int(module.layer_idx), options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    arrays = [tensor[0].float().numpy() for tensor in (query, key, value)]
     if isinstance(attend, _Prefill):
-        attend.keep(layer, key[0].float().numpy(), value[0].float().numpy())
+        attend.keep(layer, *arrays, scale=scale)
         return sdpa_attention_forward(module, query, key, value, None, scaling=scale)
     if attend is None:
         raise RuntimeError("this model belongs to an evaluation; load another one to generate")
-    output = attend(layer, *(t[0].float().numpy() for t in (query, key, value)), scale)
+    output = attend(layer, *arrays, scale)
     return torch.from_numpy(np.ascontiguousarray(output)).transpose(0, 1)[None].to(query), None

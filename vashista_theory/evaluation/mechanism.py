@@ -47,7 +47,7 @@ def step_by_step(block: DecodeBlock, policy: Policy) -> Reading:
         shape = (array.shape[0], heads, group, *array.shape[2:])
         return jnp.moveaxis(array.reshape(shape), 0, 1)
 
-    proof: Bool[Array, "..."] = by_head(certified)
+    proof: Bool[Array, ...] = by_head(certified)
     return Reading(
         by_head(output),
         by_head(tokens).astype(log_mass.dtype),

@@ -159,7 +159,7 @@ def _oracle_tokens(block: DecodeBlock, pages: int) -> Reading:
 register(
     NamedPolicy(
         "oracle-tokens",
-        "the tokens that hold the most mass of the group, as many as the pages have; needs all keys",
+        "the tokens with the most mass of the group, as many as the pages have; needs all keys",
         _oracle_tokens,
     )
 )
