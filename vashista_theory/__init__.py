@@ -22,6 +22,7 @@ from vashista_theory.hull.stability import FaceStability as FaceStability
 from vashista_theory.hull.stability import face_stability as face_stability
 
 if TYPE_CHECKING:
+    from vashista_theory import models as models
     from vashista_theory import sweep as sweep
     from vashista_theory._diagnose import Diagnosis as Diagnosis
     from vashista_theory._diagnose import diagnose as diagnose
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LAZY_MODULES = {
     "heads": "vashista_theory.hull.heads",
     "instances": "vashista_theory.hull.instances",
+    "models": "vashista_theory.models",
     "oracle": "vashista_theory.hull.oracle",
     "sweep": "vashista_theory.sweep",
 }

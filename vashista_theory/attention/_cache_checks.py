@@ -284,6 +284,24 @@ def check_sequence(cache: "PagedKV | ShardedKV", sequence: Any, name: str) -> No
         raise ValueError(f"`{name}` is {int(sequence)}; sequences are 0 to {batch - 1}.")
 
 
+def as_sequences(sequences: ArrayLike, batch: int) -> Array:
+    """Indices of sequences, at least one."""
+    traced = is_traced(sequences)
+    array = jnp.asarray(sequences) if traced else _as_numpy(sequences, "sequences")
+    if array.ndim != 1 or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"`sequences` is {array.dtype}{list(array.shape)}; a list of sequence indices is "
+            "expected."
+        )
+    if not traced:
+        bad = np.flatnonzero((array < 0) | (array >= batch))
+        if bad.size:
+            raise ValueError(
+                f"`sequences[{bad[0]}]` is {int(array[bad[0]])}; sequences are 0 to {batch - 1}."
+            )
+    return jnp.clip(jnp.asarray(array), 0, batch - 1).astype(jnp.int32)
+
+
 def _check_integer(value: Any, name: str) -> None:
     array = jnp.asarray(value) if is_traced(value) else _as_numpy(value, name)
     if array.shape != () or not jnp.issubdtype(array.dtype, jnp.integer):

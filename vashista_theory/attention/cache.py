@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _cache_checks as checks
+from vashista_theory.attention import _cache_rows as rows
 from vashista_theory.attention import _cache_update as update
 from vashista_theory.attention.rounding import work_dtype
 from vashista_theory.attention.summaries import (
@@ -301,6 +302,50 @@ class PagedKV(eqx.Module):
         """
         checks.check_sequence(self, sequence, "sequence")
         return update.free(self, jnp.asarray(sequence))
+
+    def grow(self, *, pages: int | None = None, pages_per_sequence: int | None = None) -> "PagedKV":
+        """The same tokens in a larger pool, or with room for longer sequences.
+
+        The pools are copied, and what was compiled for the old sizes is compiled again: grow
+        seldom, by a good part of the size.
+
+        Raises:
+            ValueError: for a size smaller than the present one.
+        """
+        held, wide = self.keys.shape[1], self.pages_per_sequence
+        pages = held if pages is None else pages
+        width = wide if pages_per_sequence is None else pages_per_sequence
+        checks.check_sizes(pages=pages, pages_per_sequence=width)
+        checks.check_length(width, self.page_size)
+        for name, had, wanted in (("pages", held, pages), ("pages_per_sequence", wide, width)):
+            if wanted < had:
+                raise ValueError(f"`{name}` is {wanted}, but the cache has {had}; it only grows.")
+        return rows.grow(self, pages, width)
+
+    def truncate(self, lengths: ArrayLike) -> "PagedKV":
+        """Keep the first `lengths[b]` tokens of sequence b; pages left over return to the pool.
+
+        Args:
+            lengths: (B,); one longer than its sequence changes nothing.
+
+        Raises:
+            ValueError: for a wrong shape, or a concrete length that is negative.
+        """
+        most = self.pages_per_sequence * self.page_size
+        return rows.truncate(self, checks.as_counts(lengths, self.batch, most, "lengths"))
+
+    def select(self, sequences: ArrayLike) -> "PagedKV":
+        """The sequences named, in that order; one named twice shares its pages (beam search).
+
+        Under jit, indices are cut to the range.
+
+        Args:
+            sequences: (C,), C of any positive size.
+
+        Raises:
+            ValueError: for a wrong shape, or a concrete index out of range.
+        """
+        return rows.select(self, checks.as_sequences(sequences, self.batch))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -1,0 +1,32 @@
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+"""torch tensors as JAX arrays and back, by DLPack."""
+
+import jax
+import torch
+from jaxtyping import Array, Float
+
+
+def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
+    """The numbers of a tensor, token by token, without a copy where they lie that way.
+
+    Models project a token to all of its heads at once, so their tensors do lie that way; JAX
+    copies one that does not start at a multiple of 64 bytes.
+
+    Raises:
+        ValueError: if JAX has no device where the tensor is, or no such type.
+    """
+    token_major = tensor.detach().transpose(1, 2).contiguous()
+    try:
+        return jax.dlpack.from_dlpack(token_major)
+    except (RuntimeError, TypeError, BufferError, ValueError) as error:
+        platforms = sorted({device.platform for device in jax.devices()})
+        raise ValueError(
+            f"a {tensor.dtype} tensor on {tensor.device} cannot be handed to JAX, which has "
+            f"{', '.join(platforms)} here ({error}). Move the model to the CPU, or install JAX for "
+            'its device, for example `pip install "vashista-theory[cuda]"`.'
+        ) from error
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """A tensor of its own: JAX arrays must not change, and models may write in place."""
+    return torch.from_dlpack(jax.block_until_ready(array)).clone()

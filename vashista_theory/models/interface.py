@@ -1,0 +1,138 @@
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+"""The mechanism as an attention implementation of transformers: dense prompts, sparse decoding."""
+
+import functools
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from vashista_theory.attention import Policy, SummarySpec
+from vashista_theory.models import refusals, settings
+from vashista_theory.models.paged_cache import announced, become_paged
+
+NAME = "vashista"
+
+
+def register(
+    *,
+    policy: Policy | None = None,
+    spec: SummarySpec | None = None,
+    page_size: int = 16,
+) -> None:
+    """Make ``attn_implementation="vashista"`` known to transformers, and set its defaults.
+
+    ::
+
+        vt.models.register(policy=vt.attention.Policy.budget(64, summary="sketch"))
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="vashista")
+        model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=64)
+
+    Any decoder that uses transformers' attention interface with causal attention over the whole
+    context: grouped queries, rotary positions, batches with padding, beam search. Prompts are read
+    densely (by torch's own attention), also in pieces; then each new token reads the pages that
+    the policy asks for. Keys and values live in JAX alone (`PagedCache`); torch hands over new
+    ones by DLPack.
+
+    The policy, from strongest to weakest: that of a `PagedCache` made by hand, of the innermost
+    ``with vt.models.decoding(policy)``, of the latest `register`. Calling it again changes the
+    defaults of caches made from then on, and the policy of all that follow it.
+
+    Registering also tells transformers' `DynamicCache` to keep pages when it is made for such a
+    model, so that `generate` needs no further argument; for other models it stays what it is.
+    `unregister` undoes all this.
+
+    Not supported, and refused by name: training, dropout, `output_attentions`, sliding windows and
+    other layer types, soft-capping, ALiBi and other biases, attention sinks beside the keys,
+    latent keys, masks of one's own, static, offloaded and quantised caches, encoder–decoder models,
+    and contexts beyond the model's. Needs transformers 4.56 or newer.
+
+    Args:
+        policy: What decode steps read, `Policy.certified()` by default: drop at most 5 % of the
+            softmax mass, proven; contexts up to 8,192 tokens are read densely.
+        spec: Summaries that new caches keep; the default keeps all kinds.
+        page_size: Tokens a page.
+
+    Raises:
+        ImportError: if torch or transformers is missing or too old.
+        ValueError: for a policy or a specification that is none.
+    """
+    chosen = Policy.certified() if policy is None else policy
+    settings.check_policy(chosen)
+    settings.set_default(
+        settings.Settings(chosen, SummarySpec() if spec is None else spec, page_size)
+    )
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    if not hasattr(DynamicCache.__init__, "__wrapped__"):
+        DynamicCache.__init__ = _with_pages(DynamicCache.__init__)
+
+
+def unregister() -> None:
+    """Undo `register`; models that still use the implementation can then not be run."""
+    original = getattr(DynamicCache.__init__, "__wrapped__", None)
+    if original is not None:
+        DynamicCache.__init__ = original
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        interface._global_mapping.pop(NAME, None)
+    settings.set_default(settings.Settings(Policy.certified(), SummarySpec(), 16))
+
+
+def _with_pages(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+        original(self, *args, **options)
+        config = options.get("config", args[1] if len(args) > 1 else None)
+        if config is not None and getattr(config, "_attn_implementation", None) == NAME:
+            if options.get("offloading"):
+                raise refusals.unsupported(
+                    "offloaded caches", "Use the default cache_implementation."
+                )
+            become_paged(self, config)
+
+    return __init__
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: query (B, H, T, D), new keys and values (B, Hkv, T, D).
+
+    Returns:
+        Output (B, T, H, D), and None for the weights.
+
+    Raises:
+        UnsupportedModelError: naming what cannot be done.
+    """
+    layer = announced(key, value)
+    refusals.check_call(module, query, key, value, dropout, options)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    if layer is not None and layer.seen > 0:
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise refusals.unsupported(
+                "gradients through a decode step", "Call the model under `torch.no_grad()`."
+            )
+        return layer.attend(query, key, value, attention_mask, scale), None
+    if layer is None and key.shape[2] != query.shape[2]:
+        raise refusals.unsupported(
+            f"a cache that holds its keys in torch ({key.shape[2]} keys for {query.shape[2]} "
+            "queries): a static or quantised one, or one made without the model's config",
+            "Leave `past_key_values` and `cache_implementation` out, or pass "
+            "vt.models.PagedCache(model.config).",
+        )
+    output, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling
+    )
+    if layer is not None:
+        layer.store(key, value, attention_mask)
+    return output, None

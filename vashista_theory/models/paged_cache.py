@@ -1,0 +1,368 @@
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# pyright: reportUntypedBaseClass=false, reportMissingParameterType=false
+"""A transformers cache whose keys and values live in JAX, in pages; torch never holds them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from jaxtyping import Array, Float, Int
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from vashista_theory._results import Result
+from vashista_theory.attention import PagedKV, Policy, SummarySpec
+from vashista_theory.models import refusals, settings, steps
+from vashista_theory.models.bridge import to_jax, to_torch
+from vashista_theory.models.dense_chunk import attend_chunk, merge
+
+_LEAST_PAGES = 64
+
+
+class PagedCache(DynamicCache):
+    """The cache of ``attn_implementation="vashista"``, for those who want one of their own.
+
+    After `vashista_theory.models.register`, transformers makes these by itself wherever it would
+    make a `DynamicCache` for such a model. Made by hand, one can pin its policy, reserve room, and
+    be kept between calls.
+
+    Each layer has one `PagedKV`, made when the first tokens arrive. Padding is not stored: each
+    sequence has its own length.
+
+    Args:
+        config: Of the model.
+        policy: What to read; None follows `register` and `decoding`, step by step.
+        spec: Summaries to keep; None for those of `register`.
+        page_size: Tokens a page; None for that of `register`.
+        room: Tokens to reserve for each sequence. Growing later copies the pages.
+
+    Raises:
+        UnsupportedModelError: for a model that cannot be decoded over pages.
+        ValueError: for a policy that is none, or sizes that are not positive.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        policy: Policy | None = None,
+        spec: SummarySpec | None = None,
+        page_size: int | None = None,
+        room: int = 0,
+    ) -> None:
+        super().__init__()
+        become_paged(self, config, policy=policy, spec=spec, page_size=page_size, room=room)
+
+    @property
+    def pages(self) -> list[PagedKV | None]:
+        """The pages of each layer; None before the first token."""
+        return [layer.pages for layer in self.layers]
+
+
+def become_paged(
+    cache: DynamicCache,
+    config: Any,
+    *,
+    policy: Policy | None = None,
+    spec: SummarySpec | None = None,
+    page_size: int | None = None,
+    room: int = 0,
+) -> None:
+    """Give an empty cache paged layers."""
+    if policy is not None:
+        settings.check_policy(policy)
+    decoder = config.get_text_config(decoder=True)
+    refusals.check_config(decoder)
+    cache.layers = [
+        PagedLayer(index, decoder, policy=policy, spec=spec, page_size=page_size, room=room)
+        for index in range(decoder.num_hidden_layers)
+    ]
+    cache.layer_class_to_replicate = None
+
+
+class PagedLayer(DynamicLayer):
+    """One layer's pages. `update` announces tokens; attention, which has the mask, appends them.
+
+    Attributes:
+        pages: Keys and values; None before the first token.
+        seen: Tokens the model has seen, padding included.
+        valid: (B, seen), which of them were not padding; None when none was.
+    """
+
+    is_compileable = False
+
+    def __init__(
+        self,
+        index: int,
+        config: Any,
+        *,
+        policy: Policy | None,
+        spec: SummarySpec | None,
+        page_size: int | None,
+        room: int,
+    ) -> None:
+        super().__init__()
+        present = settings.current()
+        self._index, self._config, self._policy, self._room = index, config, policy, room
+        self._spec = present.spec if spec is None else spec
+        self._page_size = present.page_size if page_size is None else page_size
+        self._announced: tuple[Any, Any] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.pages: PagedKV | None = None
+        self.seen = 0
+        self.valid: torch.Tensor | None = None
+        self._announced = None
+        self.is_initialized = False
+
+    def lazy_initialization(self, *_: Any) -> None:
+        """Pages are made when the mask is known."""
+        self.is_initialized = True
+
+    def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Announce new tokens (B, Hkv, T, D). The attention function stores and reads them.
+
+        Raises:
+            UnsupportedModelError: if the tokens announced before never arrived there, or the model
+                has no position for the new ones.
+        """
+        if self._announced is not None:
+            self._announced = None
+            raise refusals.unsupported(
+                f"this model: the keys of layer {self._index} did not reach the attention "
+                "interface, so it computes attention in its own way"
+            )
+        refusals.check_context(self.seen + key_states.shape[2], self._config)
+        self._announced = (key_states, value_states)
+        _announce(self)
+        return key_states, value_states
+
+    def takes(self, key: Any, value: Any) -> bool:
+        """Whether these are the tokens that were announced."""
+        announced, self._announced = self._announced, None
+        return announced is not None and announced[0] is key and announced[1] is value
+
+    def attend(
+        self,
+        query: Float[torch.Tensor, "B H T D"],
+        key: Float[torch.Tensor, "B Hkv T D"],
+        value: Float[torch.Tensor, "B Hkv T D"],
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> Float[torch.Tensor, "B T H D"]:
+        """Append the tokens announced and attend to everything before: sparsely if it is one.
+
+        Several tokens on a cache that is not empty (a prompt in pieces) attend densely, like any
+        prompt.
+
+        Raises:
+            UnsupportedModelError: for a mask that shows tokens which are not stored, or hides some.
+            ValueError: for numbers that are not finite.
+        """
+        past = self._past(query.shape[0])
+        new = self._new_tokens(mask, query.shape[0], query.shape[2], query.device)
+        if query.shape[2] == 1:
+            counts = self._counts(new, query.shape[0], 1)
+            self._make_room(past.lengths + counts)
+            policy = self._policy or settings.current().policy
+            arrays = (to_jax(query), to_jax(key), to_jax(value))
+            self.pages, output, info, result = steps.decode(
+                past if self.pages is None else self.pages, *arrays, counts, scale, policy
+            )
+            self._check(result)
+            log = settings.current_log()
+            if log is not None:
+                held = -(-np.asarray(self.pages.lengths) // self.pages.page_size)
+                log.add(self._index, info, held)
+            self._remember(new, query.shape[0], 1)
+            return to_torch(output)
+        output, log_mass, result = steps.read_all(past, to_jax(query), scale)
+        self._check(result)
+        recent = attend_chunk(query, key, value, mask, scale)
+        self.store(key, value, mask)
+        return merge((to_torch(output), to_torch(log_mass)), recent)
+
+    def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
+        """Append tokens (B, Hkv, T, D), each sequence without its padding."""
+        batch, _, tokens, _ = key.shape
+        new = self._new_tokens(mask, batch, tokens, key.device)
+        if new is not None:
+            order = torch.argsort(~new, dim=1, stable=True)[:, None, :, None].expand(key.shape)
+            key, value = key.gather(2, order), value.gather(2, order)
+        # Lengths are rounded up so that not every length of a prompt is compiled anew.
+        spare = _rounded_up(tokens, self._page_size) - tokens
+        key, value = (torch.nn.functional.pad(a, (0, 0, 0, spare)) for a in (key, value))
+        keys, values = to_jax(key), to_jax(value)
+        counts = self._counts(new, batch, tokens)
+        if self.pages is None:
+            with jax.default_device(next(iter(keys.devices()))):
+                self.pages = self._empty(keys)
+        self._make_room(self.pages.lengths + counts)
+        self.pages, result = steps.append(self.pages, keys, values, counts)
+        self._check(result)
+        self._remember(new, batch, tokens)
+
+    def _empty(self, keys: Float[Array, "B T Hkv D"]) -> PagedKV:
+        batch, tokens, heads, d = keys.shape
+        width = self._pages_for(max(tokens, self._room))
+        return PagedKV.create(
+            batch=batch,
+            kv_heads=heads,
+            head_size=d,
+            pages=batch * width,
+            pages_per_sequence=width,
+            page_size=self._page_size,
+            dtype=keys.dtype,
+            spec=self._spec,
+        )
+
+    def _past(self, batch: int) -> PagedKV:
+        if self.pages is None:
+            raise RuntimeError("nothing was stored yet")
+        if self.pages.batch != batch:
+            raise ValueError(
+                f"the cache holds {self.pages.batch} sequences, the model was called with {batch}. "
+                "Use the cache with the batch that filled it."
+            )
+        return self.pages
+
+    def _make_room(self, lengths: Int[Array, " B"]) -> None:
+        pages = self.pages
+        assert pages is not None
+        longest = int(np.max(np.asarray(lengths)))
+        width = pages.pages_per_sequence
+        if longest > width * self._page_size:
+            width = self._pages_for(longest)
+        count = max(pages.keys.shape[1], pages.batch * width)
+        if (count, width) != (pages.keys.shape[1], pages.pages_per_sequence):
+            self.pages = pages.grow(pages=count, pages_per_sequence=width)
+
+    def _pages_for(self, tokens: int) -> int:
+        return _rounded_up(-(-tokens // self._page_size) + 1, _LEAST_PAGES)
+
+    def _new_tokens(
+        self, mask: torch.Tensor | None, batch: int, tokens: int, device: Any
+    ) -> torch.Tensor | None:
+        """Which of the last tokens are not padding, (B, T); None for all of them."""
+        if mask is None:
+            if self.valid is not None:
+                raise refusals.unsupported(
+                    "a cache with padding and a call without its mask",
+                    "Pass the `attention_mask` of the whole batch at each call.",
+                )
+            return None
+        if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1] != 1:
+            raise refusals.unsupported(
+                f"masks of one's own ({mask.dtype} of shape {tuple(mask.shape)})",
+                "Pass a mask of padding (B, T).",
+            )
+        # The last query sees every token that is not padding, under causality as without.
+        row = mask[:, 0, -1, : self.seen + tokens].expand(batch, -1)
+        past = row[:, : self.seen]
+        unchanged = past.all() if self.valid is None else torch.equal(past, self.valid)
+        if not unchanged:
+            raise refusals.unsupported(
+                f"a mask that hides tokens the cache holds, or shows others (layer {self._index})",
+                "Pass the `attention_mask` that the prompt had, with a column for each new token.",
+            )
+        new = row[:, self.seen :]
+        return None if new.all() and self.valid is None else new.to(device)
+
+    def _remember(self, new: torch.Tensor | None, batch: int, tokens: int) -> None:
+        if new is not None:
+            before = self.valid
+            if before is None:
+                before = torch.ones((batch, self.seen), dtype=torch.bool, device=new.device)
+            self.valid = torch.cat([before, new], dim=1)
+        self.seen += tokens
+
+    def _counts(self, new: torch.Tensor | None, batch: int, tokens: int) -> Int[np.ndarray, " B"]:
+        if new is None:
+            return np.full(batch, tokens, np.int32)
+        return new.sum(dim=1).cpu().numpy().astype(np.int32)
+
+    def _check(self, result: Result) -> None:
+        if not bool(result == Result.successful):
+            raise ValueError(f"decoding layer {self._index} failed: {Result[result]}")
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens seen, padding included."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """Length and offset of the keys that a mask has to cover."""
+        new = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.seen + int(new), 0
+
+    def crop(self, max_length: int) -> None:
+        """Keep the first `max_length` tokens, or drop the last ``-max_length``."""
+        kept = self.seen + max_length if max_length <= 0 else min(max_length, self.seen)
+        if self.pages is None or kept == self.seen:
+            return
+        if kept < 0:
+            raise ValueError(f"cannot drop {-max_length} tokens: there are {self.seen}.")
+        if self.valid is not None:
+            self.valid = self.valid[:, :kept]
+        new = None if self.valid is None else self.valid
+        self.pages = steps.truncate(self.pages, self._counts(new, self.pages.batch, kept))
+        self.seen = kept
+
+    def reorder_cache(self, beam_idx: Any) -> None:
+        """Let row i continue what row ``beam_idx[i]`` was; pages are shared, not copied."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sequence; the copies share its pages."""
+        if self.pages is not None:
+            self.batch_select_indices(torch.arange(self.pages.batch).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Any) -> None:
+        """Keep the sequences named, in that order."""
+        if self.pages is None:
+            return
+        if indices.dtype == torch.bool:
+            indices = torch.nonzero(indices)[:, 0]
+        self.pages = steps.select(self.pages, indices.cpu().numpy().astype(np.int32))
+        if self.valid is not None:
+            self.valid = self.valid[indices.to(self.valid.device)]
+
+    def offload(self) -> None:
+        """Refused: where the pages are is JAX's business."""
+        raise refusals.unsupported("offloaded caches", "Use the default cache_implementation.")
+
+    def prefetch(self) -> None:
+        """Refused, like `offload`."""
+        self.offload()
+
+
+_latest: list[PagedLayer] = []
+
+
+def _announce(layer: PagedLayer) -> None:
+    _latest[:] = [layer]
+
+
+def announced(key: Any, value: Any) -> PagedLayer | None:
+    """The layer that announced these tokens; None if no paged cache is in use.
+
+    Raises:
+        UnsupportedModelError: if a layer announced others: the model changes keys or values
+            between its cache and the attention function.
+    """
+    if not _latest:
+        return None
+    layer = _latest.pop()
+    if layer.takes(key, value):
+        return layer
+    raise refusals.unsupported(
+        "this model: it changes keys or values between its cache and the attention interface (or "
+        "an earlier call was interrupted, then just call again)"
+    )
+
+
+def _rounded_up(number: int, least: int) -> int:
+    """The next multiple of a quarter of the power of two below, and of `least`."""
+    step = max(least, 1 << max(0, number.bit_length() - 3))
+    return -(-number // step) * step

@@ -1,0 +1,104 @@
+# pyright: reportMissingImports=false
+"""What decoding over pages cannot do, named in one sentence each."""
+
+from typing import Any
+
+_SUPPORTED = (
+    "Use attn_implementation='sdpa' or 'eager' for this model; causal self-attention over the "
+    "whole context (Llama, Qwen, SmolLM, Granite, OLMo, ...) is what 'vashista' supports."
+)
+_CONFIG_FLAGS = {
+    "attn_logit_softcapping": "soft-capping of the attention scores",
+    "attention_chunk_size": "chunked attention",
+    "num_kv_shared_layers": "layers that share keys and values",
+    "alibi": "ALiBi position biases",
+    "use_alibi": "ALiBi position biases",
+    "kv_lora_rank": "latent (compressed) keys and values",
+}
+_CALL_FLAGS = {
+    "sliding_window": "sliding-window attention",
+    "softcap": "soft-capping of the attention scores",
+    "s_aux": "attention sinks beside the keys",
+    "position_bias": "position biases added to the scores",
+    "alibi": "ALiBi position biases",
+    "head_mask": "head masks",
+    "output_attentions": "output_attentions=True (the weights of unread keys do not exist)",
+    "indexer_mask": "index-selected attention",
+}
+
+
+class UnsupportedModelError(ValueError):
+    """A model, or a way to call it, that decoding over pages cannot reproduce."""
+
+
+def unsupported(what: str, remedy: str = _SUPPORTED) -> UnsupportedModelError:
+    """The error that says so."""
+    return UnsupportedModelError(
+        f"attn_implementation='vashista' does not support {what}. {remedy}"
+    )
+
+
+def check_config(config: Any) -> None:
+    """Raise for a decoder whose configuration asks for what is not supported.
+
+    Raises:
+        UnsupportedModelError: naming the field and its value.
+    """
+    name = getattr(config, "model_type", type(config).__name__)
+    if getattr(config, "is_encoder_decoder", False):
+        raise unsupported(f"encoder-decoder models ({name})")
+    types: list[str] = list(getattr(config, "layer_types", None) or [])
+    other = sorted({kind for kind in types if kind != "full_attention"})
+    if other:
+        raise unsupported(f"layers of type {', '.join(other)} ({name})")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and not types:
+        raise unsupported(f"sliding-window attention ({name}: sliding_window={window})")
+    for flag, meaning in _CONFIG_FLAGS.items():
+        value = getattr(config, flag, None)
+        if value:
+            raise unsupported(f"{meaning} ({name}: {flag}={value})")
+
+
+def check_call(module: Any, query: Any, key: Any, value: Any, dropout: float, options: Any) -> None:
+    """Raise for a call of the attention interface that is not plain causal self-attention.
+
+    Raises:
+        UnsupportedModelError: naming the option and its value.
+    """
+    name = type(module).__name__
+    if module.training:
+        raise unsupported("training", "Call `model.eval()`, or train with another implementation.")
+    if dropout:
+        raise unsupported(f"dropout ({dropout} in {name})", "Call `model.eval()`.")
+    for flag, meaning in _CALL_FLAGS.items():
+        asked = options.get(flag)
+        if asked is not None and asked is not False:
+            shown = asked if isinstance(asked, int | float | str) else type(asked).__name__
+            raise unsupported(f"{meaning} ({name}: {flag}={shown})")
+    causal = options.get("is_causal")
+    if (getattr(module, "is_causal", True) if causal is None else causal) is False:
+        raise unsupported(f"attention that is not causal ({name})")
+    if key.shape != value.shape or key.shape[-1] != query.shape[-1]:
+        raise unsupported(
+            f"keys and values of different sizes ({name}: query {tuple(query.shape)}, key "
+            f"{tuple(key.shape)}, value {tuple(value.shape)})"
+        )
+
+
+def check_context(tokens: int, config: Any) -> None:
+    """Raise if a sequence would be longer than the model's positions.
+
+    Raises:
+        UnsupportedModelError: naming both lengths.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_scaling", None) or {}
+    if "dynamic" in (scaling.get("rope_type"), scaling.get("type")):
+        return
+    if most is not None and tokens > most:
+        raise UnsupportedModelError(
+            f"the context would have {tokens} tokens, but this model was made for at most {most} "
+            "(max_position_embeddings). Shorten the prompt, ask for fewer new tokens, or use a "
+            "model with a longer context."
+        )

@@ -1,0 +1,160 @@
+"""Which policy decoding uses, and what it reported: set for the process, or for a block of code."""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vashista_theory.attention.info import DecodeInfo
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.summaries import SummarySpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How caches are built and read.
+
+    Attributes:
+        policy: What each decode step reads.
+        spec: Summaries that new caches keep; the policy's has to be among them.
+        page_size: Tokens a page of new caches.
+    """
+
+    policy: Policy
+    spec: SummarySpec
+    page_size: int
+
+
+class DecodeLog:
+    """What decode steps reported, by layer, in order.
+
+    Attributes:
+        by_layer: `DecodeInfo` of each step, by the model's layer number.
+        room: Pages that the longest sequence could fill at the latest step.
+    """
+
+    def __init__(self) -> None:
+        self.by_layer: dict[int, list[DecodeInfo]] = {}
+        self.pages_held: dict[int, list[Int[np.ndarray, " B"]]] = {}
+
+    def add(self, layer: int, info: DecodeInfo, pages_held: Int[np.ndarray, " B"]) -> None:
+        """Note one step of one layer."""
+        self.by_layer.setdefault(layer, []).append(info)
+        self.pages_held.setdefault(layer, []).append(pages_held)
+
+    @property
+    def steps(self) -> int:
+        """Steps that every layer has finished."""
+        return min((len(infos) for infos in self.by_layer.values()), default=0)
+
+    def pages_read(self) -> Int[np.ndarray, "steps L B H"]:
+        """Pages read by step, layer (ascending), sequence and query head.
+
+        Raises:
+            ValueError: if nothing was logged, or batches of several sizes were.
+        """
+        return self._stacked("pages_read")
+
+    def share_read(self) -> Float[np.ndarray, "steps L B H"]:
+        """Pages read as a share of the pages that the sequence had at that step."""
+        held = [
+            [self.pages_held[layer][step] for layer in sorted(self.by_layer)]
+            for step in range(self.steps)
+        ]
+        return self.pages_read() / np.maximum(np.asarray(held)[..., None], 1)
+
+    def dropped_mass_bound(self) -> Float[np.ndarray, "steps L B H"]:
+        """Proven bound on the softmax mass left unread; NaN where no proof was asked for."""
+        return self._stacked("dropped_mass_bound")
+
+    def _stacked(self, name: str) -> np.ndarray:
+        if self.steps == 0:
+            raise ValueError(
+                "no decode step was logged: generate with attn_implementation='vashista' inside "
+                "`with vt.models.decoding() as log:`."
+            )
+        rows = [
+            [
+                np.asarray(getattr(self.by_layer[layer][step], name))
+                for layer in sorted(self.by_layer)
+            ]
+            for step in range(self.steps)
+        ]
+        if len({array.shape for row in rows for array in row}) > 1:
+            raise ValueError("batches of several sizes were logged; use one `decoding()` for each.")
+        return np.asarray(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Override:
+    policy: Policy | None
+    log: DecodeLog
+
+
+_default = Settings(Policy.certified(), SummarySpec(), 16)
+_override: contextvars.ContextVar[_Override | None] = contextvars.ContextVar(
+    "vashista_decoding", default=None
+)
+
+
+def set_default(settings: Settings) -> None:
+    """Set what holds outside any `decoding` block."""
+    global _default  # noqa: PLW0603
+    _default = settings
+
+
+def current() -> Settings:
+    """What holds here and now."""
+    override = _override.get()
+    if override is None or override.policy is None:
+        return _default
+    return dataclasses.replace(_default, policy=override.policy)
+
+
+def current_log() -> DecodeLog | None:
+    """The log of the innermost `decoding` block."""
+    override = _override.get()
+    return None if override is None else override.log
+
+
+@contextlib.contextmanager
+def decoding(policy: Policy | None = None) -> Iterator[DecodeLog]:
+    """Decode with a policy, and collect what each layer reports, within a ``with`` block.
+
+    ::
+
+        with vt.models.decoding(vt.attention.Policy.budget(64, summary="sketch")) as log:
+            model.generate(**inputs)
+        print(log.share_read().mean())
+
+    The policy is looked up at every decode step, so one prefilled cache can be read with several.
+    A `PagedCache` that was given a policy of its own keeps it.
+
+    Args:
+        policy: What to read; None leaves what `register` or an outer block set.
+
+    Raises:
+        ValueError: if the policy is not a `Policy`.
+    """
+    if policy is not None:
+        check_policy(policy)
+    outer = _override.get()
+    inherited = policy if policy is not None or outer is None else outer.policy
+    log = DecodeLog()
+    token = _override.set(_Override(inherited, log))
+    try:
+        yield log
+    finally:
+        _override.reset(token)
+
+
+def check_policy(policy: object) -> None:
+    """Raise unless this is a policy."""
+    if not isinstance(policy, Policy):
+        raise ValueError(
+            f"`policy` is {policy!r}; a vashista_theory.attention.Policy is expected, such as "
+            "Policy.certified(0.05)."
+        )

@@ -1,0 +1,62 @@
+"""What is compiled: appending tokens to pages, and reading them for one or several queries."""
+
+import functools
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from vashista_theory._results import Result
+from vashista_theory.attention import DecodeInfo, PagedKV, Policy, vashista_attention
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def append(
+    pages: PagedKV,
+    keys: Float[Array, "B T Hkv D"],
+    values: Float[Array, "B T Hkv D"],
+    counts: Int[Array, " B"],
+) -> tuple[PagedKV, Result]:
+    """Append the first `counts` tokens of each sequence."""
+    return pages.append(keys.swapaxes(1, 2), values.swapaxes(1, 2), counts=counts)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="policy")
+def decode(
+    pages: PagedKV,
+    query: Float[Array, "B 1 H D"],
+    keys: Float[Array, "B 1 Hkv D"],
+    values: Float[Array, "B 1 Hkv D"],
+    counts: Int[Array, " B"],
+    scale: float | Float[Array, ""],
+    policy: Policy,
+) -> tuple[PagedKV, Float[Array, "B 1 H D"], DecodeInfo, Result]:
+    """Append one token to each sequence, then read what the policy asks for."""
+    pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts)
+    output, info = vashista_attention(query[:, 0], pages, policy, scale=scale)
+    result = Result.where(appended == Result.successful, info.result, appended)
+    return pages, output[:, None], info, result
+
+
+@jax.jit
+def read_all(
+    pages: PagedKV, query: Float[Array, "B T H D"], scale: float | Float[Array, ""]
+) -> tuple[Float[Array, "B T H D"], Float[Array, "B T H"], Result]:
+    """Every page for T queries a sequence: output, and log of the softmax sum in nats."""
+    batch, tokens, heads, d = query.shape
+    # T queries of one head are T heads that share its keys.
+    as_heads = query.swapaxes(1, 2).reshape(batch, heads * tokens, d)
+    output, info = vashista_attention(as_heads, pages, Policy.dense(), scale=scale)
+    output = output.reshape(batch, heads, tokens, d).swapaxes(1, 2)
+    return output, info.log_mass.reshape(batch, heads, tokens).swapaxes(1, 2), info.result
+
+
+@jax.jit
+def truncate(pages: PagedKV, lengths: Int[Array, " B"]) -> PagedKV:
+    """Keep the first `lengths` tokens."""
+    return pages.truncate(lengths)
+
+
+@jax.jit
+def select(pages: PagedKV, sequences: Int[Array, " C"]) -> PagedKV:
+    """Other rows of the batch."""
+    return pages.select(sequences)
