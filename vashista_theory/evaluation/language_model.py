@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from vashista_theory.attention import PagedKV, SummarySpec
 from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss
 from vashista_theory.evaluation.policies import NamedPolicy
+from vashista_theory.models.refusals import check_config, unsupported
 
 _NAME = "vashista_blocks"
 _CHUNK = 64  # steps computed at once: their scores of 8k keys, 9 heads, are 19 MB
@@ -111,10 +112,19 @@ class LanguageModel:
         model: A causal language model that uses transformers' attention interface.
         tokenizer: From text to token numbers.
         name: For the records.
+
+    Raises:
+        UnsupportedModelError: Its attention is not plain causal softmax over everything before.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         self.name, self.tokenizer = name, tokenizer
+        if not getattr(model, "_supports_attention_backend", False):
+            raise unsupported(
+                f"{type(model).__name__}: it does not use transformers' attention interface",
+                "Evaluate a decoder that does.",
+            )
+        check_config(model.config)
         self._model = model.eval()
         _register()
         model.config._attn_implementation = _NAME
