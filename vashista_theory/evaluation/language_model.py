@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention import PagedKV, SummarySpec
-from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss
+from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss, unknown
 from vashista_theory.evaluation.policies import NamedPolicy
 from vashista_theory.models.refusals import check_config, unsupported
 
@@ -176,7 +176,13 @@ class LanguageModel:
             )
 
     def decode(
-        self, prefix: Prefix, tokens: np.ndarray, policy: NamedPolicy, pages: int
+        self,
+        prefix: Prefix,
+        tokens: np.ndarray,
+        policy: NamedPolicy,
+        pages: int,
+        *,
+        compare: bool = True,
     ) -> tuple[np.ndarray, BlockReport, Prefix]:
         """Teacher-forced decoding of a block of tokens under a policy.
 
@@ -185,6 +191,8 @@ class LanguageModel:
             tokens: (M,), given to the model one after another.
             policy: What each step reads.
             pages: Pages that a policy of a fixed number reads.
+            compare: Whether each layer is also read densely, to know what was lost; otherwise the
+                report has NaN for it.
 
         Returns:
             Logits (M, vocabulary) of the token after each one, what was read, and the prefix with
@@ -195,7 +203,7 @@ class LanguageModel:
                 f"{tokens.size} tokens after {prefix.length} do not fit: there is room for "
                 f"{prefix.capacity}, and the model's context is {self.context}"
             )
-        runner = _BlockRunner(prefix, tokens.size, policy, pages)
+        runner = _BlockRunner(prefix, tokens.size, policy, pages, compare)
         with _torch_off(), _attend_by(runner):
             logits = self._forward(tokens, prefix.length, logits=True)
         length = prefix.length + tokens.size
@@ -222,9 +230,11 @@ class _Prefill:
 class _BlockRunner:
     """Attention of one block, layer after layer."""
 
-    def __init__(self, prefix: Prefix, steps: int, policy: NamedPolicy, pages: int) -> None:
+    def __init__(
+        self, prefix: Prefix, steps: int, policy: NamedPolicy, pages: int, compare: bool
+    ) -> None:
         self._before = prefix.caches(policy.spec)
-        self._policy, self._pages, self._steps = policy, pages, steps
+        self._policy, self._pages, self._steps, self._compare = policy, pages, steps, compare
         self._padded = max(8, 1 << (steps - 1).bit_length())
         self.caches: list[PagedKV] = []
         self._found: list[tuple[Reading, Loss]] = []
@@ -242,6 +252,7 @@ class _BlockRunner:
             np.int32(layer),
             self._policy,
             self._pages,
+            self._compare,
         )
         self.caches.append(cache)
         steps = self._steps
@@ -273,7 +284,7 @@ def _fill(
     return PagedKV.from_tokens(keys[None], values[None], lengths=length[None], spec=spec)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "pages"))
+@functools.partial(jax.jit, static_argnames=("policy", "pages", "compare"))
 def _read_block(
     cache: PagedKV,
     query: Float[Array, "H M D"],
@@ -284,6 +295,7 @@ def _read_block(
     layer: Int[Array, ""],
     policy: NamedPolicy,
     pages: int,
+    compare: bool,
 ) -> tuple[Reading, Loss, PagedKV]:
     """Append the block to the cache, and read it step by step under the policy, by chunks."""
     start = cache.lengths[0]
@@ -300,7 +312,7 @@ def _read_block(
         queries, seen = part
         block = DecodeBlock(jnp.swapaxes(queries, 1, 2), keys, values, seen, scale, cache, layer)
         reading = policy.read(block, pages)
-        return reading, loss(block, reading)
+        return reading, loss(block, reading) if compare else unknown(reading)
 
     parts = (jnp.moveaxis(grouped, 2, 0), lengths.reshape(-1, chunk))
     found = jax.lax.map(one, parts)

@@ -87,7 +87,8 @@ class Reader:
         """Log-probabilities of the tokens one by one, and whether each is the most likely."""
         rows = first[None]
         if tokens.size > 1:
-            further, _, _ = self._model.decode(after, tokens[:-1], policy, pages)
+            given = tokens[:-1]
+            further, _, _ = self._model.decode(after, given, policy, pages, compare=False)
             rows = np.concatenate([rows, further])
         return log_probabilities(rows, tokens), rows.argmax(axis=-1) == tokens
 
