@@ -1,7 +1,9 @@
 """Blocks of decode steps on random numbers, and the same steps one at a time by the mechanism."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.evaluation.block import DecodeBlock, Reading
@@ -46,17 +48,26 @@ def one_at_a_time(
 ) -> list[tuple[np.ndarray, DecodeInfo]]:
     """Each step on a cache that was filled with its own past and nothing else."""
     tokens, steps = keys.shape[1], queries.shape[1]
+
+    @jax.jit
+    def step(query: Array, keys: Array, values: Array, length: Array) -> tuple[Array, DecodeInfo]:
+        cache = PagedKV.from_tokens(keys[None], values[None], lengths=length[None], spec=spec)
+        output, info = vashista_attention(query.reshape(1, -1, D), cache, policy)
+        return output.reshape(query.shape), info
+
     found: list[tuple[np.ndarray, DecodeInfo]] = []
-    for step in range(steps):
-        length = tokens - steps + step + 1
-        cache = PagedKV.from_tokens(keys[None, :, :length], values[None, :, :length], spec=spec)
-        query = queries[:, step].reshape(1, KV_HEADS * GROUP, D)
-        output, info = vashista_attention(query, cache, policy)
-        found.append((np.asarray(output[0]).reshape(KV_HEADS, GROUP, D), info))
+    for number in range(steps):
+        length = tokens - steps + number + 1
+        # What comes later is not in it: numbers that would show, in places that do not count.
+        later = np.arange(tokens)[:, None] >= length
+        past = [np.where(later, 1e6, array) for array in (keys, values)]
+        output, info = step(queries[:, number], *past, np.int32(length))
+        found.append((np.asarray(output), info))
     return found
 
 
 def read(policy: NamedPolicy, problem: tuple[np.ndarray, ...], pages: int) -> Reading:
     """What a named policy makes of a block."""
     queries, keys, values = problem
-    return policy.read(block(queries, keys, values, policy.spec), pages)
+    shown = block(queries, keys, values, policy.spec)
+    return jax.jit(policy.read, static_argnums=1)(shown, pages)

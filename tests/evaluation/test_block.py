@@ -1,5 +1,7 @@
 """A block of teacher-forced steps is the mechanism, one step at a time."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +26,8 @@ OURS = {
 
 
 @pytest.mark.parametrize("name", OURS)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_block_is_the_mechanism_step_by_step(name: str, seed: int) -> None:
-    problem = cases.numbers(seed, TOKENS, STEPS)
+def test_a_block_is_the_mechanism_step_by_step(name: str) -> None:
+    problem = cases.numbers(0, TOKENS, STEPS)
     policy = policies.get(name)
     reading = cases.read(policy, problem, PAGES)
     expected = cases.one_at_a_time(*problem, OURS[name], policy.spec)
@@ -49,7 +50,7 @@ def test_two_levels_are_the_mechanism_step_by_step() -> None:
     # 20 superpages of 256 tokens: enough for a first level that leaves some closed.
     problem = cases.numbers(3, 20 * 256 + 7, 2)
     policy = policies.get("budget-two-levels")
-    plain = Policy.budget(6, summary="sketch")
+    plain = dataclasses.replace(Policy.budget(6, summary="sketch"), dense_below=0)
     reading = cases.read(policy, problem, 6)
     for step, (output, _) in enumerate(cases.one_at_a_time(*problem, plain, policy.spec)):
         np.testing.assert_allclose(reading.output[:, step], output, rtol=0, atol=1e-12)
@@ -83,19 +84,10 @@ def test_a_proof_is_never_below_the_truth() -> None:
     problem = cases.numbers(6, TOKENS, STEPS)
     spec = policies.get("certified-0.05").spec
     shown = cases.block(*problem, spec)
-    for tolerance in (0.3, 0.05, 1e-3):
+    for tolerance in (0.3, 1e-3):
         policy = Policy.certified(tolerance, dense_below=0)
-        reading = mechanism.step_by_step(shown, policy)
+        reading = jax.jit(mechanism.step_by_step, static_argnums=1)(shown, policy)
         dropped = np.asarray(blocks.loss(shown, reading).dropped)
         # The truth is the difference of two logarithms of up to 20: 1e-14 with room.
         assert np.all(dropped <= np.asarray(reading.bound) + 1e-14)
         assert np.all(np.asarray(reading.certified))
-
-
-def test_blocks_compile_with_the_cache_as_an_argument() -> None:
-    problem = cases.numbers(7, 50, 4)
-    policy = policies.get("budget")
-    shown = cases.block(*problem, policy.spec)
-    eager = policy.read(shown, PAGES).output
-    compiled = jax.jit(policy.read, static_argnums=1)(shown, PAGES).output
-    np.testing.assert_allclose(compiled, eager, rtol=0, atol=1e-12)

@@ -1,5 +1,6 @@
 """One command: refuses before it works, resumes, and says what it found."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
         run_tiny(tmp_path / "a", prompts=3)
     report = reports.summarise(again)
     assert report.exit_code == 0
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(record=True, width=120, file=io.StringIO())
     reports.show(report, console)
     said = console.export_text()
     assert "sink-recent@4 (control)" in said

@@ -89,7 +89,7 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
     table = _table(
         f"{first.text}, {first.context:,} tokens ({first.pages} pages), "
         f"{first.positions} positions predicted",
-        *("policy", "pages", "median", "90 %", "perplexity", "against dense", "[95 %]"),
+        *("policy", "pages (median, 90 %)", "perplexity", "change [95 %]"),
         *("KL, nats", "agrees", "dropped", "error"),
     )
     for row in rows:
@@ -97,12 +97,9 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
         dense = row.policy == "dense"
         table.add_row(
             row.policy + (" (control)" if row.policy.startswith(CONTROL) else ""),
-            f"{row.pages_read:.1f}",
-            f"{row.pages_median:.0f}",
-            f"{row.pages_high:.0f}",
+            f"{row.pages_read:.1f} ({row.pages_median:.0f}, {row.pages_high:.0f})",
             f"{row.perplexity:.2f}",
-            "–" if dense else f"{row.change:+.1%}",
-            "–" if dense else f"{low:+.1%} {high:+.1%}",
+            "–" if dense else f"{row.change:+.1%} [{low:+.1%} {high:+.1%}]",
             f"{row.divergence:.4f}",
             f"{row.agreement:.1%}",
             f"{row.dropped:.3f}",

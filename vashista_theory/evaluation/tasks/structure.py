@@ -58,7 +58,7 @@ def frequent_words(rng: np.random.Generator, depth: float, room: Room) -> Prompt
     question = "\n\nQuestion: Which word is the most frequent in the list above?\nAnswer:"
 
     def endless() -> "list[str]":
-        count = room.tokens // 2
+        count = room.tokens  # more words than there is room for
         weights = np.array([3.0] + [1.0] * len(others))
         drawn = rng.choice(1 + len(others), size=count, p=weights / weights.sum())
         return [(frequent, *others)[i] for i in drawn.tolist()]
