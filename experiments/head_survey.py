@@ -19,7 +19,7 @@ import xarray as xr
 
 from experiments import _survey_report
 from experiments._outcome import NotMeasured, Outcome
-from vashista_theory import runs
+from vashista_theory import __version__, runs
 from vashista_theory.evaluation import survey, texts
 from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.run import load_model
@@ -86,7 +86,7 @@ def measure(config: Config, model: LanguageModel) -> xr.Dataset:
         for segment in range(config.segments)
     ]
     identity = {name: getattr(config, name) for name in ("model", "text", "contexts", "segments")}
-    identity |= {"queries": config.queries, "pages": config.pages}
+    identity |= {"queries": config.queries, "pages": config.pages, "version": __version__}
     store = runs.open_store(
         config.store / f"{runs.fingerprint(identity)[:12]}",
         _template(config, model, plan),

@@ -94,3 +94,24 @@ def test_violations_and_missing_values_are_counted() -> None:
     assert [row.violations for row in summary.certificate_rows(dataset)] == [1, 1]
     assert clean[0].read_all == 1.0
     assert (clean[0].pages_median, clean[0].pages_high) == (3, 3)
+
+
+def test_long_contexts_are_judged_by_how_far_back_the_answer_lies() -> None:
+    config = EvaluationConfig(
+        policy=("boxes",), contexts=(8192,), positions=32, segments=1, prompts=4,
+        tasks=("copying", "frequent-words"),
+    ).resolved()  # fmt: skip
+    dataset = filled(plan.retrieval_template(config), tokens=8000, depth=np.nan)
+    place = np.flatnonzero(dataset["task"].values == "copying")
+    # 8,000, 6,400, 4,000 and 800 tokens back.
+    dataset["depth"].values[place] = (0.0, 0.2, 0.5, 0.9)
+    dataset["exact"].values[place, 0] = (0, 0, 1, 1)
+    rows = {
+        (row.task, row.reach): row
+        for row in summary.retrieval_rows(dataset)
+        if row.policy == "dense"
+    }
+    assert set(rows) == {("copying", "far"), ("copying", "near"), ("frequent-words", "")}
+    assert [rows["copying", reach].exact for reach in ("far", "near")] == [0.0, 1.0]
+    assert rows["copying", "near"].counts
+    assert not rows["copying", "far"].counts

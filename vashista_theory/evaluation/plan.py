@@ -1,6 +1,7 @@
 """The three measurements as labelled datasets: coordinates, variables, and what identifies them."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import xarray as xr
 from vashista_theory.evaluation import texts
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.language_model import LanguageModel
+from vashista_theory.runs.manifest import package_versions
 
 PERPLEXITY, RETRIEVAL, CERTIFICATES = "perplexity", "retrieval", "certificates"
 
@@ -150,15 +152,14 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
     found["text"] = [_named(name) for name in found["text"]] if "text" in found else []
     if measurement != CERTIFICATES:
         found["policy"] = list(config.readers())
-    return {"measurement": measurement, **found}
+    software = package_versions(("jax", "torch", "transformers"))
+    return {"measurement": measurement, **found, "software": software}
 
 
 def _named(text: str) -> str:
     # A user's file is known by its content, wherever it lies.
     if text in texts.names():
         return text
-    import hashlib
-
     return f"{Path(text).name} {hashlib.sha256(texts.load(text).encode()).hexdigest()}"
 
 

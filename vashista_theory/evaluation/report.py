@@ -109,19 +109,25 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
 
 
 def _retrieval(rows: list[RetrievalRow]) -> Table:
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    counted = {row.task: row.counts for row in rows}
+    tasks = list(dict.fromkeys(_name(row) for row in rows))
+    counted = {_name(row): row.counts for row in rows}
     names = [name if counted[name] else f"({name})" for name in tasks]
     table = _table(
-        f"Retrieval at {rows[0].context:,} tokens, {rows[0].prompts} prompts a task: exact "
-        "[95 %] · chosen among five",
+        f"Retrieval at {rows[0].context:,} tokens, prompts in the last row: exact [95 %] · chosen "
+        "among five",
         *("policy", "pages", *names),
     )
     for policy in dict.fromkeys(row.policy for row in rows):
-        mine = {row.task: row for row in rows if row.policy == policy}
+        mine = {_name(row): row for row in rows if row.policy == policy}
         pages = sum(row.pages_read for row in mine.values()) / len(mine)
         table.add_row(policy, f"{pages:.1f}", *(_share(mine[task]) for task in tasks))
+    prompts = {_name(row): row.prompts for row in rows}
+    table.add_row("prompts", "", *(str(prompts[task]) for task in tasks))
     return table
+
+
+def _name(row: RetrievalRow) -> str:
+    return f"{row.task}, {row.reach}" if row.reach else row.task
 
 
 def _share(row: RetrievalRow) -> str:
@@ -162,7 +168,7 @@ def _notes(report: Report) -> list[str]:
             "error: of the attention output, relative."
         )
     weak = dict.fromkeys(
-        f"{row.task} at {row.context:,}" for row in report.retrieval if not row.counts
+        f"{_name(row)} at {row.context:,}" for row in report.retrieval if not row.counts
     )
     if weak:
         notes.append(

@@ -16,7 +16,8 @@ class Prompt:
         question: Read under each policy; ends with the opening words of the answer.
         answer: What has to follow.
         distractors: Wrong answers of the same form.
-        depth: Where in the context the answer lies (its earliest part), 0 at the start to 1.
+        depth: Where in the context the answer lies (its earliest part), 0 at the start to 1;
+            NaN where it is everywhere.
     """
 
     context: str

@@ -1,5 +1,7 @@
 """Tasks about the whole of a context: chains, tables, frequencies, verbatim copies."""
 
+import math
+
 import numpy as np
 
 from vashista_theory.evaluation.tasks import words
@@ -71,7 +73,7 @@ def frequent_words(rng: np.random.Generator, depth: float, room: Room) -> Prompt
         after=f"{question} {longest}",
     )
     wrong = tuple(f" {word}" for word in others[:WRONG])
-    return Prompt(laid.text, question, f" {frequent}", wrong, 0.0)
+    return Prompt(laid.text, question, f" {frequent}", wrong, math.nan)
 
 
 def copying(rng: np.random.Generator, depth: float, room: Room) -> Prompt:
