@@ -48,6 +48,8 @@ operation = st.one_of(
     st.tuples(st.just("append"), st.tuples(*[st.integers(0, 7)] * BATCH)),
     st.tuples(st.just("fork"), st.tuples(sequence, sequence, st.floats(0, 1))),
     st.tuples(st.just("free"), sequence),
+    st.tuples(st.just("truncate"), st.tuples(*[st.integers(0, WIDTH * PAGE)] * BATCH)),
+    st.tuples(st.just("select"), st.tuples(*[sequence] * BATCH)),
 )
 
 
@@ -78,10 +80,65 @@ def test_equals_a_list_of_tokens_for_each_sequence(operations, seed):
         elif name == "free":
             cache = cache.free(detail)
             model[detail] = (np.zeros((HEADS, 0, D)),) * 2
+        elif name == "truncate":
+            cache = cache.truncate(detail)
+            model = [
+                tuple(part[:, :n] for part in parts) for parts, n in zip(model, detail, strict=True)
+            ]
+        elif name == "select":
+            cache = cache.select(detail)
+            model = [model[b] for b in detail]
         for b in range(BATCH):
             np.testing.assert_array_equal(tokens_of(cache, b, cache.keys), model[b][0])
             np.testing.assert_array_equal(tokens_of(cache, b, cache.values), model[b][1])
         check_accounts(cache)
+
+
+def test_a_grown_cache_equals_one_that_was_as_large_from_the_start():
+    rng = np.random.default_rng(5)
+    keys, values = rng.normal(size=(2, 2, HEADS, 80, D))
+    spec = SummarySpec(ball=False, sketch_bits=None)
+    sizes = {"batch": 2, "kv_heads": HEADS, "head_size": D, "page_size": PAGE, "spec": spec}
+    small = PagedKV.create(**sizes, pages=24, pages_per_sequence=12, dtype=jnp.float64)
+    large = PagedKV.create(**sizes, pages=48, pages_per_sequence=24, dtype=jnp.float64)
+    counts = np.array([48, 29])
+    first, second = (slice(None), slice(None), slice(48)), (slice(None), slice(None), slice(48, 80))
+    small, result = small.append(keys[first], values[first], counts=counts)
+    assert bool(result == Result.successful)
+    small = small.grow(pages=48, pages_per_sequence=24)
+    for start, taken in ((first, counts), (second, np.array([32, 32]))):
+        large, result = large.append(keys[start], values[start], counts=taken)
+        assert bool(result == Result.successful)
+    small, result = small.append(keys[second], values[second], counts=np.array([32, 32]))
+    assert bool(result == Result.successful)
+    for b in range(2):
+        for pool in ("keys", "values"):
+            np.testing.assert_array_equal(
+                tokens_of(small, b, getattr(small, pool)),
+                tokens_of(large, b, getattr(large, pool)),
+            )
+    # Sequence 0 has 20 full pages: one superpage, which ends beyond the old table of 12 pages.
+    jax.tree.map(np.testing.assert_array_equal, small.superpages, large.superpages)
+    assert float(small.superpages.value_bound[0, 0, 0]) > 0
+    used = used_pages(small)
+    assert len(set(used)) == len(used)
+    assert int(small.free_count) == 48 - len(used)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.grow(pages=5), "`pages` is 5, but the cache has 12"),
+        (lambda c: c.grow(pages_per_sequence=0), "positive integer"),
+        (lambda c: c.truncate([1, 2]), r"shape \(3,\)"),
+        (lambda c: c.truncate([1, 2, -1]), r"`lengths\[2\]` is -1"),
+        (lambda c: c.select([]), "a list of sequence indices"),
+        (lambda c: c.select([0, 3]), r"`sequences\[1\]` is 3; sequences are 0 to 2"),
+    ],
+)
+def test_sizes_and_sequences_that_are_not_possible(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(new_cache())
 
 
 def test_full_pool_reports_and_room_remains_usable():

@@ -5,13 +5,12 @@ import functools
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.models import refusals, settings
+from vashista_theory.models._switch import forget, make_known
 from vashista_theory.models.paged_cache import announced, become_paged
 
 NAME = "vashista"
@@ -65,8 +64,12 @@ def register(
     settings.set_default(
         settings.Settings(chosen, SummarySpec() if spec is None else spec, page_size)
     )
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    ensure_registered()
+
+
+def ensure_registered() -> None:
+    """Make the name known, and leave the defaults as they are."""
+    make_known(NAME, attention)
     if not hasattr(DynamicCache.__init__, "__wrapped__"):
         DynamicCache.__init__ = _with_pages(DynamicCache.__init__)
 
@@ -76,8 +79,7 @@ def unregister() -> None:
     original = getattr(DynamicCache.__init__, "__wrapped__", None)
     if original is not None:
         DynamicCache.__init__ = original
-    for interface in (AttentionInterface, AttentionMaskInterface):
-        interface._global_mapping.pop(NAME, None)
+    forget(NAME)
     settings.set_default(settings.Settings(Policy.certified(), SummarySpec(), 16))
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from vashista_theory.models import refusals
+from vashista_theory.models._switch import supports_interface
 from vashista_theory.models.fetching import MODELS, FetchError, ModelFileError, fetch
 from vashista_theory.models.interface import NAME
 
@@ -91,6 +92,11 @@ def _loaded(
     device: str,
     **options: Any,
 ) -> LoadedModel:
+    if attention == NAME and NAME not in AttentionInterface().valid_keys():
+        raise ValueError(
+            f"attn_implementation={NAME!r} is not known to transformers yet. Call "
+            "`vt.models.register()` first."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model = AutoModelForCausalLM.from_pretrained(
@@ -105,18 +111,13 @@ def _loaded(
         raise _explained(place, source, error, options) from error
     if attention == NAME:
         _check_uses_interface(model)
-    return LoadedModel(model.to(device).eval(), tokenizer, source)
+    model.eval()
+    return LoadedModel(model.to(torch.device(device)), tokenizer, source)
 
 
 def _explained(place: str, source: str, error: Exception, options: dict[str, Any]) -> Exception:
     text = " ".join(str(error).split())
     short = text if len(text) <= 300 else text[:297] + "..."
-    if "vashista" in text:
-        return refusals.unsupported(
-            f"{source}, or was not registered ({short})",
-            "Call `vt.models.register()` first; for a model without the attention interface use "
-            "attn_implementation='eager'.",
-        )
     if not options and not Path(place).is_dir():
         return FetchError(
             f"cannot load {source!r} from the hub: {short} Check the name and the network, or pass "
@@ -129,7 +130,7 @@ def _explained(place: str, source: str, error: Exception, options: dict[str, Any
 
 
 def _check_uses_interface(model: Any) -> None:
-    if not getattr(model, "_supports_attention_backend", False):
+    if not supports_interface(model):
         raise refusals.unsupported(
             f"{type(model).__name__}: it does not use transformers' attention interface",
             "Use attn_implementation='eager' for it.",

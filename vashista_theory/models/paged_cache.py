@@ -56,11 +56,12 @@ class PagedCache(DynamicCache):
     @property
     def pages(self) -> list[PagedKV | None]:
         """The pages of each layer; None before the first token."""
-        return [layer.pages for layer in self.layers]
+        layers: list[Any] = list(self.layers)
+        return [layer.pages for layer in layers]
 
 
 def become_paged(
-    cache: DynamicCache,
+    cache: Any,
     config: Any,
     *,
     policy: Policy | None = None,
@@ -117,7 +118,7 @@ class PagedLayer(DynamicLayer):
         self._announced = None
         self.is_initialized = False
 
-    def lazy_initialization(self, *_: Any) -> None:
+    def lazy_initialization(self, key_states: Any, value_states: Any = None) -> None:  # noqa: ARG002
         """Pages are made when the mask is known."""
         self.is_initialized = True
 
@@ -168,13 +169,14 @@ class PagedLayer(DynamicLayer):
             self._make_room(past.lengths + counts)
             policy = self._policy or settings.current().policy
             arrays = (to_jax(query), to_jax(key), to_jax(value))
-            self.pages, output, info, result = steps.decode(
-                past if self.pages is None else self.pages, *arrays, counts, scale, policy
+            past, output, info, result = steps.decode(
+                self._past(query.shape[0]), *arrays, counts, scale, policy
             )
+            self.pages = past
             self._check(result)
             log = settings.current_log()
             if log is not None:
-                held = -(-np.asarray(self.pages.lengths) // self.pages.page_size)
+                held = -(-np.asarray(past.lengths) // past.page_size)
                 log.add(self._index, info, held)
             self._remember(new, query.shape[0], 1)
             return to_torch(output)
@@ -296,8 +298,12 @@ class PagedLayer(DynamicLayer):
         new = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.seen + int(new), 0
 
-    def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` tokens, or drop the last ``-max_length``."""
+    def crop(self, *lengths: int, **named: int) -> None:
+        """Keep the first n tokens, or drop the last n if given as −n.
+
+        The argument has no name of its own: transformers changed it.
+        """
+        (max_length,) = (*lengths, *named.values())
         kept = self.seen + max_length if max_length <= 0 else min(max_length, self.seen)
         if self.pages is None or kept == self.seen:
             return

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,7 +33,7 @@ class DecodeLog:
 
     Attributes:
         by_layer: `DecodeInfo` of each step, by the model's layer number.
-        room: Pages that the longest sequence could fill at the latest step.
+        pages_held: Pages that each sequence had at each step, likewise.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ def current_log() -> DecodeLog | None:
 
 
 @contextlib.contextmanager
-def decoding(policy: Policy | None = None) -> Iterator[DecodeLog]:
+def decoding(policy: Policy | None = None) -> Generator[DecodeLog]:
     """Decode with a policy, and collect what each layer reports, within a ``with`` block.
 
     ::

@@ -1,0 +1,150 @@
+"""Who holds what: padding is not stored, torch keeps nothing, policies follow their order."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import vashista_theory as vt  # noqa: E402
+from tests.models import tiny  # noqa: E402
+from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
+from vashista_theory.models._switch import cache_argument  # noqa: E402
+from vashista_theory.models.bridge import to_jax  # noqa: E402
+
+FEW = Policy(pages=3, sink=1, recent=1, summary="box")
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    vt.models.register(policy=Policy.dense(), page_size=4)
+    yield
+    vt.models.unregister()
+
+
+def test_padding_is_never_read() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(2, 30, padding=(11, 0))
+    expected = tiny.continued(model, inputs)[1]
+    inputs["input_ids"][0, :11] = 7
+    torch.testing.assert_close(tiny.continued(model, inputs)[1], expected, atol=0, rtol=0)
+
+
+def test_keys_live_in_jax_alone_and_without_padding() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(2, 30, padding=(11, 0))
+    cache = vt.models.PagedCache(model.config)
+    with torch.no_grad():
+        model(**inputs, **{cache_argument(model): cache})
+    for layer in cache.layers:
+        assert layer.keys is None
+        assert layer.values is None
+        np.testing.assert_array_equal(layer.pages.lengths, [19, 30])
+        assert layer.pages.keys.dtype == np.float32
+
+
+def test_tokens_cross_without_a_copy() -> None:
+    # As a projection leaves them, all heads of a token side by side; on a boundary of 64 bytes.
+    tensor = torch.zeros(2, 5, 3, 16).transpose(1, 2)
+    array = to_jax(tensor)
+    assert array.shape == (2, 5, 3, 16)
+    assert array.unsafe_buffer_pointer() == tensor.data_ptr()
+
+
+def test_few_pages_are_few_and_the_log_says_so() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(2, 60, padding=(20, 0))
+    with vt.models.decoding(FEW) as log:
+        sparse = tiny.continued(model, inputs, 6)[1]
+    dense = tiny.continued(model, inputs, 6)[1]
+    assert log.pages_read().shape == (5, 2, 2, 6)
+    np.testing.assert_array_equal(log.pages_read(), 3)
+    # 40 and 60 tokens, and one more each step, in pages of 4.
+    held = np.array([[11, 16]] * 4 + [[12, 17]])
+    np.testing.assert_allclose(log.share_read(), 3 / held[:, None, :, None] * np.ones((1, 2, 1, 6)))
+    torch.testing.assert_close(sparse[0], dense[0], atol=0, rtol=0)  # the prompt is read densely
+    assert not torch.allclose(sparse[1], dense[1], atol=1e-2)
+
+
+def test_a_certified_policy_certifies() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    with vt.models.decoding(Policy.certified(0.2, dense_below=0)) as log:
+        tiny.continued(model, tiny.prompts(1, 100), 4)
+    assert log.steps == 3
+    assert float(log.dropped_mass_bound().max()) <= 0.2
+    assert all(bool(info.certified.all()) for infos in log.by_layer.values() for info in infos)
+
+
+def test_order_of_policies() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(1, 60)
+
+    def pages(**options: object) -> int:
+        with vt.models.decoding() as log:
+            tiny.continued(model, inputs, 3, **options)
+        return int(log.pages_read().max())
+
+    assert pages() == 16
+    vt.models.register(policy=Policy(pages=5), page_size=4)
+    assert pages() == 5
+    with vt.models.decoding(Policy(pages=4)):
+        assert pages() == 4, "an inner block without a policy keeps the outer one"
+        own = vt.models.PagedCache(model.config, policy=FEW)
+        assert pages(**{cache_argument(model): own}) == 3
+    assert pages() == 5
+
+
+def test_one_prompt_read_by_several_policies() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(1, 60)
+    cache = vt.models.PagedCache(model.config, room=80)
+    step = {"input_ids": torch.tensor([[5]]), cache_argument(model): cache}
+    with torch.no_grad():
+        model(**inputs, **{cache_argument(model): cache})
+        found = []
+        for policy in (Policy.dense(), FEW, Policy.dense()):
+            with vt.models.decoding(policy):
+                found.append(model(**step).logits)
+            cache.crop(-1)
+    torch.testing.assert_close(found[0], found[2], atol=0, rtol=0)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_summaries_that_are_not_kept_are_named() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    vt.models.register(policy=FEW, spec=SummarySpec(box=False, sketch_bits=None), page_size=4)
+    with pytest.raises(ValueError, match=r"'box', which this cache does not keep"):
+        tiny.continued(model, tiny.prompts(1, 40), 3)
+
+
+def test_half_precision_models() -> None:
+    sdpa, ours = (m.to(torch.bfloat16) for m in tiny.models("llama", "sdpa", "vashista"))
+    inputs = tiny.prompts(2, 30, padding=(4, 0))
+    with torch.no_grad():
+        expected, found = (tiny.continued(m, inputs, 3)[1] for m in (sdpa, ours))
+    # Logits reach 10 and bfloat16 keeps 8 bits: a step there is 0.06, and there are two layers.
+    torch.testing.assert_close(found.float(), expected.float(), atol=0.4, rtol=0)
+    cache = vt.models.PagedCache(ours.config)
+    with torch.no_grad():
+        ours(**inputs, **{cache_argument(ours): cache})
+    assert cache.pages[0].dtype == jax.numpy.bfloat16
+
+
+def test_other_models_keep_their_cache() -> None:
+    from transformers import DynamicCache
+
+    (sdpa,) = tiny.models("llama", "sdpa")
+    layer = DynamicCache(config=sdpa.config).layers[0]
+    assert type(layer).__name__ == "DynamicLayer"
+
+
+def test_unregistering_undoes_everything() -> None:
+    from transformers import AttentionInterface, DynamicCache
+
+    vt.models.unregister()
+    vt.models.unregister()
+    assert "vashista" not in AttentionInterface().valid_keys()
+    assert not hasattr(DynamicCache.__init__, "__wrapped__")
