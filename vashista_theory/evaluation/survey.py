@@ -134,7 +134,9 @@ def _logits(
 ) -> Float[Array, "H Q T"]:
     grouped = queries.reshape(keys.shape[0], -1, *queries.shape[1:])
     scores = jnp.einsum("kgqd,ktd->kgqt", grouped, keys).reshape(*queries.shape[:2], -1)
-    seen: Bool[Array, "Q T"] = jnp.arange(keys.shape[1])[None, :] < lengths[:, None]
+    seen: Bool[Array, "Q T"] = (
+        jnp.arange(keys.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
+    )
     return jnp.where(seen[None], scale * scores, -jnp.inf)
 
 
