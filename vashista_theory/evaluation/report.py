@@ -167,6 +167,11 @@ def _notes(report: Report) -> list[str]:
             f"better than a window only as far as it beats {CONTROL}. dropped: true mass left out; "
             "error: of the attention output, relative."
         )
+    if report.perplexity or report.retrieval:
+        notes.append(
+            "name@16: 16 pages of 16 tokens for each kv head and step, the last one partial; the "
+            "bytes of summaries that policies judge pages by are not counted."
+        )
     weak = dict.fromkeys(
         f"{_name(row)} at {row.context:,}" for row in report.retrieval if not row.counts
     )
