@@ -152,7 +152,7 @@ def _nth_greatest(numbers: Float[Array, "K Q T"], count: int) -> Float[Array, "K
     low = jnp.min(jnp.where(finite, numbers, jnp.inf), axis=-1, keepdims=True)
     high = jnp.max(numbers, axis=-1, keepdims=True)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = low + (high - low) / 2
         enough = jnp.sum(numbers >= middle, axis=-1, keepdims=True) >= count

@@ -20,7 +20,8 @@ from vashista_theory.evaluation.summary import (
 )
 from vashista_theory.runs import canonical
 
-_WIDTH = 112
+_WIDTH = 128
+_TASKS = 3  # side by side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,11 @@ def show(report: Report, console: Console) -> None:
         rows = [r for r in report.perplexity if (r.text, r.context) == (text, context)]
         console.print(_perplexity(rows))
     for context in dict.fromkeys(row.context for row in report.retrieval):
-        console.print(_retrieval([row for row in report.retrieval if row.context == context]))
+        here = [row for row in report.retrieval if row.context == context]
+        tasks = list(dict.fromkeys(_name(row) for row in here))
+        for first in range(0, len(tasks), _TASKS):
+            shown = tasks[first : first + _TASKS]
+            console.print(_retrieval([row for row in here if _name(row) in shown]))
     if report.certificates:
         console.print(_certificates(report.certificates))
     for note in _notes(report):
@@ -89,7 +94,7 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
     table = _table(
         f"{first.text}, {first.context:,} tokens ({first.pages} pages), "
         f"{first.positions} positions predicted",
-        *("policy", "pages (median, 90 %)", "perplexity", "change [95 %]"),
+        *("policy", "pages (½, 90 %)", "perplexity", "change [95 %]"),
         *("KL, nats", "agrees", "dropped", "error"),
     )
     for row in rows:
