@@ -22,6 +22,7 @@ from vashista_theory.hull.stability import FaceStability as FaceStability
 from vashista_theory.hull.stability import face_stability as face_stability
 
 if TYPE_CHECKING:
+    from vashista_theory import evaluation as evaluation
     from vashista_theory import models as models
     from vashista_theory import sweep as sweep
     from vashista_theory._diagnose import Diagnosis as Diagnosis
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vashista_theory.hull.rigorous import certify as certify
 
 _LAZY_MODULES = {
+    "evaluation": "vashista_theory.evaluation",
     "heads": "vashista_theory.hull.heads",
     "instances": "vashista_theory.hull.instances",
     "models": "vashista_theory.models",

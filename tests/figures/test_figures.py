@@ -1,15 +1,17 @@
 """Figures read results, draw them, and say "not measured" where there are none."""
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 from experiments import _gpu_report as report
-from experiments import _results
+from experiments import _results, _survey_report
 from figures import _style as style
 from figures.__main__ import BAD_USE, OK, main
+from tests.experiments.survey_case import made_up as made_up_survey
 from vashista_theory import runs
 
 
@@ -50,6 +52,9 @@ def results(tmp_path: Path) -> Path:
     path = _results.path_of("decode_gpu", folder=tmp_path / "results")
     manifest = runs.Manifest.start({}).finish()
     _results.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
+    survey = _survey_report.outcome(made_up_survey(), pages=16, model="made up")
+    path = _results.path_of("head_survey", folder=tmp_path / "results")
+    _results.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
     return path.parent
 
 
@@ -64,8 +69,9 @@ def test_without_a_result_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_every_figure_is_drawn_and_tied_to_its_result(results: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert main(["all", "--results", str(results), "--output", str(output)]) == OK
-    digest = hashlib.sha256((results / "decode_gpu.json").read_bytes()).hexdigest()
     for name in style.names():
+        source = importlib.import_module(f"figures.{name}").RESULT
+        digest = hashlib.sha256((results / f"{source}.json").read_bytes()).hexdigest()
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         note = json.loads((output / f"{name}.json").read_text())

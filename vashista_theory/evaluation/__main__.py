@@ -1,0 +1,63 @@
+"""``python -m vashista_theory.evaluation``: quality of sparse reading, measured on a real model."""
+
+import sys
+
+import tyro
+from rich.console import Console
+
+from vashista_theory.evaluation import report as reports
+from vashista_theory.evaluation.config import EvaluationConfig
+from vashista_theory.evaluation.run import execute, prepare
+from vashista_theory.models import FetchError, ModelFileError
+from vashista_theory.runs import write_atomically
+
+DESCRIPTION = """Quality of a language model that reads its past sparsely, against itself dense.
+
+Examples:
+  python -m vashista_theory.evaluation --quick            minutes; fetches a 135M model (93 MB)
+  python -m vashista_theory.evaluation --contexts 2048 4096 8192 --pages 16 32 64 --output full
+  python -m vashista_theory.evaluation --policy boxes budget --tasks needle-prose --text moby-dick
+  python -m vashista_theory.evaluation --model MINE.gguf --text MINE.txt --tasks --output mine
+  python -m vashista_theory.evaluation --format json > report.json
+
+Stopped at any moment, the same command goes on. Needs the extra lm:
+pip install "vashista-theory[lm]".
+
+Exit code: 0, 1 if a certificate was ever wrong, 2 for a request that cannot be met.
+"""
+
+BAD_USE, INTERRUPTED = 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        config = tyro.cli(
+            EvaluationConfig,
+            args=arguments,
+            prog="python -m vashista_theory.evaluation",
+            description=DESCRIPTION,
+        )
+        prepared = prepare(config)
+    except (ValueError, OSError, FetchError, ModelFileError, ImportError) as error:
+        errors.print(f"error: {error}", markup=False, highlight=False)
+        return BAD_USE
+    try:
+        datasets = execute(prepared)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    report = reports.summarise(datasets)
+    text = reports.as_json(report, datasets)
+    output = prepared.config.output
+    write_atomically(output / "report.json", text + "\n")
+    if prepared.config.format == "json":
+        print(text)
+    else:
+        reports.show(report, Console())
+        print(f"\nData: {output}/*/data.zarr   Report: {output / 'report.json'}")
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The three measurements as labelled datasets: coordinates, variables, and what identifies them."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from vashista_theory.evaluation import texts
+from vashista_theory.evaluation.config import EvaluationConfig
+from vashista_theory.evaluation.language_model import LanguageModel
+from vashista_theory.runs.manifest import package_versions
+
+PERPLEXITY, RETRIEVAL, CERTIFICATES = "perplexity", "retrieval", "certificates"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Some tokens of a text, and how many of them make the context."""
+
+    text: str
+    segment: int
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One prompt of a task."""
+
+    task: str
+    seed: int
+    context: int
+
+
+def stretches(config: EvaluationConfig) -> list[Stretch]:
+    """Every text, context and stretch; shortest contexts first, so that a first look comes soon."""
+    return [
+        Stretch(text, segment, context)
+        for context in config.contexts
+        for text in config.text
+        for segment in range(config.segments)
+    ]
+
+
+def questions(config: EvaluationConfig) -> list[Question]:
+    """Every prompt, seed after seed, so that a run that was stopped has some of each task."""
+    return [
+        Question(task, config.seed + number, context)
+        for context in config.contexts
+        for number in range(config.prompts)
+        for task in config.tasks
+    ]
+
+
+def tokens_of(config: EvaluationConfig, model: LanguageModel) -> dict[tuple[str, int], np.ndarray]:
+    """Tokens of each stretch at the longest context; a shorter one takes the last of them.
+
+    So the same positions are predicted at every context length.
+    """
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for name in config.text:
+        cut = texts.segments(
+            texts.load(name),
+            model.encode,
+            count=config.segments,
+            tokens=max(config.contexts) + 1,
+            name=name,
+        )
+        found |= {(name, number): tokens for number, tokens in enumerate(cut)}
+    return found
+
+
+def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:
+    """Instances are stretches; nothing is computed yet."""
+    planned, rows = stretches(config), list(config.readers())
+    shape = {"instance": len(planned), "policy": len(rows)}
+    by_position, by_layer = {"position": config.positions}, {"layer": layers}
+    return xr.Dataset(
+        {
+            **_empty(("surprise", "divergence"), shape | by_position),
+            **_empty(("agrees",), shape | by_position, np.int8),
+            **_empty(("pages_read", "dropped", "dropped_beyond_first", "error"), shape | by_layer),
+            **_empty(("pages_median", "pages_high", "certified"), shape),
+        },
+        coords={
+            "policy": rows,
+            "text": ("instance", [one.text for one in planned]),
+            "segment": ("instance", [one.segment for one in planned]),
+            "context": ("instance", [one.context for one in planned]),
+        },
+    )
+
+
+def retrieval_template(config: EvaluationConfig) -> xr.Dataset:
+    """Instances are prompts."""
+    planned, rows = questions(config), list(config.readers())
+    shape = {"instance": len(planned), "policy": len(rows)}
+    numbers = ("token_accuracy", "log_probability", "margin", "pages_read", "dropped", "error")
+    return xr.Dataset(
+        {
+            **_empty(("exact", "chosen"), shape, np.int8),
+            **_empty(numbers, shape),
+            **_empty(("depth",), {"instance": len(planned)}),
+            **_empty(("tokens",), {"instance": len(planned)}, np.int64),
+        },
+        coords={
+            "policy": rows,
+            "task": ("instance", [one.task for one in planned]),
+            "seed": ("instance", [one.seed for one in planned]),
+            "context": ("instance", [one.context for one in planned]),
+        },
+    )
+
+
+def certificates_template(config: EvaluationConfig, layers: int, heads: int) -> xr.Dataset:
+    """Instances are stretches; every query of every head is kept."""
+    planned = stretches(config)
+    shape = {
+        "instance": len(planned),
+        "tolerance": len(config.tolerances),
+        "layer": layers,
+        "head": heads,
+        "query": config.audited,
+    }
+    return xr.Dataset(
+        {
+            **_empty(("dropped", "bound"), shape, np.float64),
+            **_empty(("pages_read",), shape, np.float32),
+            **_empty(("certified",), shape, np.int8),
+        },
+        coords={
+            "tolerance": np.asarray(config.tolerances),
+            "text": ("instance", [one.text for one in planned]),
+            "segment": ("instance", [one.segment for one in planned]),
+            "context": ("instance", [one.context for one in planned]),
+        },
+    )
+
+
+def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
+    """What the values of a measurement depend on; the rest of the configuration may change."""
+    common = ("model", "contexts")
+    stretch = ("text", "segments")
+    fields = {
+        PERPLEXITY: (*common, *stretch, "positions"),
+        RETRIEVAL: (*common, "tasks", "prompts", "seed"),
+        CERTIFICATES: (*common, *stretch, "audited", "tolerances"),
+    }[measurement]
+    found: dict[str, Any] = {name: getattr(config, name) for name in fields}
+    found["text"] = [_named(name) for name in found["text"]] if "text" in found else []
+    if measurement != CERTIFICATES:
+        found["policy"] = list(config.readers())
+    software = package_versions(("jax", "torch", "transformers"))
+    return {"measurement": measurement, **found, "software": software}
+
+
+def _named(text: str) -> str:
+    # A user's file is known by its content, wherever it lies.
+    if text in texts.names():
+        return text
+    return f"{Path(text).name} {hashlib.sha256(texts.load(text).encode()).hexdigest()}"
+
+
+def _empty(
+    names: tuple[str, ...], sizes: dict[str, int], dtype: Any = np.float32
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    missing = np.nan if np.issubdtype(dtype, np.floating) else -1
+    shape = tuple(sizes.values())
+    return {name: (tuple(sizes), np.full(shape, missing, dtype)) for name in names}

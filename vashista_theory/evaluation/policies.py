@@ -1,0 +1,237 @@
+"""Policies by name: what each reads of the past. One registry; a policy of your own is one more.
+
+A policy of a fixed number of pages is a function from a `DecodeBlock` to a score for each page::
+
+    from vashista_theory.evaluation import DecodeBlock, page_policy
+
+    @page_policy("first-key", sink=1, recent=1)
+    def first_key(block: DecodeBlock) -> Array:
+        "Pages by the score of their first key."
+        return block.logits()[..., 0]  # (kv heads, steps, group, pages)
+
+It is then known to the command line as any other, and reads as many pages as they do: those always
+read count, and the query heads of a group share one choice.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vashista_theory.attention import Policy, SummarySpec
+from vashista_theory.evaluation.block import DecodeBlock, Reading, best_pages, read_mask
+from vashista_theory.evaluation.mechanism import read_by
+
+Scores = Callable[[DecodeBlock], Array]
+Reader = Callable[[DecodeBlock, int], Reading]
+
+CONTROL = "sink-recent"
+"""The sliding window that stands beside every perplexity."""
+
+_CERTIFY, _ROUTE = SummarySpec(), SummarySpec(ball=False, sketch_bits=2)
+
+
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A policy of the registry.
+
+    Attributes:
+        name: As on the command line.
+        description: One line.
+        read: From a block and a number of pages to what was read.
+        spec: Summaries that the cache has to keep for it.
+        counts_pages: Whether it reads the number of pages it is told; otherwise it decides itself.
+    """
+
+    name: str
+    description: str
+    read: Reader
+    spec: SummarySpec = _CERTIFY
+    counts_pages: bool = True
+
+
+_REGISTRY: dict[str, NamedPolicy] = {}
+
+
+def register(policy: NamedPolicy) -> NamedPolicy:
+    """Make a policy known by its name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if policy.name in _REGISTRY:
+        raise ValueError(f"there is a policy {policy.name!r} already; choose another name")
+    _REGISTRY[policy.name] = policy
+    return policy
+
+
+def policies() -> dict[str, NamedPolicy]:
+    """All policies by name."""
+    return dict(_REGISTRY)
+
+
+def get(name: str) -> NamedPolicy:
+    """The policy of a name.
+
+    Raises:
+        ValueError: There is none; the message has the nearest one and all of them.
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"policy {name!r} is unknown{hint} (known: {', '.join(_REGISTRY)})")
+    return _REGISTRY[name]
+
+
+def page_policy(
+    name: str, *, sink: int = 1, recent: int = 1, spec: SummarySpec = _CERTIFY
+) -> Callable[[Scores], Scores]:
+    """Register a function that scores pages: the best ones are read.
+
+    Args:
+        name: For the command line.
+        sink: First pages that are always read.
+        recent: Last pages that are always read; a partial last page always is.
+        spec: Summaries that the cache has to keep.
+    """
+
+    def decorate(scores: Scores) -> Scores:
+        def read(block: DecodeBlock, pages: int) -> Reading:
+            chosen = Policy(pages=max(pages, sink + max(1, recent)), sink=sink, recent=recent)
+            return read_mask(block, best_pages(block, scores(block), chosen))
+
+        register(NamedPolicy(name, _first_line(scores), read, spec))
+        return scores
+
+    return decorate
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def _mechanism(
+    name: str,
+    description: str,
+    make: Callable[[int], Policy],
+    *,
+    spec: SummarySpec = _CERTIFY,
+    counts_pages: bool = True,
+) -> None:
+    def read(block: DecodeBlock, pages: int) -> Reading:
+        return read_by(block, make(pages))
+
+    register(NamedPolicy(name, description, read, spec, counts_pages))
+
+
+def certified(tolerance: float) -> NamedPolicy:
+    """The mechanism that reads until at most `tolerance` of the mass is proven dropped."""
+    policy = Policy.certified(tolerance, dense_below=0)
+    return NamedPolicy(
+        f"certified-{tolerance:g}",
+        f"as many pages as prove that at most {tolerance:.0%} of the mass is dropped (4-bit keys)",
+        lambda block, _: read_by(block, policy),
+        counts_pages=False,
+    )
+
+
+# ---------------------------------------------------------------- ceiling and floor
+
+_mechanism("dense", "everything", lambda _: Policy.dense(), counts_pages=False)
+
+
+def _nth_greatest(numbers: Float[Array, "K Q T"], count: int) -> Float[Array, "K Q 1"]:
+    """The n-th greatest number by bisection, or one between it and the next.
+
+    XLA's CPU back end took twenty times as long to sort 8,192 of them.
+    """
+    finite = numbers > -jnp.inf
+    low = jnp.min(jnp.where(finite, numbers, jnp.inf), axis=-1, keepdims=True)
+    high = jnp.max(numbers, axis=-1, keepdims=True)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = low + (high - low) / 2
+        enough = jnp.sum(numbers >= middle, axis=-1, keepdims=True) >= count
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    steps = jnp.finfo(numbers.dtype).nmant + 16
+    return jax.lax.fori_loop(0, steps, halve, (low, high))[0]
+
+
+def _oracle_tokens(block: DecodeBlock, pages: int) -> Reading:
+    logits = block.logits()
+    heads, steps, group = logits.shape[:3]
+    flat = logits.reshape(heads, steps, group, -1)
+    share = flat - jax.nn.logsumexp(flat, axis=-1, keepdims=True)
+    total = jax.nn.logsumexp(share, axis=2)
+    count = min(pages * block.page_size, total.shape[-1])
+    mask = (total >= _nth_greatest(total, count)) & (total > -jnp.inf)
+    return read_mask(block, mask.reshape(heads, steps, 1, *logits.shape[3:]))
+
+
+register(
+    NamedPolicy(
+        "oracle-tokens",
+        "the tokens with the most mass of the group, as many as the pages have; needs all keys",
+        _oracle_tokens,
+    )
+)
+
+
+@page_policy("oracle-pages", sink=0, recent=1)
+def oracle_pages(block: DecodeBlock) -> Float[Array, "K Q G P"]:
+    """The pages that hold the most mass of the group; needs all keys."""
+    return jax.nn.logsumexp(block.logits(), axis=-1)
+
+
+def _window(block: DecodeBlock, pages: int) -> Reading:
+    always = Policy(pages=max(2, pages), sink=1, recent=max(1, pages - 1))
+    heads, steps, group = block.queries.shape[:3]
+    scores = jnp.zeros((heads, steps, group, block.keys.shape[1]), block.queries.dtype)
+    return read_mask(block, best_pages(block, scores, always))
+
+
+register(NamedPolicy(CONTROL, "the first page and the last ones: a sliding window", _window))
+
+
+@page_policy("random", sink=1, recent=1)
+def random_pages(block: DecodeBlock) -> Float[Array, "K Q G P"]:
+    """Pages drawn at random, anew at each step, layer and kv head; the first and last are read."""
+    heads, steps, group = block.queries.shape[:3]
+    start = jax.random.fold_in(jax.random.key(0), block.layer)
+
+    def draw(length: Array) -> Array:
+        key = jax.random.fold_in(start, length)
+        return jax.random.uniform(key, (heads, block.keys.shape[1]), block.queries.dtype)
+
+    drawn = jnp.moveaxis(jax.vmap(draw)(block.lengths), 0, 1)
+    return jnp.broadcast_to(drawn[:, :, None], (heads, steps, group, drawn.shape[-1]))
+
+
+# ---------------------------------------------------------------- routing by summaries
+
+_mechanism("published", "best page means, nothing forced but the last page", Policy.published)
+_mechanism(
+    "boxes",
+    "best greatest score in the page's box (Quest), chosen for the group; first and last page read",
+    lambda pages: Policy(pages=pages, summary="box"),
+)
+_mechanism(
+    "budget",
+    "ours: best log-mass of 2-bit keys; first and last page read",
+    lambda pages: Policy(pages=pages, summary="sketch"),
+    spec=_ROUTE,
+)
+_mechanism(
+    "budget-two-levels",
+    "ours: `Policy.budget`, 2-bit keys of the pages of the best superpages by box",
+    # Others read so many pages of a short context too.
+    lambda pages: replace(Policy.budget(pages, summary="sketch"), dense_below=0),
+    spec=_ROUTE,
+)
+for _tolerance in (0.05, 0.01):
+    register(certified(_tolerance))
