@@ -1,0 +1,74 @@
+"""Numbers and sentences of the quality experiment, from rows made by hand."""
+
+import pytest
+
+pytest.importorskip("xarray")
+
+from experiments import model_quality
+from vashista_theory.evaluation.report import Report
+from vashista_theory.evaluation.summary import CertificateRow, PerplexityRow, RetrievalRow
+
+
+def predicted(text, policy, divergence):
+    return PerplexityRow(
+        text=text, context=2048, policy=policy, positions=256, pages_read=16.0, pages_median=16.0,
+        pages_high=16.0, pages=128, perplexity=10.0, change=divergence / 2, interval=(0.0, 0.1),
+        divergence=divergence, agreement=0.9, dropped=0.1, dropped_beyond_first=0.2, error=0.3,
+        certified=0.0,
+    )  # fmt: skip
+
+
+def answered(task, policy, exact, prompts, *, counts=True):
+    return RetrievalRow(
+        task=task, context=2048, reach="", policy=policy, prompts=prompts, exact=exact,
+        exact_interval=(0.0, 1.0), chosen=1.0, chosen_interval=(0.5, 1.0), token_accuracy=1.0,
+        log_probability=-0.1, pages_read=16.0, error=0.1, counts=counts,
+    )  # fmt: skip
+
+
+def proven(context, violations):
+    return CertificateRow(
+        context=context, tolerance=0.05, queries=1000, violations=violations, certified=1.0,
+        read_all=0.0, dropped=0.01, bound=0.04, pages_median=20.0, pages_high=60.0, pages=128,
+    )  # fmt: skip
+
+
+def test_texts_are_averaged_and_policies_ordered():
+    rows = tuple(
+        predicted(text, policy, divergence)
+        for text, policy, divergence in (
+            ("a", "dense", 0.0), ("a", "boxes@16", 0.4), ("a", "budget@16", 0.02),
+            ("b", "dense", 0.0), ("b", "boxes@16", 0.2), ("b", "budget@16", 0.04),
+        )
+    )  # fmt: skip
+    found = model_quality.outcome(Report(perplexity=rows), "tiny")
+    assert found.values["divergence_boxes@16_2048"] == pytest.approx(0.3)
+    assert found.values["change_budget@16_2048"] == pytest.approx(0.015)
+    assert "best first: budget@16 0.03, boxes@16 0.3." in found.findings[0]
+    assert list(found.tables) == ["perplexity"]
+    assert found.tables["perplexity"].rows[0]["interval"] == "0 to 0.1"
+
+
+def test_only_tasks_that_dense_solves_enter_the_shares():
+    rows = (
+        answered("needle", "dense", 1.0, 10), answered("needle", "budget@16", 0.5, 10),
+        answered("copy", "dense", 0.9, 30), answered("copy", "budget@16", 0.9, 30),
+        answered("words", "dense", 0.1, 30, counts=False),
+    )  # fmt: skip
+    found = model_quality.outcome(Report(retrieval=rows), "tiny")
+    assert found.values["exact_budget@16_2048"] == pytest.approx((5 + 27) / 40)
+    assert "words" not in found.findings[0]
+
+
+def test_a_violated_bound_fails_the_experiment():
+    good = model_quality.outcome(Report(certificates=(proven(512, 0), proven(1024, 0))), "tiny")
+    assert not good.failures
+    assert good.values["certified_pairs"] == 2000
+    assert "512: 20 and 60 of 128; 1,024: 20 and 60 of 128" in good.findings[1]
+    bad = model_quality.outcome(Report(certificates=(proven(512, 3),)), "tiny")
+    assert bad.failures == ["3 true dropped masses above their bound"]
+
+
+def test_the_quick_run_asks_for_little():
+    asked = model_quality.Config(quick=True).asked()
+    assert (asked.contexts, asked.prompts, asked.tasks) == ((512,), 2, ("needle-noise",))
