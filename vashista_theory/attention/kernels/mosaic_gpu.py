@@ -1,7 +1,8 @@
-"""Attending on Hopper GPUs, by Mosaic GPU: which calls, with which tiles, and the merge of shares.
+"""Hopper GPUs, by Mosaic GPU: which calls, with which tiles, and the merge of shares.
 
-The device body is `mosaic_gpu_sm90`. The pages of a row are cut into shares so that even a single
-sequence keeps every multiprocessor busy; the shares are merged here, by the log of their masses.
+The device bodies are `mosaic_gpu_sm90` and its neighbours. The pages of a row are cut into shares
+so that even a single sequence keeps every multiprocessor busy. Those of `attend` are merged here,
+by the log of their masses.
 """
 
 import jax
@@ -9,25 +10,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vashista_theory.attention.kernels import mosaic_gpu_sm90 as sm90
-from vashista_theory.attention.kernels.config import GpuAttendConfig, gpu_attend_config
+from vashista_theory.attention.kernels import mosaic_gpu_sm90_judge as judge
+from vashista_theory.attention.kernels import mosaic_gpu_sm90_score as sm90_score
+from vashista_theory.attention.kernels.config import (
+    GpuAttendConfig,
+    GpuScoreConfig,
+    gpu_attend_config,
+    gpu_score_config,
+)
 from vashista_theory.attention.kernels.spec import (
     AttendCall,
     Attended,
     AttendShape,
     Backend,
+    PageScores,
+    ScoreCall,
+    ScoreShape,
     StageOfBackend,
 )
+from vashista_theory.attention.rounding import norm_from_above
+from vashista_theory.attention._bits import from_bits
 
 HEAD_SIZES = (64, 128, 256)
 PAGE_SIZES = (16, 32, 64)
 DTYPES = ("bfloat16", "float16")
+MOST_JUDGES = 64
 
 
 def why_not_attend(shape: AttendShape) -> str | None:
     """Why the kernel cannot attend to such a call, or None if it can."""
+    return _why_not_device() or _why_not_type(shape) or _why_not_size(shape)
+
+
+def _why_not_device() -> str | None:
     if (found := _compute_capability()) is not None and not found.startswith("9."):
         return f"the GPU has compute capability {found}, and its instructions are those of 9.x"
-    return _why_not_type(shape) or _why_not_size(shape)
+    return None
 
 
 def _why_not_type(shape: AttendShape) -> str | None:
@@ -48,6 +66,27 @@ def _why_not_size(shape: AttendShape) -> str | None:
     if shape.group > sm90.ROWS:
         return f"{shape.group} query heads share a kv head; it has room for {sm90.ROWS}"
     return None
+
+
+def why_not_score(shape: ScoreShape) -> str | None:
+    """Why the kernel cannot judge pages in such a call, or None if it can."""
+    if shape.head_size not in HEAD_SIZES:
+        return f"the head size is {shape.head_size}; it has {HEAD_SIZES}"
+    if shape.stored != "bfloat16":
+        return f"summaries are stored in {shape.stored}; it unpacks bfloat16"
+    if shape.group > MOST_JUDGES:
+        return f"{shape.group} query heads share a kv head; it has room for {MOST_JUDGES}"
+    if shape.kind == "sketch":
+        if shape.page_size not in PAGE_SIZES:
+            return f"a sketch of {shape.page_size} tokens; it has {PAGE_SIZES}"
+        if shape.packed and shape.bits == 6:
+            return "a packed sketch of 6 bits, whose codes lie across bytes"
+    if gpu_score_config(shape) is None:
+        return (
+            f"two tiles of a {shape.bits}-bit sketch with head size {shape.head_size} do not fit "
+            "in shared memory"
+        )
+    return _why_not_device()
 
 
 def _compute_capability() -> str | None:
@@ -112,8 +151,87 @@ def merge_shares(output: Float[Array, "n *b D"], log_mass: Float[Array, "n *b"])
     )
 
 
+def score(
+    call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool = False
+) -> PageScores:
+    """Judge the full pages of each sequence.
+
+    Args:
+        call: Checked.
+        config: Tiles, None to choose them.
+        interpreted: Whether Mosaic GPU's interpreter runs it.
+
+    Raises:
+        ValueError: if the tiles do not fit the call.
+    """
+    shape = call.shape
+    tiles = gpu_score_config(shape) if config is None else config
+    assert tiles is not None, "why_not_score refuses it"
+    tiles.check(shape)
+    geometry = _score_geometry(shape, tiles, interpreted=interpreted)
+    query = call.query.astype(jnp.float32)
+    query = query.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_size)
+    spare = -shape.group % judge.heads_at_once(shape.group)
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    found = sm90_score.score_tiles(
+        query,
+        norm_from_above(query),
+        _parts(call, geometry),
+        call.page_table,
+        call.lengths,
+        call.scale.reshape(1),
+        geometry=geometry,
+    )
+    rows = (shape.batch, shape.heads, -1)
+    upper, estimate = (scores.reshape(rows)[..., : shape.pages] for scores in found)
+    return PageScores(upper, estimate)
+
+
+def _parts(call: ScoreCall, g: sm90_score.ScoreGeometry) -> tuple[Array, ...]:
+    """The summaries as the kernel reads them; pools keep their bytes as they lie."""
+    held, shape = call.held, call.shape
+    if g.kind == "box":
+        return (held.part("box"),)
+    if g.kind == "ball":
+        # Too small for the copy engine one by one, and a hundredth of what the means take.
+        full = jnp.arange(shape.pages, dtype=jnp.int32) < call.lengths[:, None] // shape.page_size
+        own = held.part("radius")[:, jnp.where(full, call.page_table, 0)]
+        own = jnp.swapaxes(from_bits(own, jnp.float32), 0, 1)
+        spare = g.tiles * g.tile - shape.pages
+        return held.part("mean"), jnp.pad(own, ((0, 0), (0, 0), (0, spare)))
+    pool = held.part("residual").shape[:2]
+    words = held.part("codes").reshape(*pool, g.words, 4)
+    words = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(*pool, -1, sm90_score.ROW)
+    residual = held.part("residual").reshape(*pool, -1, 4)
+    return held.part("box"), words, residual
+
+
+def _score_geometry(
+    shape: ScoreShape, tiles: GpuScoreConfig, *, interpreted: bool
+) -> sm90_score.ScoreGeometry:
+    return sm90_score.ScoreGeometry(
+        kind=shape.kind,
+        bits=shape.bits or 0,
+        planes=8 // (shape.bits or 8) if shape.packed else 1,
+        batch=shape.batch,
+        kv_heads=shape.kv_heads,
+        group=shape.group,
+        d=shape.head_size,
+        page_size=shape.page_size,
+        pages=shape.pages,
+        tile=tiles.tile(shape),
+        lanes=tiles.lanes,
+        stages=tiles.stages,
+        splits=tiles.splits,
+        interpreted=interpreted,
+    )
+
+
 BACKEND = Backend(
     name="mosaic_gpu",
     platforms=("cuda",),
-    stages={"attend": StageOfBackend(attend, why_not_attend, GpuAttendConfig)},
+    stages={
+        "attend": StageOfBackend(attend, why_not_attend, GpuAttendConfig),
+        "score": StageOfBackend(score, why_not_score, GpuScoreConfig),
+    },
 )

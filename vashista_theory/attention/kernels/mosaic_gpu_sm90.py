@@ -108,7 +108,7 @@ def attend_splits(
     g = geometry
     dtype = query.dtype
     leading = (g.splits, g.batch, g.kv_heads)
-    run = _kernel(
+    run = device_kernel(
         _body(g, dtype),
         out_type=(
             jax.ShapeDtypeStruct((*leading, g.rows, g.d), jnp.float32),
@@ -133,7 +133,7 @@ def attend_splits(
     return run(query, keys, values, pages, tokens, scale * jnp.float32(_LOG2_E))
 
 
-def _kernel(body: Callable[..., None], **options: Any) -> Callable[..., Any]:
+def device_kernel(body: Callable[..., None], **options: Any) -> Callable[..., Any]:
     """`plgpu.kernel` under the names of the installed JAX."""
     known = inspect.signature(plgpu.kernel).parameters
     if "out_type" not in known:
@@ -179,10 +179,10 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         split, part = lax.axis_index("split"), lax.axis_index("part")
         columns = pl.ds(part * jnp.int32(g.columns), g.columns)
         tokens = jnp.clip(tokens_hbm[b, h], jnp.int32(0), jnp.int32(g.listed * g.page_size))
-        last_place = jnp.maximum(_ceil_div(tokens, g.page_size) - 1, jnp.int32(0))
+        last_place = jnp.maximum(ceil_div(tokens, g.page_size) - 1, jnp.int32(0))
         scale = scale_hbm[0]
         # Equal shares of the row's own blocks, so that ragged rows keep every split busy.
-        blocks = _ceil_div(tokens, g.block_tokens)
+        blocks = ceil_div(tokens, g.block_tokens)
         first = lax.div(split * blocks, jnp.int32(g.splits))
         mine = lax.div((split + 1) * blocks, jnp.int32(g.splits)) - first
 
@@ -313,7 +313,8 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
     return attend_pages_sm90
 
 
-def _ceil_div(x: jax.Array, y: int) -> jax.Array:
+def ceil_div(x: jax.Array, y: int) -> jax.Array:
+    """Rounded up; `pl.cdiv` would mix integers of two widths where float64 is switched on."""
     return lax.div(x + jnp.int32(y - 1), jnp.int32(y))
 
 
