@@ -253,7 +253,11 @@ class GpuScoreConfig:
         slots = {
             "box": (tile * d * 4,),
             "ball": (tile * d * 2, tile * 4),
-            "sketch": (tile * d * 4, tile * shape.page_size * _code_bytes(shape), tile * 128),
+            "sketch": (
+                tile * d * 4,
+                tile * shape.page_size * _code_bytes(shape),
+                tile * shape.page_size * 4,
+            ),
         }[shape.kind]
         staged = (shape.group + 3) * tile * 4
         changed = (4 * tile * shape.page_size * 4, 9 * tile * 4) if shape.kind == "sketch" else ()

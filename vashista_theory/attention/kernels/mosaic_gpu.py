@@ -7,11 +7,12 @@ by the log of their masses.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention.kernels import mosaic_gpu_sm90 as sm90
 from vashista_theory.attention.kernels import mosaic_gpu_sm90_judge as judge
 from vashista_theory.attention.kernels import mosaic_gpu_sm90_score as sm90_score
+from vashista_theory.attention.kernels import mosaic_gpu_sm90_select as sm90_select
 from vashista_theory.attention.kernels.config import (
     GpuAttendConfig,
     GpuScoreConfig,
@@ -26,6 +27,9 @@ from vashista_theory.attention.kernels.spec import (
     PageScores,
     ScoreCall,
     ScoreShape,
+    SelectCall,
+    Selected,
+    SelectShape,
     StageOfBackend,
 )
 from vashista_theory.attention.rounding import norm_from_above
@@ -35,6 +39,8 @@ HEAD_SIZES = (64, 128, 256)
 PAGE_SIZES = (16, 32, 64)
 DTYPES = ("bfloat16", "float16")
 MOST_JUDGES = 64
+MOST_ENTRIES = sm90.ROWS * max(sm90_select.WIDTHS)
+"""Entries that one block of threads selects from."""
 
 
 def why_not_attend(shape: AttendShape) -> str | None:
@@ -85,6 +91,16 @@ def why_not_score(shape: ScoreShape) -> str | None:
         return (
             f"two tiles of a {shape.bits}-bit sketch with head size {shape.head_size} do not fit "
             "in shared memory"
+        )
+    return _why_not_device()
+
+
+def why_not_select(shape: SelectShape) -> str | None:
+    """Why the kernel cannot select in such a call, or None if it can."""
+    if shape.pages > MOST_ENTRIES and 2 * shape.count > MOST_ENTRIES:
+        return (
+            f"{shape.count} of {shape.pages} entries; of more than {MOST_ENTRIES} it selects at "
+            f"most {MOST_ENTRIES // 2}"
         )
     return _why_not_device()
 
@@ -192,18 +208,24 @@ def _parts(call: ScoreCall, g: sm90_score.ScoreGeometry) -> tuple[Array, ...]:
     held, shape = call.held, call.shape
     if g.kind == "box":
         return (held.part("box"),)
+    # What is too small a piece for the copy engine is gathered here: a few hundredths of the rest.
+    full = jnp.arange(shape.pages, dtype=jnp.int32) < call.lengths[:, None] // shape.page_size
+    physical = jnp.where(full, call.page_table, 0)
+    spare = g.tiles * g.tile - shape.pages
+    physical = jnp.pad(physical, ((0, 0), (0, spare))).reshape(shape.batch, g.tiles, g.tile)
+
+    def own(part: Array) -> Array:
+        return jnp.swapaxes(from_bits(part[:, physical], jnp.float32), 0, 1)
+
     if g.kind == "ball":
-        # Too small for the copy engine one by one, and a hundredth of what the means take.
-        full = jnp.arange(shape.pages, dtype=jnp.int32) < call.lengths[:, None] // shape.page_size
-        own = held.part("radius")[:, jnp.where(full, call.page_table, 0)]
-        own = jnp.swapaxes(from_bits(own, jnp.float32), 0, 1)
-        spare = g.tiles * g.tile - shape.pages
-        return held.part("mean"), jnp.pad(own, ((0, 0), (0, 0), (0, spare)))
-    pool = held.part("residual").shape[:2]
-    words = held.part("codes").reshape(*pool, g.words, 4)
-    words = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(*pool, -1, sm90_score.ROW)
-    residual = held.part("residual").reshape(*pool, -1, 4)
-    return held.part("box"), words, residual
+        return held.part("mean"), own(held.part("radius"))
+    codes = held.part("codes")
+    words = codes.reshape(*codes.shape[:2], g.words, 4)
+    words = jax.lax.bitcast_convert_type(words, jnp.uint32)
+    words = words.reshape(*codes.shape[:2], -1, sm90_score.ROW)
+    residual = own(held.part("residual"))
+    residual = residual.reshape(*residual.shape[:-1], -1, 4)
+    return held.part("box"), words, jnp.moveaxis(residual, -1, 3)
 
 
 def _score_geometry(
@@ -227,11 +249,54 @@ def _score_geometry(
     )
 
 
+def select(call: SelectCall, config: None = None) -> Selected:
+    """The best entries of each row.
+
+    Rows too long for one block of threads are cut into segments. The best of a row are among the
+    best of its segments, in the same order: select again from those.
+    """
+    del config
+    shape = call.shape
+    rows = call.priority.reshape(-1, shape.pages)
+    pages, number = _select_rows(rows, shape.count)
+    leading = (shape.batch, shape.kv_heads)
+    return Selected(pages.reshape(*leading, shape.count), number.reshape(leading))
+
+
+def _select_rows(
+    entries: Float[Array, "R P"], count: int
+) -> tuple[Int[Array, "R K"], Int[Array, " R"]]:
+    rows, length = entries.shape
+    segments = -(-length // MOST_ENTRIES)
+    of_segment = -(-length // segments)
+    width = min(w for w in sm90_select.WIDTHS if sm90.ROWS * w >= of_segment)
+    whole = sm90.ROWS * width
+    kept = min(count, whole)
+    spare = segments * whole - length
+    padded = jnp.pad(entries, ((0, 0), (0, spare)), constant_values=-jnp.inf)
+    geometry = sm90_select.SelectGeometry(rows, segments, width, kept)
+    found, number = sm90_select.select_segments(
+        padded.reshape(rows, segments, sm90.ROWS, width), geometry=geometry
+    )
+    found = found[..., :kept]
+    if segments == 1:
+        return found[:, 0], number[:, 0]
+    first = jnp.arange(segments, dtype=jnp.int32)[:, None] * jnp.int32(whole)
+    candidates = (found + first).reshape(rows, -1)
+    exists = jnp.arange(kept, dtype=jnp.int32) < number[..., None]
+    values = jnp.take_along_axis(padded, candidates, axis=1)
+    values = jnp.where(exists.reshape(rows, -1), values, -jnp.inf)
+    best, number = _select_rows(values, count)
+    exists = jnp.arange(count, dtype=jnp.int32) < number[:, None]
+    return jnp.where(exists, jnp.take_along_axis(candidates, best, axis=1), 0), number
+
+
 BACKEND = Backend(
     name="mosaic_gpu",
     platforms=("cuda",),
     stages={
         "attend": StageOfBackend(attend, why_not_attend, GpuAttendConfig),
         "score": StageOfBackend(score, why_not_score, GpuScoreConfig),
+        "select": StageOfBackend(select, why_not_select),
     },
 )

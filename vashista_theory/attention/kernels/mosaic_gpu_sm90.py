@@ -115,8 +115,8 @@ def attend_splits(
             jax.ShapeDtypeStruct((*leading, g.rows), jnp.float32),
         ),
         scratch_types=(
-            plgpu.SMEM((ROWS, g.d), dtype, transforms=_swizzled(16)),
-            plgpu.SMEM((ROWS, g.block_tokens), dtype, transforms=_swizzled(16)),
+            plgpu.SMEM((ROWS, g.d), dtype, transforms=swizzled(16)),
+            plgpu.SMEM((ROWS, g.block_tokens), dtype, transforms=swizzled(16)),
             plgpu.Barrier(),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
@@ -142,7 +142,7 @@ def device_kernel(body: Callable[..., None], **options: Any) -> Callable[..., An
     return plgpu.kernel(body, **options)
 
 
-def _swizzled(bits: int) -> tuple[Any, ...]:
+def swizzled(bits: int) -> tuple[Any, ...]:
     """The layout that the copy engine writes and the tensor cores read without bank conflicts."""
     return plgpu.TilingTransform((ROW_STEP, 1024 // bits)), plgpu.SwizzleTransform(128)
 
@@ -280,8 +280,8 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
 
         output, top, mass = pl.run_scoped(
             over_ring,
-            plgpu.SMEM((g.stages, g.block_tokens, g.d), dtype, transforms=_swizzled(16)),
-            plgpu.SMEM((g.stages, g.block_tokens, g.columns), dtype, transforms=_swizzled(16)),
+            plgpu.SMEM((g.stages, g.block_tokens, g.d), dtype, transforms=swizzled(16)),
+            plgpu.SMEM((g.stages, g.block_tokens, g.columns), dtype, transforms=swizzled(16)),
             collective_axes=_THREAD,
         )
 
@@ -305,12 +305,21 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
 
         pl.run_scoped(
             write,
-            plgpu.SMEM((ROWS, g.columns), jnp.float32, transforms=_swizzled(32)),
+            plgpu.SMEM((ROWS, g.columns), jnp.float32, transforms=swizzled(32)),
             plgpu.SMEM((ROWS,), jnp.float32),
             collective_axes=_THREAD,
         )
 
     return attend_pages_sm90
+
+
+_INDEX = inspect.signature(plgpu.load).parameters.get("idx")
+_NO_INDEX = ((),) if _INDEX is not None and _INDEX.default is inspect.Parameter.empty else ()
+
+
+def load(ref: Any, layout: Any) -> jax.Array:
+    """Into registers in that layout, by plain loads, under the name of the installed JAX."""
+    return plgpu.load(ref, *_NO_INDEX, layout=layout, optimized=False)
 
 
 def ceil_div(x: jax.Array, y: int) -> jax.Array:

@@ -12,7 +12,6 @@ rounding, 13 (d/4 + 8) u/2, stays within the 3 (d + 16) u of `score_slack`.
 """
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.kernels.mosaic_gpu_sm90 import load
 from vashista_theory.attention.rounding import score_slack
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def _of_boxes(
 
     def add(i: jax.Array, sums: Sums) -> Sums:
         columns = pl.ds(i * jnp.int32(shape[1]), shape[1])
-        lower, upper = _corners(_load(box_sm.at[:, columns], layout))
+        lower, upper = _corners(load(box_sm.at[:, columns], layout))
         centre, width = lower + upper, upper - lower
         reach = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
         new = [sums[0] + reach * reach]
         for k, row in enumerate(rows):
-            query = _load(query_sm.at[row, columns], layout.reduce((0,)))
+            query = load(query_sm.at[row, columns], layout.reduce((0,)))
             query = _spread(query, shape, 1, layout)
             new += [sums[1 + 2 * k] + query * centre, sums[2 + 2 * k] + jnp.abs(query) * width]
         return tuple(new)
@@ -158,10 +158,10 @@ def _of_balls(
 
     def add(i: jax.Array, sums: Sums) -> Sums:
         columns = pl.ds(i * jnp.int32(shape[1]), shape[1])
-        mean = _numbers(_load(mean_sm.at[:, columns], layout))
+        mean = _numbers(load(mean_sm.at[:, columns], layout))
         new = [sums[0] + mean * mean]
         for k, row in enumerate(rows):
-            query = _load(query_sm.at[row, columns], layout.reduce((0,)))
+            query = load(query_sm.at[row, columns], layout.reduce((0,)))
             new.append(sums[1 + k] + _spread(query, shape, 1, layout) * mean)
         return tuple(new)
 
@@ -169,7 +169,7 @@ def _of_balls(
     steps = jnp.int32(g.d // shape[1])
     sums = lax.fori_loop(jnp.int32(0), steps, add, (zero,) * (1 + len(rows)))
     reach, *centres = (jnp.sum(part, axis=1) for part in sums)
-    radius = _load(radius_sm, _by_page(g))
+    radius = load(radius_sm, _by_page(g))
     reach = _norm(reach, g.d) + radius
     return [
         (centre + norm * radius + score_slack(reach, norm, g.d), centre)
@@ -210,10 +210,9 @@ def _of_sketches(
         return _spread(numbers, shape, 0, layout)
 
     def page_sum(i: int) -> jax.Array:
-        return _load(pages_sm.at[i], _by_page(g))
+        return load(pages_sm.at[i], _by_page(g))
 
     reach = _norm(page_sum(0), g.d)
-    words = pl.ds(0, shape[1])
     to_log2 = scale * jnp.float32(_LOG2_E)
     found: list[tuple[jax.Array, jax.Array]] = []
     for k, norm in enumerate(norms):
@@ -223,8 +222,8 @@ def _of_sketches(
         upper: list[jax.Array] = []
         estimate: list[jax.Array] = []
         for token in range(_TOKENS_OF_WORD):
-            score = _load(tokens_sm.at[k, token], layout) + base
-            residual = _numbers(_load(residual_sm.at[:, words, token], layout))
+            score = load(tokens_sm.at[k, token], layout) + base
+            residual = load(residual_sm.at[token], layout)
             error = jnp.minimum(by_dimension, (norm * (1.0 + 8 * _U)) * residual) + slack
             upper.append(to_log2 * (score + error))
             estimate.append(to_log2 * score)
@@ -251,7 +250,7 @@ def _sketch_sums(
         for plane in range(g.planes):
             start = i * jnp.int32(g.lanes) + jnp.int32(plane * (g.d // g.planes))
             columns = pl.ds(start, g.lanes)
-            lower, upper = _corners(_load(box_sm.at[:, columns], by_lane))
+            lower, upper = _corners(load(box_sm.at[:, columns], by_lane))
             reach = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
             new[0] = new[0] + reach * reach
             step = (upper - lower) * jnp.float32(step_of_width)
@@ -261,7 +260,7 @@ def _sketch_sums(
                 for token in range(_TOKENS_OF_WORD)
             ]
             for k, row in enumerate(rows):
-                query = _load(query_sm.at[row, columns], by_lane.reduce((0,)))
+                query = load(query_sm.at[row, columns], by_lane.reduce((0,)))
                 query = _spread(query, flat, 1, by_lane)
                 new[1 + 2 * k] = new[1 + 2 * k] + query * lower
                 new[2 + 2 * k] = new[2 + 2 * k] + jnp.abs(query) * step
@@ -287,7 +286,7 @@ def _code_rows(g: "ScoreGeometry", codes_sm: Any, i: jax.Array, layout: Any) -> 
     rows = pl.ds(i * jnp.int32(g.lanes), g.lanes)
     if g.interpreted:
         return lax.dynamic_slice_in_dim(codes_sm[...].reshape(whole), rows.start, g.lanes, 1)
-    return _load(codes_sm.reshape(*whole).at[:, rows, :], layout)
+    return load(codes_sm.reshape(*whole).at[:, rows, :], layout)
 
 
 def _as_float(held: jax.Array, position: int, width: int) -> jax.Array:
@@ -328,15 +327,6 @@ def _norm(squares: jax.Array, d: int) -> jax.Array:
 
 def _spread(numbers: jax.Array, shape: tuple[int, int], axis: int, layout: Any) -> jax.Array:
     return plgpu.layout_cast(lax.broadcast_in_dim(numbers, shape, (axis,)), layout)
-
-
-_INDEX = inspect.signature(plgpu.load).parameters.get("idx")
-_NO_INDEX = ((),) if _INDEX is not None and _INDEX.default is inspect.Parameter.empty else ()
-
-
-def _load(ref: Any, layout: Any) -> jax.Array:
-    """Into registers in that layout, by plain loads, under the name of the installed JAX."""
-    return plgpu.load(ref, *_NO_INDEX, layout=layout, optimized=False)
 
 
 # ---------------------------------------------------------------- who holds what

@@ -91,8 +91,9 @@ def score_tiles(
         query: [B, Hkv, rows, D], float32, the group padded to whole `judge.heads_at_once`.
         norms: Lengths of the queries from above [B, Hkv, rows].
         parts: Box: corners [Hkv, N, D] uint32. Ball: means [Hkv, N, D] uint16, and the radii of
-            each sequence's own pages [B, Hkv, tiles × tile] float32. Sketch: corners, codes as
-            words [Hkv, N, words / 32, 32] uint32, and residuals [Hkv, N, S / 4, 4] uint16.
+            each sequence's own pages [B, Hkv, tiles, tile] float32. Sketch: corners, codes as words
+            [Hkv, N, words / 32, 32] uint32, and the residuals of each sequence's own pages
+            [B, Hkv, tiles, 4, tile, S / 4] float32, of the i-th token of all words together.
         page_table: Physical pages [B, P], int32.
         lengths: Tokens [B], int32.
         scale: Factor of the scores, [1], float32.
@@ -124,17 +125,18 @@ def score_tiles(
         num_threads=1,
         thread_name=_THREAD,
         compiler_params=plgpu.CompilerParams(
-            approx_math=True, reduction_scratch_bytes=GPU_REDUCTION_BYTES
+            approx_math=True,
+            reduction_scratch_bytes=GPU_REDUCTION_BYTES,
+            # Every layout is stated: the other semantics would infer swizzles for what is indexed
+            # by rows here, and fail at it.
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
         ),
     )
     return run(query, norms, page_table, lengths, scale, *parts)
 
 
 def _slots(g: ScoreGeometry) -> tuple[tuple[Any, ...], int]:
-    """Slots of the ring for every part, and how many copies fill one.
-
-    The copy engine writes to multiples of 128 bytes: rows of residuals are that far apart.
-    """
+    """Slots of the ring for every part, and how many copies fill one."""
     ring = (g.stages, g.tile)
     corners = plgpu.SMEM((*ring, g.d), jnp.uint32)
     if g.kind == "box":
@@ -143,7 +145,8 @@ def _slots(g: ScoreGeometry) -> tuple[tuple[Any, ...], int]:
         means, radii = plgpu.SMEM((*ring, g.d), jnp.uint16), plgpu.SMEM(ring, jnp.float32)
         return (means, radii), g.tile + 1
     codes = plgpu.SMEM((*ring, g.words // ROW, ROW), jnp.uint32)
-    return (corners, codes, plgpu.SMEM((*ring, 16, 4), jnp.uint16)), 3 * g.tile
+    residuals = plgpu.SMEM((g.stages, 4, g.tile, g.page_size // 4), jnp.float32)
+    return (corners, codes, residuals), 2 * g.tile + 1
 
 
 def _body(g: ScoreGeometry, parts: int) -> Callable[..., None]:
@@ -191,16 +194,13 @@ def _body(g: ScoreGeometry, parts: int) -> Callable[..., None]:
         def fetch(tile: jax.Array, physical: tuple[jax.Array, ...]) -> None:
             slot = lax.rem(tile, jnp.int32(g.stages))
             here = arrived.at[slot]
-            corners_sm = slots_sm[0]
+            *pools, own = range(parts) if g.kind != "box" else (0, None)
             for p, page in enumerate(physical):
-                plgpu.copy_gmem_to_smem(parts_hbm[0].at[h, page], corners_sm.at[slot, p], here)
-                if g.kind == "sketch":
-                    plgpu.copy_gmem_to_smem(parts_hbm[1].at[h, page], slots_sm[1].at[slot, p], here)
-                    residual_sm = slots_sm[2].at[slot, p, pl.ds(0, g.page_size // 4)]
-                    plgpu.copy_gmem_to_smem(parts_hbm[2].at[h, page], residual_sm, here)
-            if g.kind == "ball":
-                own = pl.ds((first + tile) * jnp.int32(g.tile), g.tile)
-                plgpu.copy_gmem_to_smem(parts_hbm[1].at[b, h, own], slots_sm[1].at[slot], here)
+                for i in pools:
+                    plgpu.copy_gmem_to_smem(parts_hbm[i].at[h, page], slots_sm[i].at[slot, p], here)
+            if own is not None:
+                own_hbm = parts_hbm[own].at[b, h, first + tile]
+                plgpu.copy_gmem_to_smem(own_hbm, slots_sm[own].at[slot], here)
 
         def write(tile: jax.Array) -> None:
             own = pl.ds(tile * jnp.int32(g.tile), g.tile)
