@@ -42,7 +42,9 @@ def interpret(run: Callable[..., Any], *arrays: Any, races: bool = False) -> Any
 def compiled(shape: spec.Shape) -> Callable[..., Any]:
     """The interpreter compiled for a shape, which takes longer than a run of it."""
     if isinstance(shape, spec.ScoreShape):
-        return jax.jit(lambda *a: mosaic_gpu.score(spec.ScoreCall(shape, *a), None, interpreted=True))
+        return jax.jit(
+            lambda *a: mosaic_gpu.score(spec.ScoreCall(shape, *a), None, interpreted=True)
+        )
     assert isinstance(shape, spec.SelectShape)
     return jax.jit(lambda *a: mosaic_gpu.select(spec.SelectCall(shape, *a)))
 
@@ -163,7 +165,7 @@ def test_lists_of_several_blocks() -> None:
 
 def test_too_many_of_too_many_are_refused() -> None:
     call = select_call(8_193, 4_097)
-    with pytest.raises(NotImplementedError, match="4097 of 8193 entries; .* at most 4096"):
+    with pytest.raises(NotImplementedError, match=r"4097 of 8193 entries; .* at most 4096"):
         api.select_pages(call.priority, 4_097, implementation="mosaic_gpu")
 
 

@@ -150,10 +150,11 @@ class GpuAttendConfig:
             )
         _check_multiple("splits", self.splits, 1, "shares of the pages")
 
-    def shared_bytes(self, head_size: int) -> int:
+    def shared_bytes(self, head_size: int, query_parts: int = 1) -> int:
         """Shared memory of a block of threads, bytes."""
         columns = min(head_size, GPU_MOST_COLUMNS)
-        query, weights = GPU_ROWS * head_size * 2, GPU_ROWS * self.block_tokens * 2
+        query = query_parts * GPU_ROWS * head_size * 2
+        weights = GPU_ROWS * self.block_tokens * 2
         ring = self.stages * self.block_tokens * (head_size + columns) * 2
         staging = GPU_ROWS * (columns + 1) * 4  # of the result, where the ring was
         barriers = 8 * (1 + 2 * self.stages)
@@ -170,7 +171,8 @@ class GpuAttendConfig:
                 f"block_tokens is {self.block_tokens}, which pages of {shape.page_size} tokens do "
                 "not fill. Use a multiple of the page size."
             )
-        if (needed := self.shared_bytes(shape.head_size)) > _SHARED_OF_BLOCK:
+        needed = self.shared_bytes(shape.head_size, gpu_query_parts(shape))
+        if needed > _SHARED_OF_BLOCK:
             raise ValueError(
                 f"stages is {self.stages}: with {self.block_tokens} tokens of {shape.head_size} "
                 f"dimensions they take {needed} bytes of the {_SHARED_OF_BLOCK} there are. Use "
@@ -181,6 +183,11 @@ class GpuAttendConfig:
                 f"splits is {self.splits}, but a row has at most {most} blocks of "
                 f"{self.block_tokens} tokens. Use splits={most} or fewer."
             )
+
+
+def gpu_query_parts(shape: AttendShape) -> int:
+    """Parts of 16 bits that a query is cut into: three bfloat16 hold the 24 bits of a float32."""
+    return 1 if shape.query_dtype == shape.pool_dtype else 3
 
 
 def _gpu_blocks(shape: AttendShape, block_tokens: int) -> int:
@@ -196,7 +203,8 @@ def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
     """
 
     def resident(stages: int) -> int:
-        needed = GpuAttendConfig(64, stages, 1).shared_bytes(shape.head_size)
+        tiles = GpuAttendConfig(64, stages, 1)
+        needed = tiles.shared_bytes(shape.head_size, gpu_query_parts(shape))
         fit = _SHARED_OF_MULTIPROCESSOR // (needed + _SHARED_RESERVED)
         return min(fit, _MOST_RESIDENT)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.kernels import mosaic_gpu_sm90 as sm90
 from vashista_theory.attention.kernels import mosaic_gpu_sm90_judge as judge
 from vashista_theory.attention.kernels import mosaic_gpu_sm90_score as sm90_score
@@ -17,6 +18,7 @@ from vashista_theory.attention.kernels.config import (
     GpuAttendConfig,
     GpuScoreConfig,
     gpu_attend_config,
+    gpu_query_parts,
     gpu_score_config,
 )
 from vashista_theory.attention.kernels.spec import (
@@ -32,8 +34,7 @@ from vashista_theory.attention.kernels.spec import (
     SelectShape,
     StageOfBackend,
 )
-from vashista_theory.attention.rounding import norm_from_above
-from vashista_theory.attention._bits import from_bits
+from vashista_theory.attention.rounding import norm_from_above, round_to
 
 HEAD_SIZES = (64, 128, 256)
 PAGE_SIZES = (16, 32, 64)
@@ -57,9 +58,12 @@ def _why_not_device() -> str | None:
 def _why_not_type(shape: AttendShape) -> str | None:
     if shape.pool_dtype not in DTYPES:
         return f"keys are {shape.pool_dtype}, and its products take {' or '.join(DTYPES)}"
-    if shape.query_dtype != shape.pool_dtype:
+    known = {shape.pool_dtype, "float32" if shape.pool_dtype == "bfloat16" else shape.pool_dtype}
+    if shape.query_dtype not in known:
         return (
-            f"the query is {shape.query_dtype} and keys are {shape.pool_dtype}; it takes one type"
+            f"the query is {shape.query_dtype} and keys are {shape.pool_dtype}; it takes one type, "
+            "or a float32 query of bfloat16 keys, cut into parts of their type (those of float16 "
+            "would overflow)"
         )
     return None
 
@@ -82,17 +86,20 @@ def why_not_score(shape: ScoreShape) -> str | None:
         return f"summaries are stored in {shape.stored}; it unpacks bfloat16"
     if shape.group > MOST_JUDGES:
         return f"{shape.group} query heads share a kv head; it has room for {MOST_JUDGES}"
-    if shape.kind == "sketch":
-        if shape.page_size not in PAGE_SIZES:
-            return f"a sketch of {shape.page_size} tokens; it has {PAGE_SIZES}"
-        if shape.packed and shape.bits == 6:
-            return "a packed sketch of 6 bits, whose codes lie across bytes"
+    return _why_not_tiles(shape) or _why_not_device()
+
+
+def _why_not_tiles(shape: ScoreShape) -> str | None:
+    if shape.kind == "sketch" and shape.page_size not in PAGE_SIZES:
+        return f"a sketch of {shape.page_size} tokens; it has {PAGE_SIZES}"
+    if shape.kind == "sketch" and shape.packed and shape.bits == 6:
+        return "a packed sketch of 6 bits, whose codes lie across bytes"
     if gpu_score_config(shape) is None:
         return (
-            f"two tiles of a {shape.bits}-bit sketch with head size {shape.head_size} do not fit "
-            "in shared memory"
+            f"two tiles for {shape.group} query heads of size {shape.head_size} do not fit in "
+            "shared memory"
         )
-    return _why_not_device()
+    return None
 
 
 def why_not_select(shape: SelectShape) -> str | None:
@@ -125,6 +132,7 @@ def attend(call: AttendCall, config: GpuAttendConfig | None) -> Attended:
     grouped = call.query.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_size)
     spare = geometry.rows - shape.group
     query = jnp.pad(grouped, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    query = jnp.stack(_query_parts(query, geometry.query_parts, call.keys.dtype), axis=2)
     output, log_mass = sm90.attend_splits(
         query,
         call.keys,
@@ -139,6 +147,18 @@ def attend(call: AttendCall, config: GpuAttendConfig | None) -> Attended:
     return Attended(merged.output.reshape(*flat, shape.head_size), merged.log_mass.reshape(flat))
 
 
+def _query_parts(
+    query: Float[Array, "*n"], count: int, dtype: jnp.dtype
+) -> list[Float[Array, "*n"]]:
+    """Numbers of that type that add up to the query, the greatest first."""
+    parts: list[Float[Array, "*n"]] = []
+    for _ in range(count):
+        part = round_to(query, dtype)
+        parts.append(part.astype(dtype))
+        query = query - part
+    return parts
+
+
 def _geometry(shape: AttendShape, tiles: GpuAttendConfig) -> sm90.Geometry:
     return sm90.Geometry(
         batch=shape.batch,
@@ -150,6 +170,7 @@ def _geometry(shape: AttendShape, tiles: GpuAttendConfig) -> sm90.Geometry:
         block_tokens=tiles.block_tokens,
         stages=tiles.stages,
         splits=tiles.splits,
+        query_parts=gpu_query_parts(shape),
     )
 
 

@@ -52,6 +52,7 @@ class Geometry:
         block_tokens: Tokens multiplied at once.
         stages: Slots of the ring.
         splits: Shares that the pages of a row are cut into.
+        query_parts: Parts of the pool's type whose sum is the query.
     """
 
     batch: int
@@ -63,6 +64,7 @@ class Geometry:
     block_tokens: int
     stages: int
     splits: int
+    query_parts: int = 1
 
     @property
     def columns(self) -> int:
@@ -93,7 +95,7 @@ def attend_splits(
     """Attend to every share of every row's pages.
 
     Args:
-        query: [B, Hkv, rows, D], 16 bits.
+        query: [B, Hkv, parts, rows, D], of the pool's type; the parts add up to the query.
         keys: Pool [Hkv, N, S, D], of the query's type.
         values: Pool [Hkv, N, S, D], of the query's type.
         pages: Physical pages [B, Hkv, listed], int32.
@@ -115,9 +117,9 @@ def attend_splits(
             jax.ShapeDtypeStruct((*leading, g.rows), jnp.float32),
         ),
         scratch_types=(
-            plgpu.SMEM((ROWS, g.d), dtype, transforms=swizzled(16)),
+            plgpu.SMEM((g.query_parts, ROWS, g.d), dtype, transforms=swizzled(16)),
             plgpu.SMEM((ROWS, g.block_tokens), dtype, transforms=swizzled(16)),
-            plgpu.Barrier(),
+            plgpu.Barrier(num_arrivals=g.query_parts),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
         ),
@@ -161,7 +163,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         return lax.broadcast_in_dim(x, (ROWS, columns), [0])
 
     def attend_pages_sm90(
-        query_hbm: Any,  # [B, Hkv, rows, D]
+        query_hbm: Any,  # [B, Hkv, parts, rows, D]
         keys_hbm: Any,  # [Hkv, N, S, D]
         values_hbm: Any,  # [Hkv, N, S, D]
         pages_hbm: Any,  # [B, Hkv, listed]
@@ -169,7 +171,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         scale_hbm: Any,  # [1], of scores in units of log 2
         output_hbm: Any,  # [splits, B, Hkv, rows, D]
         mass_hbm: Any,  # [splits, B, Hkv, rows]
-        query_sm: Any,  # [ROWS, D]
+        query_sm: Any,  # [parts, ROWS, D]
         weights_sm: Any,  # [ROWS, block_tokens]
         query_here: Any,  # one barrier
         keys_here: Any,  # a barrier for each slot
@@ -187,9 +189,15 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         mine = lax.div((split + 1) * blocks, jnp.int32(g.splits)) - first
 
         if g.rows < ROWS:  # rows beyond the group are computed and thrown away: keep them finite
-            query_sm[...] = full((ROWS, g.d), 0.0, dtype, wgmma)
+            for part_of_query in range(g.query_parts):
+                query_sm[part_of_query] = full((ROWS, g.d), 0.0, dtype, wgmma)
             plgpu.commit_smem()
-        plgpu.copy_gmem_to_smem(query_hbm.at[b, h], query_sm.at[pl.ds(0, g.rows)], query_here)
+        for part_of_query in range(g.query_parts):
+            plgpu.copy_gmem_to_smem(
+                query_hbm.at[b, h, part_of_query],
+                query_sm.at[part_of_query, pl.ds(0, g.rows)],
+                query_here,
+            )
 
         def pages_of(block: jax.Array) -> tuple[jax.Array, ...]:
             """Physical pages of a block; places past the last used page repeat that page.
@@ -239,7 +247,9 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
                 token = (first + block) * jnp.int32(g.block_tokens)
 
                 def score(sums: Any) -> jax.Array:  # [ROWS, block_tokens]
-                    plgpu.wgmma(sums, query_sm, keys_sm.at[slot].transpose((1, 0)))
+                    for part_of_query in range(g.query_parts):
+                        of_part = query_sm.at[part_of_query]
+                        plgpu.wgmma(sums, of_part, keys_sm.at[slot].transpose((1, 0)))
                     return sums[...]
 
                 plgpu.barrier_wait(keys_here.at[slot])

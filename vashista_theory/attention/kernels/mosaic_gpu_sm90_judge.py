@@ -234,8 +234,10 @@ def _of_sketches(
 def _sketch_sums(
     g: "ScoreGeometry", query_sm: Any, rows: list[jax.Array], box_sm: Any, codes_sm: Any
 ) -> Sums:
-    """Reach², then of every head ⟨q, l − 2^b s⟩ and ⟨|q|, s⟩, then of every head and token of a
-    word ⟨q ∘ s, 2^b + code⟩; each still apart by lane.
+    """The sums over dimensions, each still apart by lane.
+
+    Reach², then of every head ⟨q, l − 2^b s⟩ and ⟨|q|, s⟩, then of every head and token of a word
+    ⟨q ∘ s, 2^b + code⟩.
     """
     layout, words = _by_code(g), g.page_size // _TOKENS_OF_WORD
     by_lane = layout.reduce((2,))
@@ -297,9 +299,7 @@ def _as_float(held: jax.Array, position: int, width: int) -> jax.Array:
     return lax.bitcast_convert_type(fraction | jnp.uint32((127 + width) << 23), jnp.float32)
 
 
-def _log_mass(
-    log2_terms: list[jax.Array], of_page: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
+def _log_mass(log2_terms: list[jax.Array], of_page: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Log of the sum over all tokens of a page, in nats."""
     top = jnp.max(functools.reduce(jnp.maximum, log2_terms), axis=1)
     spread = of_page(top)

@@ -126,7 +126,9 @@ def _body(g: SelectGeometry) -> Callable[..., None]:
         plgpu.copy_gmem_to_smem(entries_hbm.at[row, segment], entries_sm, entries_here)
         before_sm[...] = ones(place(square, 1) < place(square, 0))
         for first in range(0, g.width, ROWS):
-            up_to_sm[pl.ds(first, ROWS)] = ones(place(shape, 0) + jnp.int32(first) <= place(shape, 1))
+            up_to_sm[pl.ds(first, ROWS)] = ones(
+                place(shape, 0) + jnp.int32(first) <= place(shape, 1)
+            )
         plgpu.barrier_wait(entries_here)
 
         # Side by side for counting: every thread has its part in registers throughout.
