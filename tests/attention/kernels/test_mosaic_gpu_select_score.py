@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def compiled(shape: spec.Shape) -> Callable[..., Any]:
     return jax.jit(lambda *a: mosaic_gpu.select(spec.SelectCall(shape, *a)))
 
 
-class TestMosaicGpu(Scores, Selects):
+class Interpreted:
     implementation = "mosaic_gpu"
     examples = 1
 
@@ -57,15 +57,21 @@ class TestMosaicGpu(Scores, Selects):
         del stage
         return interpret(compiled(call.shape), *call[1:])
 
-    # The suite's shapes differ for the kernel in kind, bits, head and page size, and group.
-    few: ClassVar = ["llama3_8b_float16", "qwen2_7b", "gemma2_9b", "ragged_page64", "smollm2_135m"]
 
-    @pytest.mark.parametrize(
-        "name", [n if n in few else pytest.param(n, marks=pytest.mark.slow) for n in SMALL]
-    )
-    def test_score_agrees_and_bounds(self, name):
-        small = SMALL[name]
-        self.check_score(*problems.score_problem(small.score(), small.lengths))
+class TestSelects(Interpreted, Selects):
+    pass
+
+
+# The interpreter takes ten seconds for a call: the whole suite is slow.
+@pytest.mark.slow
+class TestScores(Interpreted, Scores):
+    pass
+
+
+@pytest.mark.parametrize("name", ["llama3_8b_float16", "ragged_page64", "smollm2_135m"])
+def test_a_ball_a_box_and_a_sketch(name: str) -> None:
+    small = SMALL[name]
+    TestScores().check_score(*problems.score_problem(small.score(), small.lengths))
 
 
 # ---------------------------------------------------------------- score
@@ -78,6 +84,7 @@ def sketch_call(page_size: int = 16, lengths: tuple[int, ...] = (83 * 16, 35)) -
     return problems.score_problem(small.score(), small.lengths)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page_size", "tiles"),
     [(16, (8, 2, 3)), (32, (4, 3, 1)), (64, (8, 2, 2))],
@@ -225,11 +232,13 @@ def select_is_wrong() -> bool:
     return is_noticed(lambda: mosaic_gpu.select(call), reference.select(call), 0)
 
 
+@pytest.mark.slow
 def test_the_tests_of_bugs_pass_without_one() -> None:
     assert not score_is_wrong()
     assert not select_is_wrong()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", OF_RING)
 def test_a_planted_bug_of_the_ring_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = with_bug(mosaic_gpu.sm90_score, *OF_RING[bug])
@@ -237,6 +246,7 @@ def test_a_planted_bug_of_the_ring_is_caught(bug: str, monkeypatch: pytest.Monke
     assert score_is_wrong()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", OF_JUDGE)
 def test_a_planted_bug_of_the_judge_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = with_bug(mosaic_gpu.judge, *OF_JUDGE[bug])

@@ -230,7 +230,8 @@ def _parts(call: ScoreCall, g: sm90_score.ScoreGeometry) -> tuple[Array, ...]:
     if g.kind == "box":
         return (held.part("box"),)
     # What is too small a piece for the copy engine is gathered here: a few hundredths of the rest.
-    full = jnp.arange(shape.pages, dtype=jnp.int32) < call.lengths[:, None] // shape.page_size
+    place = jnp.arange(shape.pages, dtype=jnp.int32)[None, :]
+    full = place < call.lengths[:, None] // shape.page_size
     physical = jnp.where(full, call.page_table, 0)
     spare = g.tiles * g.tile - shape.pages
     physical = jnp.pad(physical, ((0, 0), (0, spare))).reshape(shape.batch, g.tiles, g.tile)
@@ -302,13 +303,13 @@ def _select_rows(
     found = found[..., :kept]
     if segments == 1:
         return found[:, 0], number[:, 0]
-    first = jnp.arange(segments, dtype=jnp.int32)[:, None] * jnp.int32(whole)
-    candidates = (found + first).reshape(rows, -1)
-    exists = jnp.arange(kept, dtype=jnp.int32) < number[..., None]
+    first = jnp.arange(segments, dtype=jnp.int32) * jnp.int32(whole)
+    candidates = (found + first[None, :, None]).reshape(rows, -1)
+    exists = jnp.arange(kept, dtype=jnp.int32)[None, None, :] < number[..., None]
     values = jnp.take_along_axis(padded, candidates, axis=1)
     values = jnp.where(exists.reshape(rows, -1), values, -jnp.inf)
     best, number = _select_rows(values, count)
-    exists = jnp.arange(count, dtype=jnp.int32) < number[:, None]
+    exists = jnp.arange(count, dtype=jnp.int32)[None, :] < number[:, None]
     return jnp.where(exists, jnp.take_along_axis(candidates, best, axis=1), 0), number
 
 

@@ -136,7 +136,8 @@ def _body(g: SelectGeometry) -> Callable[..., None]:
         order = as_ordered(load(entries_sm, strided))
 
         def reached(threshold: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.where(order >= threshold, jnp.int32(1), jnp.int32(0)))
+            ones = jnp.where(order >= threshold, jnp.int32(1), jnp.int32(0))
+            return jnp.sum(ones, dtype=jnp.int32)
 
         def refine(i: jax.Array, least: jax.Array) -> jax.Array:
             higher = least + jnp.left_shift(jnp.int32(1), jnp.int32(30) - i)
@@ -149,20 +150,22 @@ def _body(g: SelectGeometry) -> Callable[..., None]:
         # No entry is above the greatest integer, so the sum does not overflow.
         room = jnp.int32(g.count) - reached(threshold + 1)
 
-        order = as_ordered(load(entries_sm, wgmma))
+        def ordered() -> jax.Array:
+            """Read anew wherever it is used: held throughout, it would spill."""
+            return as_ordered(load(entries_sm, wgmma))
 
         def ranks(where: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             """Of the marked entries how many lie in a row up to each, before a row, and in it."""
             mask_sm[...] = ones(where)
             plgpu.commit_smem()
-            within = product(mask_sm, up_to_sm, g.width)
             start = jnp.sum(product(before_sm, mask_sm, g.width), axis=1)
+            within = product(mask_sm, up_to_sm, g.width)
             return within, start, jnp.max(within, axis=1)
 
-        equal = order == threshold
-        within, start, _ = ranks(equal)
+        within, start, _ = ranks(ordered() == threshold)
         early = within + spread(start, shape, 0) <= room.astype(jnp.float32)
-        chosen = ((order > threshold) | (equal & early)) & (order > nothing)
+        order = ordered()
+        chosen = ((order > threshold) | ((order == threshold) & early)) & (order > nothing)
         within, start, held = ranks(chosen)
         mask_sm[...] = within.astype(jnp.bfloat16)
         start_sm[...] = start
