@@ -87,7 +87,7 @@ def sketch_call(page_size: int = 16, lengths: tuple[int, ...] = (83 * 16, 35)) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page_size", "tiles"),
-    [(16, (8, 2, 3)), (32, (4, 3, 1)), (64, (8, 2, 2))],
+    [(16, (8, 2, 2)), (32, (4, 3, 1)), (64, (8, 2, 2))],
 )
 def test_tiles_change_nothing_but_rounding(page_size: int, tiles: tuple[int, int, int]) -> None:
     call = sketch_call(page_size, (27 * page_size + 5, page_size))
@@ -228,8 +228,12 @@ def score_is_wrong() -> bool:
 
 
 def select_is_wrong() -> bool:
-    call = select_call(40, 30)
-    return is_noticed(lambda: mosaic_gpu.select(call), reference.select(call), 0)
+    """Of any call: few of many ties, most of them, and more than there are."""
+
+    def is_wrong(call: spec.SelectCall) -> bool:
+        return is_noticed(lambda: mosaic_gpu.select(call), reference.select(call), 0)
+
+    return any(is_wrong(select_call(200, count)) for count in (30, 90, 190))
 
 
 @pytest.mark.slow
