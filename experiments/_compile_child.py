@@ -120,9 +120,9 @@ def _resources(folder: Path) -> dict[str, Any]:
     def most(pattern: str, text: str) -> int:
         return max(map(int, re.findall(pattern, text)))
 
-    launched = "\n".join(
-        path.read_text("utf-8") for path in folder.glob("*.before_layout_inference.txt")
-    )
+    # One of them is there, by the way the kernel is lowered.
+    found = [*folder.glob("*.before_layout_inference.txt")] or [*folder.glob("*.mlir-passes.log")]
+    launched = "\n".join(path.read_text("utf-8") for path in found)
     return {
         "registers": most(r"Used (\d+) registers", said),
         "spilled_bytes": most(r"(\d+) bytes spill stores", said)

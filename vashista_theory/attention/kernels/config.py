@@ -190,10 +190,11 @@ class GpuAttendConfig:
             )
         _check_multiple("splits", self.splits, 1, "shares of the pages")
 
-    def shared_bytes(self, head_size: int) -> int:
+    def shared_bytes(self, head_size: int, query_parts: int = 1) -> int:
         """Shared memory of a block of threads, bytes."""
         columns = min(head_size, GPU_MOST_COLUMNS)
-        query, weights = GPU_ROWS * head_size * 2, GPU_ROWS * self.block_tokens * 2
+        query = query_parts * GPU_ROWS * head_size * 2
+        weights = GPU_ROWS * self.block_tokens * 2
         ring = self.stages * self.block_tokens * (head_size + columns) * 2
         staging = GPU_ROWS * (columns + 2) * 4  # of the result, where the ring was
         barriers = 8 * (1 + 2 * self.stages)
@@ -210,7 +211,8 @@ class GpuAttendConfig:
                 f"block_tokens is {self.block_tokens}, which pages of {shape.page_size} tokens do "
                 "not fill. Use a multiple of the page size."
             )
-        if (needed := self.shared_bytes(shape.head_size)) > _SHARED_OF_BLOCK:
+        needed = self.shared_bytes(shape.head_size, gpu_query_parts(shape))
+        if needed > _SHARED_OF_BLOCK:
             raise ValueError(
                 f"stages is {self.stages}: with {self.block_tokens} tokens of {shape.head_size} "
                 f"dimensions they take {needed} bytes of the {_SHARED_OF_BLOCK} there are. Use "
@@ -221,6 +223,11 @@ class GpuAttendConfig:
                 f"splits is {self.splits}, but a row has at most {most} blocks of "
                 f"{self.block_tokens} tokens. Use splits={most} or fewer."
             )
+
+
+def gpu_query_parts(shape: AttendShape) -> int:
+    """Parts of 16 bits that a query is cut into: three bfloat16 hold the 24 bits of a float32."""
+    return 1 if shape.query_dtype == shape.pool_dtype else 3
 
 
 def _gpu_blocks(shape: AttendShape, block_tokens: int) -> int:
@@ -236,7 +243,8 @@ def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
     """
 
     def resident(stages: int) -> int:
-        needed = GpuAttendConfig(64, stages, 1).shared_bytes(shape.head_size)
+        tiles = GpuAttendConfig(64, stages, 1)
+        needed = tiles.shared_bytes(shape.head_size, gpu_query_parts(shape))
         fit = _SHARED_OF_MULTIPROCESSOR // (needed + _SHARED_RESERVED)
         return min(fit, _MOST_RESIDENT)
 
@@ -250,3 +258,110 @@ def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
 
     most = min(blocks, max(1, 2 * slots // rows))
     return GpuAttendConfig(64, stages, min(range(1, most + 1), key=time))
+
+
+_JUDGED_LANES = (4, 8)
+_JUDGED_WORDS = 512  # words of 4 tokens (sketch) that the threads of a warpgroup hold at once
+
+
+@dataclass(frozen=True)
+class GpuScoreConfig:
+    """How the Hopper kernel of `score_pages` cuts its work.
+
+    Attributes:
+        lanes: Threads that share the dimensions of a page; with more of them fewer pages are judged
+            at once.
+        stages: Tiles of pages held at once; one is judged, the others are on their way.
+        splits: Shares that the pages of each sequence are cut into.
+    """
+
+    lanes: int
+    stages: int
+    splits: int
+
+    def __post_init__(self) -> None:
+        if self.lanes not in _JUDGED_LANES:
+            raise ValueError(f"lanes is {self.lanes}; one of {_JUDGED_LANES} is expected.")
+        if self.stages < 2:
+            raise ValueError(
+                f"stages is {self.stages}; at least 2 are expected (one is judged while the next "
+                "is copied)."
+            )
+        _check_multiple("splits", self.splits, 1, "shares of the pages")
+
+    def tile(self, shape: ScoreShape) -> int:
+        """Pages judged at once."""
+        if shape.kind == "sketch":
+            return _JUDGED_WORDS * 4 // (self.lanes * shape.page_size)
+        return 128 // self.lanes
+
+    def shared_bytes(self, shape: ScoreShape) -> int:
+        """Shared memory of a block of threads, bytes."""
+        tile, d = self.tile(shape), shape.head_size
+        slots = {
+            "box": (tile * d * 4,),
+            "ball": (tile * d * 2, tile * 4),
+            "sketch": (
+                tile * d * 4,
+                tile * shape.page_size * _code_bytes(shape),
+                tile * shape.page_size * 4,
+            ),
+        }[shape.kind]
+        staged = [(shape.group + 3) * tile * 4] * (3 if shape.kind == "sketch" else 2)
+        changed = (4 * tile * shape.page_size * 4, 9 * tile * 4) if shape.kind == "sketch" else ()
+        parts = [self.stages * slot for slot in slots]
+        parts += [(shape.group + 3) * d * 4, *staged, *changed, 8 * (1 + self.stages)]
+        # Each part starts at a multiple of 1,024 bytes.
+        return sum(-(-part // 1024) * 1024 for part in parts) + GPU_REDUCTION_BYTES
+
+    def check(self, shape: ScoreShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if shape.kind != "sketch" and self.lanes != 4:
+            raise ValueError(
+                f"lanes is {self.lanes}; a {shape.kind} is judged by 4, so that tiles fill the "
+                "rows that the copy engine writes."
+            )
+        if (needed := self.shared_bytes(shape)) > _SHARED_OF_BLOCK:
+            raise ValueError(
+                f"stages is {self.stages}: tiles of {self.tile(shape)} pages take {needed} bytes "
+                f"of the {_SHARED_OF_BLOCK} there are. Use fewer stages, or lanes=8 for a sketch."
+            )
+        if self.splits > (most := -(-shape.pages // self.tile(shape))):
+            raise ValueError(
+                f"splits is {self.splits}, but a sequence has at most {most} tiles of "
+                f"{self.tile(shape)} pages. Use splits={most} or fewer."
+            )
+
+
+def _code_bytes(shape: ScoreShape) -> int:
+    """Bytes of the codes of one token."""
+    bits = shape.bits or 8
+    return shape.head_size * (bits if shape.packed else 8) // 8
+
+
+def gpu_score_config(shape: ScoreShape) -> GpuScoreConfig | None:
+    """Tiles with which most blocks of threads fit on a multiprocessor; None if none do.
+
+    Then splits so that every multiprocessor has as many blocks as fit, and each at least four tiles
+    to hide the first copy behind. That is arithmetic, for an H100 and full rows; it was not tuned
+    on a device.
+    """
+
+    def resident(config: GpuScoreConfig) -> int:
+        needed = config.shared_bytes(shape) + _SHARED_RESERVED
+        return min(_SHARED_OF_MULTIPROCESSOR // needed, _MOST_RESIDENT)
+
+    lanes = _JUDGED_LANES if shape.kind == "sketch" else (4,)
+    ways = [GpuScoreConfig(n, s, 1) for n in lanes for s in range(2, _MOST_STAGES + 1)]
+    ways = [way for way in ways if way.shared_bytes(shape) <= _SHARED_OF_BLOCK]
+    if not ways:
+        return None
+    best = max(ways, key=lambda way: (resident(way), -way.lanes, way.stages))
+    tiles = -(-shape.pages // best.tile(shape))
+    rows = shape.batch * shape.kv_heads
+    wanted = -(-_MULTIPROCESSORS * resident(best) // rows)
+    return GpuScoreConfig(best.lanes, best.stages, max(1, min(wanted, tiles // 4)))

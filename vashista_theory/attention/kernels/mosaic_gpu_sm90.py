@@ -52,6 +52,7 @@ class Geometry:
         block_tokens: Tokens multiplied at once.
         stages: Slots of the ring.
         splits: Shares that the pages of a row are cut into.
+        query_parts: Parts of the pool's type whose sum is the query.
     """
 
     batch: int
@@ -63,6 +64,7 @@ class Geometry:
     block_tokens: int
     stages: int
     splits: int
+    query_parts: int = 1
 
     @property
     def columns(self) -> int:
@@ -93,7 +95,7 @@ def attend_splits(
     """Attend to every share of every row's pages.
 
     Args:
-        query: [B, Hkv, rows, D], 16 bits.
+        query: [B, Hkv, parts, rows, D], of the pool's type; the parts add up to the query.
         keys: Pool [Hkv, N, S, D], of the query's type.
         values: Pool [Hkv, N, S, D], of the query's type.
         pages: Physical pages [B, Hkv, listed], int32.
@@ -109,7 +111,7 @@ def attend_splits(
     g = geometry
     dtype = query.dtype
     leading = (g.splits, g.batch, g.kv_heads)
-    run = _kernel(
+    run = device_kernel(
         _body(g, dtype),
         out_type=(
             jax.ShapeDtypeStruct((*leading, g.rows, g.d), jnp.float32),
@@ -117,9 +119,9 @@ def attend_splits(
             jax.ShapeDtypeStruct((*leading, g.rows), jnp.float32),
         ),
         scratch_types=(
-            plgpu.SMEM((ROWS, g.d), dtype, transforms=_swizzled(16)),
-            plgpu.SMEM((ROWS, g.block_tokens), dtype, transforms=_swizzled(16)),
-            plgpu.Barrier(),
+            plgpu.SMEM((g.query_parts, ROWS, g.d), dtype, transforms=swizzled(16)),
+            plgpu.SMEM((ROWS, g.block_tokens), dtype, transforms=swizzled(16)),
+            plgpu.Barrier(num_arrivals=g.query_parts),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
             plgpu.Barrier(num_arrivals=g.block_pages, num_barriers=g.stages),
         ),
@@ -135,7 +137,7 @@ def attend_splits(
     return run(query, keys, values, pages, tokens, scale * jnp.float32(_LOG2_E))
 
 
-def _kernel(body: Callable[..., None], **options: Any) -> Callable[..., Any]:
+def device_kernel(body: Callable[..., None], **options: Any) -> Callable[..., Any]:
     """`plgpu.kernel` under the names of the installed JAX."""
     known = inspect.signature(plgpu.kernel).parameters
     if "out_type" not in known:
@@ -144,7 +146,7 @@ def _kernel(body: Callable[..., None], **options: Any) -> Callable[..., Any]:
     return plgpu.kernel(body, **options)
 
 
-def _swizzled(bits: int) -> tuple[Any, ...]:
+def swizzled(bits: int) -> tuple[Any, ...]:
     """The layout that the copy engine writes and the tensor cores read without bank conflicts."""
     return plgpu.TilingTransform((ROW_STEP, 1024 // bits)), plgpu.SwizzleTransform(128)
 
@@ -163,7 +165,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         return lax.broadcast_in_dim(x, (ROWS, columns), [0])
 
     def attend_pages_sm90(
-        query_hbm: Any,  # [B, Hkv, rows, D]
+        query_hbm: Any,  # [B, Hkv, parts, rows, D]
         keys_hbm: Any,  # [Hkv, N, S, D]
         values_hbm: Any,  # [Hkv, N, S, D]
         pages_hbm: Any,  # [B, Hkv, listed]
@@ -172,7 +174,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         output_hbm: Any,  # [splits, B, Hkv, rows, D]
         mass_hbm: Any,  # [splits, B, Hkv, rows]
         top_hbm: Any,  # [splits, B, Hkv, rows]
-        query_sm: Any,  # [ROWS, D]
+        query_sm: Any,  # [parts, ROWS, D]
         weights_sm: Any,  # [ROWS, block_tokens]
         query_here: Any,  # one barrier
         keys_here: Any,  # a barrier for each slot
@@ -182,17 +184,23 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
         split, part = lax.axis_index("split"), lax.axis_index("part")
         columns = pl.ds(part * jnp.int32(g.columns), g.columns)
         tokens = jnp.clip(tokens_hbm[b, h], jnp.int32(0), jnp.int32(g.listed * g.page_size))
-        last_place = jnp.maximum(_ceil_div(tokens, g.page_size) - 1, jnp.int32(0))
+        last_place = jnp.maximum(ceil_div(tokens, g.page_size) - 1, jnp.int32(0))
         scale = scale_hbm[0]
         # Equal shares of the row's own blocks, so that ragged rows keep every split busy.
-        blocks = _ceil_div(tokens, g.block_tokens)
+        blocks = ceil_div(tokens, g.block_tokens)
         first = lax.div(split * blocks, jnp.int32(g.splits))
         mine = lax.div((split + 1) * blocks, jnp.int32(g.splits)) - first
 
         if g.rows < ROWS:  # rows beyond the group are computed and thrown away: keep them finite
-            query_sm[...] = full((ROWS, g.d), 0.0, dtype, wgmma)
+            for part_of_query in range(g.query_parts):
+                query_sm[part_of_query] = full((ROWS, g.d), 0.0, dtype, wgmma)
             plgpu.commit_smem()
-        plgpu.copy_gmem_to_smem(query_hbm.at[b, h], query_sm.at[pl.ds(0, g.rows)], query_here)
+        for part_of_query in range(g.query_parts):
+            plgpu.copy_gmem_to_smem(
+                query_hbm.at[b, h, part_of_query],
+                query_sm.at[part_of_query, pl.ds(0, g.rows)],
+                query_here,
+            )
 
         def pages_of(block: jax.Array) -> tuple[jax.Array, ...]:
             """Physical pages of a block; places past the last used page repeat that page.
@@ -242,7 +250,9 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
                 token = (first + block) * jnp.int32(g.block_tokens)
 
                 def score(sums: Any) -> jax.Array:  # [ROWS, block_tokens]
-                    plgpu.wgmma(sums, query_sm, keys_sm.at[slot].transpose((1, 0)))
+                    for part_of_query in range(g.query_parts):
+                        of_part = query_sm.at[part_of_query]
+                        plgpu.wgmma(sums, of_part, keys_sm.at[slot].transpose((1, 0)))
                     return sums[...]
 
                 plgpu.barrier_wait(keys_here.at[slot])
@@ -283,8 +293,8 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
 
         output, top, mass = pl.run_scoped(
             over_ring,
-            plgpu.SMEM((g.stages, g.block_tokens, g.d), dtype, transforms=_swizzled(16)),
-            plgpu.SMEM((g.stages, g.block_tokens, g.columns), dtype, transforms=_swizzled(16)),
+            plgpu.SMEM((g.stages, g.block_tokens, g.d), dtype, transforms=swizzled(16)),
+            plgpu.SMEM((g.stages, g.block_tokens, g.columns), dtype, transforms=swizzled(16)),
             collective_axes=_THREAD,
         )
 
@@ -311,7 +321,7 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
 
         pl.run_scoped(
             write,
-            plgpu.SMEM((ROWS, g.columns), jnp.float32, transforms=_swizzled(32)),
+            plgpu.SMEM((ROWS, g.columns), jnp.float32, transforms=swizzled(32)),
             plgpu.SMEM((ROWS,), jnp.float32),
             plgpu.SMEM((ROWS,), jnp.float32),
             collective_axes=_THREAD,
@@ -320,7 +330,17 @@ def _body(g: Geometry, dtype: Any) -> Callable[..., None]:
     return attend_pages_sm90
 
 
-def _ceil_div(x: jax.Array, y: int) -> jax.Array:
+_INDEX = inspect.signature(plgpu.load).parameters.get("idx")
+_NO_INDEX = ((),) if _INDEX is not None and _INDEX.default is inspect.Parameter.empty else ()
+
+
+def load(ref: Any, layout: Any) -> jax.Array:
+    """Into registers in that layout, by plain loads, under the name of the installed JAX."""
+    return plgpu.load(ref, *_NO_INDEX, layout=layout, optimized=False)
+
+
+def ceil_div(x: jax.Array, y: int) -> jax.Array:
+    """Rounded up; `pl.cdiv` would mix integers of two widths where float64 is switched on."""
     return lax.div(x + jnp.int32(y - 1), jnp.int32(y))
 
 

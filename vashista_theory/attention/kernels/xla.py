@@ -210,7 +210,7 @@ def _select(shape: SelectShape, priority: Float[Array, "B Hkv P"]) -> Selected:
     above, equal = order > threshold, order == threshold
     room = shape.count - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
     early = jnp.cumsum(equal, axis=-1, dtype=jnp.int32) <= room
-    chosen = (above | (equal & early)) & (order > _NOTHING)
+    chosen = (above | (equal & early)) & (order > NOTHING)
     # The j-th chosen entry is the first at which j were chosen up to there.
     up_to = jnp.cumsum(chosen, axis=-1, dtype=jnp.int32)
     places = jnp.arange(1, shape.count + 1, dtype=jnp.int32)
@@ -221,7 +221,7 @@ def _select(shape: SelectShape, priority: Float[Array, "B Hkv P"]) -> Selected:
     return Selected(jnp.where(exists, pages, 0).astype(jnp.int32), number)
 
 
-_NOTHING = -(2**31)
+NOTHING = -(2**31)
 
 
 def as_ordered(numbers: Float[Array, "*n"]) -> Int[Array, "*n"]:
@@ -233,7 +233,7 @@ def as_ordered(numbers: Float[Array, "*n"]) -> Int[Array, "*n"]:
     size = bits & jnp.int32(0x7FFFFFFF)
     order = jnp.where(bits < 0, -size, size)
     infinity = jnp.int32(0x7F800000)
-    return jnp.where((size > infinity) | (order == -infinity), jnp.int32(_NOTHING), order)
+    return jnp.where((size > infinity) | (order == -infinity), jnp.int32(NOTHING), order)
 
 
 def greatest_threshold(order: Int[Array, "*n P"], count: int) -> Int[Array, "*n"]:
@@ -248,7 +248,7 @@ def greatest_threshold(order: Int[Array, "*n P"], count: int) -> Int[Array, "*n"
         return jnp.where(reach(higher), higher, least)
 
     zero = jnp.zeros(order.shape[:-1], jnp.int32)
-    least = jnp.where(reach(zero), zero, jnp.int32(_NOTHING))
+    least = jnp.where(reach(zero), zero, jnp.int32(NOTHING))
     return jax.lax.fori_loop(jnp.int32(0), jnp.int32(31), refine, least)
 
 
