@@ -188,8 +188,7 @@ def _of_sketches(
     scratch_sm: tuple[Any, ...],
     scale: jax.Array,
 ) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Log-mass of the sketched keys with all that their rounding can have taken away, and without;
-    and the greatest logit with it.
+    """Log-mass of the sketched keys from above, as sketched, and the greatest logit from above.
 
     A thread sums four words of tokens over its dimensions. Then the sums go through shared memory
     to threads that have a word each, as exponentials want to be computed once.
