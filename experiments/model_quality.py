@@ -126,19 +126,29 @@ def outcome(found: report.Report, model: str) -> Outcome:
         tables={name: table for name, table in tables.items() if table.rows},
         values=values,
         findings=said,
-        notes=[
-            (
-                f"{model} in float32. The prefix is read densely; over the predicted positions "
-                "every step, layer and hidden state is that of sparse decoding."
-            ),
-            (
-                "Perplexity hardly sees long context: a policy is better than a window only as far "
-                f"as it beats {_CONTROL}, the first page and the last ones."
-            ),
-            "Bytes of the summaries that policies judge pages by are not counted in the pages.",
-        ],
+        notes=_notes(found, model),
         failures=[f"{violations} true dropped masses above their bound"] if violations else [],
     )
+
+
+def _notes(found: report.Report, model: str) -> list[str]:
+    notes = [f"{model} in float32."]
+    if found.perplexity or found.retrieval:
+        notes += [
+            (
+                "The prefix is read densely; over the predicted positions every step, layer and "
+                "hidden state is that of sparse decoding."
+            ),
+            "Bytes of the summaries that policies judge pages by are not counted in the pages.",
+        ]
+    if found.perplexity:
+        notes.append(
+            "Perplexity hardly sees long context: a policy is better than a window only as far as "
+            f"it beats {_CONTROL}, the first page and the last ones."
+        )
+    if found.certificates:
+        notes.append("Certificates: 4-bit keys; queries, keys and values recorded, then float64.")
+    return notes
 
 
 def _table(kind: type, rows: Iterable[Any]) -> Table:
