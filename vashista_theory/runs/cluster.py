@@ -70,9 +70,12 @@ class Cluster:
         futures: list[Any] = self._client.map(
             _perform, list(blocks), job=dumps(job), key=f"block-{uuid.uuid4().hex}", pure=False
         )
+        numbers = {future.key: block for future, block in zip(futures, blocks, strict=True)}
         try:
             for future in as_completed(futures):
-                yield self._number(future)
+                # Its result is on disk: fetching it from a worker that may die meanwhile is no use.
+                self._raise_failure(future)
+                yield numbers[future.key]
                 future.release()
         finally:
             # Nothing is left of a run that has ended; a scheduler that is gone has nothing either.
@@ -96,13 +99,15 @@ class Cluster:
     def _addresses(self) -> list[str]:
         return list(self._client.scheduler_info(n_workers=-1)["workers"])
 
-    def _number(self, future: Any) -> int:
+    def _raise_failure(self, future: Any) -> None:
         from distributed import KilledWorker
 
-        if future.status in ("cancelled", "lost"):
+        if future.status == "cancelled":
             raise ClusterError(f"{self._name} went away; {_AGAIN}")
+        if future.status != "error":
+            return  # finished; or finished and then lost with its worker, which is the same here
         try:
-            return int(future.result())
+            future.result()
         except KilledWorker as error:
             raise ClusterError(
                 f"workers died {error.allowed_failures + 1} times while computing one block, the "
@@ -119,11 +124,10 @@ class _Job(NamedTuple):
     versions: dict[str, str]
 
 
-def _perform(block: int, job: bytes) -> int:
+def _perform(block: int, job: bytes) -> None:
     """One task, on a worker."""
     opened = _open(job)
     opened.writer.write(block, opened.compute(block))
-    return block
 
 
 @functools.lru_cache(maxsize=1)

@@ -26,6 +26,7 @@ from vashista_theory.sweep.measure import Row, measure
 STORE, FIGURES = "store", "figures"
 # In the output folder: where the store is, if not there.
 ELSEWHERE = "store.txt"
+SECONDS_TO_CONNECT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Blocks:
 def _cluster(config: SweepConfig) -> contextlib.AbstractContextManager[Cluster | None]:
     if config.workers is None and config.scheduler is None:
         return contextlib.nullcontext()
-    return connect(workers=config.workers, scheduler=config.scheduler)
+    return connect(workers=config.workers, scheduler=config.scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 def run(config: SweepConfig | None = None) -> xr.Dataset:
