@@ -1,8 +1,8 @@
 """Workers may be any number, elsewhere, killed or wrong: the dataset is the same, or it is said."""
 
+import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -212,6 +212,33 @@ class TestS3:
             runs.open_store(f"{url}/x", problem.template(), {}, block_size=4)
 
 
+@contextlib.contextmanager
+def programs(environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker as programs: the scheduler's address and process."""
+    from distributed import Client
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *program],
+            env={**os.environ, **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        for program in (scheduler, ["worker", address, "--no-nanny", "--nthreads", "1"])
+    ]
+    try:
+        with Client(address, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield address, running[0]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.slow  # programs of their own; four workers started one after another
 class TestSlow:
     @pytest.mark.skipif(not WITH_S3, reason="needs s3fs")
@@ -238,34 +265,26 @@ class TestSlow:
             "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
             "sys.meta_path.insert(0, Absent())\n"
         )
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-        address = f"tcp://127.0.0.1:{port}"
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        programs = [
-            [*dask, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
-            [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"],
-        ]
-        running = [
-            subprocess.Popen(program, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-            for program in programs
-        ]
-        try:
-            from distributed import Client
+        said = r"lacks what the blocks need \(No module named 'vashista_theory"
+        with (
+            programs({"PYTHONPATH": str(tmp_path)}) as (address, _),
+            pytest.raises(runs.ClusterError, match=said),
+            runs.connect(scheduler=address),
+        ):
+            pass
 
-            with Client(address, timeout=60) as client:
-                client.wait_for_workers(1, timeout=60)
-            with (
-                pytest.raises(runs.ClusterError, match="cannot import vashista_theory"),
-                runs.connect(scheduler=address),
-            ):
-                pass
-        finally:
-            for process in running:
-                process.terminate()
-                process.wait()
-            shutil.rmtree(tmp_path, ignore_errors=True)
+    def test_a_scheduler_that_goes_away(self, tmp_path: Path) -> None:
+        store = problem.open_store(tmp_path)
+        with (
+            programs({"PYTHONPATH": str(ROOT)}) as (address, scheduler),
+            runs.connect(scheduler=address) as cluster,
+        ):
+            finished = cluster.finished(store.writer, cluster_cases.slow, store.missing())
+            store.written_elsewhere(next(finished))
+            scheduler.kill()
+            with pytest.raises(runs.ClusterError, match="went away; finished blocks are kept"):
+                list(finished)
+        assert 0 < len(problem.open_store(tmp_path).missing()) < problem.BLOCKS
 
     def test_a_block_that_kills_every_worker(self, tmp_path: Path) -> None:
         store = problem.open_store(tmp_path / "store")

@@ -233,8 +233,8 @@ def _same(package: str, found: str, expected: str) -> bool:
 
 def _unusable(address: str, error: Exception) -> str:
     return (
-        f"the worker {address} cannot import vashista_theory ({_words(error)}); install this "
-        "version of vashista-theory[cluster] where the workers run"
+        f"the worker {address} lacks what the blocks need ({_words(error)}); install this version "
+        "of vashista-theory[cluster] where the workers run"
     )
 
 
