@@ -37,6 +37,17 @@ def test_relaxation_benchmark(tmp_path: Path) -> None:
     assert len(content["outcome"]["findings"]) == 4
 
 
+@pytest.mark.slow  # three processes compile the sweep
+def test_cluster_benchmark(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    assert main(["bench_cluster", "--quick", "--results", str(tmp_path)]) == OK
+    content = json.loads((tmp_path / "quick" / "bench_cluster.json").read_text())
+    rows = content["outcome"]["tables"]["workers"]["rows"]
+    assert [row["workers"] for row in rows] == [1, 2]
+    assert content["outcome"]["failures"] == []
+    assert "a short sweep" in content["outcome"]["findings"][0]
+
+
 def test_a_configuration_that_makes_no_sense(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

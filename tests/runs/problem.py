@@ -86,4 +86,4 @@ if __name__ == "__main__":
         time.sleep(0.3)
         return compute(block)
 
-    runs.run_blocks(open_store(Path(sys.argv[1])), slow, workers=int(sys.argv[2]), progress="none")
+    runs.run_blocks(open_store(Path(sys.argv[1])), slow, threads=int(sys.argv[2]), progress="none")

@@ -18,10 +18,10 @@ from vashista_theory import runs
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_killed_midway_and_resumed(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_killed_midway_and_resumed(tmp_path: Path, threads: int) -> None:
     path = tmp_path / "store"
-    command = [sys.executable, "-m", "tests.runs.problem", str(path), str(workers)]
+    command = [sys.executable, "-m", "tests.runs.problem", str(path), str(threads)]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     finished = path / "finished"
     deadline = time.monotonic() + 60
@@ -46,26 +46,26 @@ def test_killed_midway_and_resumed(tmp_path: Path, workers: int) -> None:
     problem.assert_identical(store.load(), problem.expected())
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_the_number_of_workers_does_not_matter(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_does_not_matter(tmp_path: Path, threads: int) -> None:
     store = problem.open_store(tmp_path)
-    runs.run_blocks(store, problem.compute, workers=workers, progress="none")
+    runs.run_blocks(store, problem.compute, threads=threads, progress="none")
     problem.assert_identical(store.load(), problem.expected())
 
 
-def test_workers_run_at_the_same_time(tmp_path: Path) -> None:
+def test_threads_run_at_the_same_time(tmp_path: Path) -> None:
     together = threading.Barrier(2, timeout=30)
 
     def compute(block: int) -> xr.Dataset:
         together.wait()  # passes only if two blocks are in work at once
         return problem.compute(block)
 
-    runs.run_blocks(problem.open_store(tmp_path), compute, workers=2, progress="none")
+    runs.run_blocks(problem.open_store(tmp_path), compute, threads=2, progress="none")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
 def test_an_interrupt_keeps_finished_blocks_and_says_how_to_resume(
-    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, threads: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = problem.open_store(tmp_path)
 
@@ -75,7 +75,7 @@ def test_an_interrupt_keeps_finished_blocks_and_says_how_to_resume(
         return problem.compute(block)
 
     with pytest.raises(KeyboardInterrupt):
-        runs.run_blocks(store, compute, workers=workers, progress="none")
+        runs.run_blocks(store, compute, threads=threads, progress="none")
     said = capsys.readouterr().err
     assert "of 6 blocks are finished" in said
     assert "Run the same command again" in said
@@ -84,13 +84,13 @@ def test_an_interrupt_keeps_finished_blocks_and_says_how_to_resume(
     assert set(range(3)).isdisjoint(reopened.missing())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_block_is_raised(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_a_block_is_raised(tmp_path: Path, threads: int) -> None:
     def compute(block: int) -> xr.Dataset:
         raise ArithmeticError(f"in block {block}")
 
     with pytest.raises(ArithmeticError, match="in block"):
-        runs.run_blocks(problem.open_store(tmp_path), compute, workers=workers, progress="none")
+        runs.run_blocks(problem.open_store(tmp_path), compute, threads=threads, progress="none")
 
 
 def test_only_the_blocks_asked_for(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_damage_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "block 2 is damaged (its marker cannot be read)" in capsys.readouterr().err
 
 
-def test_no_workers(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="workers is 0"):
-        runs.run_blocks(problem.open_store(tmp_path), problem.compute, workers=0)
+def test_no_threads(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="threads is 0"):
+        runs.run_blocks(problem.open_store(tmp_path), problem.compute, threads=0)
 
 
 def test_progress_is_lines_where_there_is_no_terminal() -> None:

@@ -63,4 +63,4 @@ if __name__ == "__main__":
         time.sleep(0.5)
 
     runs.BlockStore.write = slow  # type: ignore[method-assign]
-    run(config(Path(sys.argv[1]), Path(sys.argv[2]), workers=1))
+    run(config(Path(sys.argv[1]), Path(sys.argv[2]), threads=1))

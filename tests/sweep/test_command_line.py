@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.sweep import small
+from tests.sweep.refusals import refused
 from vashista_theory.sweep.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    try:
-        code = main(arguments)
-    except SystemExit as error:
-        code = error.code
-    said = capsys.readouterr()
-    assert code == 2
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.err).split())
 
 
 @pytest.mark.parametrize(
@@ -51,28 +39,28 @@ def test_bad_use(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "out"
-    assert expected in _refused([*arguments, "--output", str(folder)], capsys)
+    assert expected in refused([*arguments, "--output", str(folder)], capsys)
     assert not folder.exists()
 
 
 def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("kept")
-    said = _refused(["--quick", "--output", str(tmp_path / "file" / "out")], capsys)
+    said = refused(["--quick", "--output", str(tmp_path / "file" / "out")], capsys)
     assert "is a file" in said
-    assert "is a file" in _refused(["--quick", "--output", str(tmp_path / "file")], capsys)
+    assert "is a file" in refused(["--quick", "--output", str(tmp_path / "file")], capsys)
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_foreign_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text("kept")
-    assert "nothing was changed" in _refused(["--quick", "--output", str(tmp_path)], capsys)
+    assert "nothing was changed" in refused(["--quick", "--output", str(tmp_path)], capsys)
     assert (tmp_path / "report.json").read_text() == "kept"
 
 
 def test_other_configuration(
     output: Path, heads_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = _refused([*small.arguments(output, heads_file), "--seed", "4"], capsys)
+    said = refused([*small.arguments(output, heads_file), "--seed", "4"], capsys)
     assert "seed: stored 0, asked for 4" in said
 
 

@@ -48,8 +48,8 @@ def test_killed_and_resumed(tmp_path: Path, heads_file: Path, dataset: xr.Datase
     before = {path: path.stat().st_mtime_ns for path in finished.glob("0*.json")}
     assert len(before) < 8
 
-    # Other numbers of workers, and the tests' own JAX settings, may not matter either.
-    resumed = run(small.config(folder, heads_file, workers=2))
+    # Other numbers of threads, and the tests' own JAX settings, may not matter either.
+    resumed = run(small.config(folder, heads_file, threads=2))
     assert_identical(resumed, dataset)
     assert resumed.attrs["resumed"] == "true"
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -1,8 +1,8 @@
 """How a long computation is recorded, stored in blocks, resumed and watched.
 
 Knows nothing of what is computed: `sweep` and `evaluation` stand on it. Recording a run needs JAX
-and NumPy alone; what stores labelled blocks or draws progress is imported when it is first used
-(PEP 562), so that a GPU machine without xarray, zarr and rich can record a run.
+and NumPy alone; what stores labelled blocks, draws progress or spreads work is imported when it is
+first used (PEP 562), so that a GPU machine without xarray, zarr and rich can record a run.
 """
 
 import importlib
@@ -22,6 +22,9 @@ from vashista_theory.runs.files import write_atomically as write_atomically
 from vashista_theory.runs.manifest import Manifest as Manifest
 
 if TYPE_CHECKING:
+    from vashista_theory.runs.cluster import Cluster as Cluster
+    from vashista_theory.runs.cluster import ClusterError as ClusterError
+    from vashista_theory.runs.cluster import connect as connect
     from vashista_theory.runs.progress import Progress as Progress
     from vashista_theory.runs.runner import run_blocks as run_blocks
     from vashista_theory.runs.store import BlockStore as BlockStore
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from vashista_theory.runs.store import open_store as open_store
 
 _LAZY_NAMES = {
+    **dict.fromkeys(("Cluster", "ClusterError", "connect"), "cluster"),
     "Progress": "progress",
     "run_blocks": "runner",
     **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),

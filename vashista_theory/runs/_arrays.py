@@ -12,43 +12,48 @@ warns on every write, which is silenced here and nowhere else.
 import hashlib
 import warnings
 from collections.abc import Hashable, Mapping
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import xarray as xr
 import zarr
 
 from vashista_theory.runs.configuration import Json
+from vashista_theory.runs.places import Location
 
 Values: TypeAlias = dict[str, np.ndarray]
 
 
-class BlockArrays:
-    """The variables of a dataset on disk that have the block dimension."""
+class Shape(NamedTuple):
+    """A variable without its values."""
 
-    def __init__(self, path: Path, template: xr.Dataset, dimension: str) -> None:
-        self._path = path
+    dims: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class BlockArrays:
+    """The variables of a dataset in a store that have the block dimension."""
+
+    def __init__(self, location: Location, shapes: Mapping[str, Shape], dimension: str) -> None:
+        self._location = location
         self._dimension = dimension
-        self._template = {str(name): template[name].variable for name in template.data_vars}
-        self._blocked = sorted(n for n, v in self._template.items() if dimension in v.dims)
-        self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        self._repair_fixed(template)
+        self._shapes = shapes
+        self._group = zarr.open_group(location, mode="r+", use_consolidated=False)
 
     def checked(self, dataset: xr.Dataset, where: slice) -> Values:
         """Take a block's values out of a dataset, or say how it differs from the template."""
-        given, expected = {str(name) for name in dataset.data_vars}, set(self._blocked)
+        given, expected = {str(name) for name in dataset.data_vars}, set(self._shapes)
         if given != expected:
             raise ValueError(
                 f"the block has variables {sorted(given)}; expected {sorted(expected)}"
             )
         values: Values = {}
-        for name in self._blocked:
-            like = self._template[name]
+        for name, like in self._shapes.items():
             array = _as_stored(np.asarray(dataset[name].values))
             shape = tuple(
                 where.stop - where.start if dim == self._dimension else size
-                for dim, size in zip(like.dims, like.shape, strict=True)
+                for dim, size in zip(like.dims, like.sizes, strict=True)
             )
             if dataset[name].dims != like.dims or array.shape != shape or array.dtype != like.dtype:
                 raise ValueError(
@@ -67,22 +72,22 @@ class BlockArrays:
         """A block's values as they are on disk."""
         return {
             name: np.asarray(_array(self._group, name)[self._index(name, where)])
-            for name in self._blocked
+            for name in self._shapes
         }
 
     def annotate(self, attributes: Mapping[str, str | int | float]) -> None:
         """Add attributes to the dataset."""
         self._group.attrs.update(dict(attributes))
-        _consolidate(self._path)
+        _consolidate(self._location)
 
     def _index(self, name: str, where: slice) -> tuple[slice, ...]:
-        dims = self._template[name].dims
+        dims = self._shapes[name].dims
         return tuple(where if dim == self._dimension else slice(None) for dim in dims)
 
-    def _repair_fixed(self, template: xr.Dataset) -> None:
-        # Coordinates and constants are known from the template, so damage is simply undone.
+    def repair_fixed(self, template: xr.Dataset) -> None:
+        """Undo damage to coordinates and constants, which are known from the template."""
         for name, variable in template.variables.items():
-            if str(name) in self._blocked:
+            if str(name) in self._shapes:
                 continue
             wanted = {str(name): np.asarray(variable.values)}
             array = _array(self._group, str(name))
@@ -92,6 +97,16 @@ class BlockArrays:
                 intact = False
             if not intact:
                 array[...] = wanted[str(name)]
+
+
+def shapes(template: xr.Dataset, dimension: str) -> dict[str, Shape]:
+    """The data variables that have the block dimension."""
+    blocked = {str(n): template[n].variable for n in template.data_vars}
+    return {
+        name: Shape(tuple(map(str, variable.dims)), variable.shape, variable.dtype)
+        for name, variable in sorted(blocked.items())
+        if dimension in variable.dims
+    }
 
 
 def normalised(template: xr.Dataset) -> xr.Dataset:
@@ -122,7 +137,7 @@ def layout(template: xr.Dataset, dimension: str) -> dict[str, Json]:
     return {"dimension": dimension, "variables": variables, "fixed_values_sha256": fixed}
 
 
-def create(path: Path, template: xr.Dataset, dimension: str, block_size: int) -> None:
+def create(location: Location, template: xr.Dataset, dimension: str, block_size: int) -> None:
     """Write the template, one chunk a block along the block dimension."""
     encoding: dict[Hashable, dict[str, Any]] = {
         name: {
@@ -137,13 +152,15 @@ def create(path: Path, template: xr.Dataset, dimension: str, block_size: int) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         cast("Any", template).to_zarr(
-            path, mode="w-", zarr_format=3, consolidated=True, encoding=encoding
+            location, mode="w-", zarr_format=3, consolidated=True, encoding=encoding
         )
 
 
-def load(path: Path) -> xr.Dataset:
+def load(location: Location) -> xr.Dataset:
     """Read the dataset into memory, text as NumPy's fixed-length strings."""
-    dataset = cast("xr.Dataset", cast("Any", xr).open_zarr(path, consolidated=True, chunks=None))
+    dataset = cast(
+        "xr.Dataset", cast("Any", xr).open_zarr(location, consolidated=True, chunks=None)
+    )
     dataset = dataset.load()
     for name, variable in list(dataset.variables.items()):
         variable.encoding.clear()
@@ -180,7 +197,7 @@ def _array(group: zarr.Group, name: str) -> Any:
     return cast("Any", group[name]).with_config({"write_empty_chunks": True})
 
 
-def _consolidate(path: Path) -> None:
+def _consolidate(location: Location) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(location)

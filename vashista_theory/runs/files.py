@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-import threading
+import uuid
 from pathlib import Path
 
 
@@ -13,7 +13,7 @@ def write_atomically(path: Path, text: str) -> None:
         path: The file; its folder exists.
         text: The whole content.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

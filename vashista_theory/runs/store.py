@@ -1,10 +1,10 @@
-"""A labelled dataset on disk that is filled block by block and survives being killed.
+"""A labelled dataset that is filled block by block and survives being killed.
 
-A store is a folder::
+A store is a folder, here or behind a URL::
 
     store.json         what it is and which configuration made it
     data.zarr/         the dataset; one Zarr chunk a block along the block dimension
-    finished/00003.json   block 3 is on disk, with the checksum of its values
+    finished/00003.json   block 3 is written, with the checksum of its values
 
 A block's marker is written after its data, and atomically. So a block without a marker is
 unfinished, and one whose values do not give the marker's checksum was damaged later.
@@ -12,9 +12,7 @@ unfinished, and one whose values do not give the marker's checksum was damaged l
 
 import dataclasses
 import json
-import os
 import re
-import shutil
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +21,11 @@ import xarray as xr
 
 from vashista_theory.runs import _arrays
 from vashista_theory.runs.configuration import Json, canonical, differences, fingerprint
-from vashista_theory.runs.files import check_writable, write_atomically
+from vashista_theory.runs.places import Location, Place, Remote, place
+from vashista_theory.runs.writer import DATA, FINISHED, BlockWriter, marker
 
 _FORMAT = "vashista block store 1"
-_HEADER, _DATA, _FINISHED = "store.json", "data.zarr", "finished"
+_HEADER = "store.json"
 _MARKER = re.compile(r"^(\d+)\.json$")
 
 
@@ -47,27 +46,42 @@ class Fault:
 
 
 class BlockStore:
-    """A dataset on disk, filled by blocks. Made by `open_store`.
+    """A dataset in a store, filled by blocks. Made by `open_store`.
 
     Attributes:
-        path: The folder.
-        dimension: The dimension that is cut into blocks.
-        block_size: Entries of a block along it; the last block may be shorter.
+        path: The folder, or its URL.
+        writer: What puts blocks there; it can be sent to other processes.
         block_count: How many blocks there are.
         data: The Zarr group inside, which xarray opens by itself.
         faults: Blocks found damaged on opening; they are missing again.
     """
 
-    def __init__(self, path: Path, template: xr.Dataset, dimension: str, block_size: int) -> None:
-        self.path, self.data = path, path / _DATA
-        self.dimension = dimension
-        self.block_size = block_size
-        self._length = template.sizes[dimension]
-        self.block_count = -(-self._length // block_size)
-        self._arrays = _arrays.BlockArrays(self.data, template, dimension)
+    def __init__(self, where: Place, template: xr.Dataset, dimension: str, block_size: int) -> None:
+        self._place = where
+        self.path, self.data = where.location, where.inside(DATA)
+        self.writer = BlockWriter(
+            where.location,
+            _arrays.shapes(template, dimension),
+            dimension,
+            block_size,
+            template.sizes[dimension],
+        )
+        self.block_count = self.writer.block_count
+        self._arrays = self.writer.arrays
+        self._arrays.repair_fixed(template)
         self._lock = threading.Lock()
         self._finished: set[int] = set()
         self.faults = self._verify()
+
+    @property
+    def dimension(self) -> str:
+        """The dimension that is cut into blocks."""
+        return self.writer.dimension
+
+    @property
+    def block_size(self) -> int:
+        """Entries of a block along it; the last block may be shorter."""
+        return self.writer.block_size
 
     def missing(self) -> list[int]:
         """Numbers of the blocks that are not finished, ascending."""
@@ -80,9 +94,7 @@ class BlockStore:
         Raises:
             ValueError: There is no such block.
         """
-        if not 0 <= block < self.block_count:
-            raise ValueError(f"block {block} does not exist; expected 0 to {self.block_count - 1}")
-        return slice(block * self.block_size, min((block + 1) * self.block_size, self._length))
+        return self.writer.block_slice(block)
 
     def write(self, block: int, dataset: xr.Dataset) -> None:
         """Store a block's values, then mark it finished. Several threads may write at once.
@@ -94,12 +106,23 @@ class BlockStore:
 
         Raises:
             ValueError: There is no such block, or the variables do not fit the template.
+            OSError: The store cannot be written: a full disk, a lost permission.
         """
-        where = self.block_slice(block)
-        values = self._arrays.checked(dataset, where)
-        self._arrays.write(values, where)
-        marker = {"block": block, "sha256": _arrays.checksum(values)}
-        write_atomically(self._marker(block), json.dumps(marker) + "\n")
+        self.writer.write(block, dataset)
+        with self._lock:
+            self._finished.add(block)
+
+    def written_elsewhere(self, block: int) -> None:
+        """Note that another process has written a block with this store's `writer`.
+
+        Raises:
+            OSError: This process does not find it, so the two did not write to one place.
+        """
+        if not self._place.exists(marker(block)):
+            raise OSError(
+                f"a worker says that it wrote block {block}, but {self.path} does not have it; "
+                "give a store that every worker and this machine share"
+            )
         with self._lock:
             self._finished.add(block)
 
@@ -124,27 +147,24 @@ class BlockStore:
         """Add attributes to the dataset, such as those of a manifest."""
         self._arrays.annotate(attributes)
 
-    def _marker(self, block: int) -> Path:
-        return self.path / _FINISHED / f"{block:05d}.json"
-
     def _verify(self) -> tuple[Fault, ...]:
         faults: list[Fault] = []
-        for marker in sorted((self.path / _FINISHED).iterdir()):
-            named = _MARKER.match(marker.name)
+        for name in self._place.names(FINISHED):
+            named = _MARKER.match(name)
             if named is None:
                 continue
             block = int(named[1])
-            reason = self._fault(block, marker)
+            reason = self._fault(block, f"{FINISHED}/{name}")
             if reason is None:
                 self._finished.add(block)
             else:
                 faults.append(Fault(block, reason))
-                marker.unlink()
+                self._place.remove(f"{FINISHED}/{name}")
         return tuple(faults)
 
-    def _fault(self, block: int, marker: Path) -> str | None:
+    def _fault(self, block: int, name: str) -> str | None:
         try:
-            content = cast("object", json.loads(marker.read_text(encoding="utf-8")))
+            content = cast("object", json.loads(self._place.read_text(name)))
         except (OSError, ValueError):
             return "its marker cannot be read"
         record = cast("dict[str, object]", content) if isinstance(content, dict) else {}
@@ -160,7 +180,7 @@ class BlockStore:
 
 
 def open_store(
-    path: str | Path,
+    path: Location,
     template: xr.Dataset,
     configuration: object,
     *,
@@ -170,7 +190,8 @@ def open_store(
     """Create a store, or go on with the one that the same configuration made before.
 
     Args:
-        path: The folder; absent, empty, or a store.
+        path: The folder, or a URL for fsspec such as ``s3://bucket/sweep``; absent, empty, or a
+            store.
         template: Coordinates, and data variables filled with what stands for "not computed".
         configuration: Anything `canonical` takes; everything that the values depend on.
         block_size: Entries of a block along `dimension`.
@@ -185,7 +206,7 @@ def open_store(
         FileExistsError: The folder holds something that is not a store; nothing is touched.
         OSError: The folder cannot be written.
     """
-    path = Path(path)
+    where = place(path)
     template = _arrays.normalised(template)
     if dimension not in template.sizes or template.sizes[dimension] == 0:
         raise ValueError(
@@ -196,30 +217,32 @@ def open_store(
         raise ValueError(f"block_size is {block_size}; expected at least 1")
     layout = _arrays.layout(template, dimension) | {"block_size": block_size}
     wanted: dict[str, Json] = {"configuration": canonical(configuration), "layout": layout}
-    if not _is_store(path):
-        check_writable(path.parent)
-        _create(path, template, wanted, dimension, block_size)
+    if isinstance(where, Remote):
+        where.check_writable(new=False)  # what fails on reading has no words of its own
+    if not _is_store(where):
+        where.check_writable(new=True)
+        where.create(lambda new: _fill(new, template, wanted, dimension, block_size))
     else:
-        _refuse_other(path, wanted)
-        check_writable(path)
-    return BlockStore(path, template, dimension, block_size)
+        _refuse_other(where, wanted)
+        where.check_writable(new=False)
+    return BlockStore(where, template, dimension, block_size)
 
 
-def load_dataset(path: str | Path) -> xr.Dataset:
+def load_dataset(path: Location) -> xr.Dataset:
     """Read a store's dataset into memory, whatever configuration made it.
 
     Raises:
         FileNotFoundError: The folder is not a store.
     """
-    path = Path(path)
-    if not _is_store(path):
+    where = place(path)
+    if not _is_store(where):
         raise FileNotFoundError(f"{path} is not a block store: it has no readable {_HEADER}")
-    return _arrays.load(path / _DATA)
+    return _arrays.load(where.inside(DATA))
 
 
-def _header(path: Path) -> dict[str, Json] | None:
+def _header(where: Place) -> dict[str, Json] | None:
     try:
-        content = cast("object", json.loads((path / _HEADER).read_text(encoding="utf-8")))
+        content = cast("object", json.loads(where.read_text(_HEADER)))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):
@@ -228,45 +251,35 @@ def _header(path: Path) -> dict[str, Json] | None:
     return header if header.get("format") == _FORMAT else None
 
 
-def _is_store(path: Path) -> bool:
-    if _header(path) is not None:
+def _is_store(where: Place) -> bool:
+    path = where.location
+    if where.names() and _header(where) is not None:
         return True
-    if path.is_dir() and any(path.iterdir()):
+    if where.names():
         raise FileExistsError(
             f"{path} holds files that are not a store of this program; nothing was changed. "
             "Choose a new or empty output folder"
         )
-    if path.exists() and not path.is_dir():
+    if isinstance(path, Path) and path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; choose a new or empty output folder")
     return False
 
 
-def _refuse_other(path: Path, wanted: dict[str, Json]) -> None:
-    header = _header(path) or {}
+def _refuse_other(where: Place, wanted: dict[str, Json]) -> None:
+    header = _header(where) or {}
     stored = {key: header.get(key) for key in wanted}
     if fingerprint(stored) == fingerprint(wanted):
         return
     lines = "\n".join(f"  {line}" for line in differences(stored, wanted))
     raise ValueError(
-        f"{path} was made with another configuration and is left as it is:\n{lines}\n"
+        f"{where.location} was made with another configuration and is left as it is:\n{lines}\n"
         "Choose another output folder, or ask for the stored configuration"
     )
 
 
-def _create(
-    path: Path, template: xr.Dataset, wanted: dict[str, Json], dimension: str, block_size: int
+def _fill(
+    new: Place, template: xr.Dataset, wanted: dict[str, Json], dimension: str, block_size: int
 ) -> None:
-    # Built beside its place and moved there whole: a store that exists is complete.
-    building = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    building.mkdir()
-    try:
-        _arrays.create(building / _DATA, template, dimension, block_size)
-        (building / _FINISHED).mkdir()
-        header: dict[str, Any] = {"format": _FORMAT, **wanted}
-        write_atomically(building / _HEADER, json.dumps(header, indent=2) + "\n")
-        if path.exists():
-            path.rmdir()  # empty: checked by the caller
-        building.rename(path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    _arrays.create(new.inside(DATA), template, dimension, block_size)
+    header: dict[str, Any] = {"format": _FORMAT, **wanted}
+    new.write_text(_HEADER, json.dumps(header, indent=2) + "\n")

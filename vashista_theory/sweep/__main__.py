@@ -5,7 +5,7 @@ import sys
 import tyro
 from rich.console import Console
 
-from vashista_theory.runs import write_atomically
+from vashista_theory.runs import ClusterError, write_atomically
 from vashista_theory.sweep import report as reports
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.run import draw, execute, prepare
@@ -18,8 +18,11 @@ Examples:
   python -m vashista_theory.sweep --families gaussian heads --instances 20 --output more
   python -m vashista_theory.sweep --families heads --heads MINE.npz --output mine
   python -m vashista_theory.sweep --format json > report.json
+  python -m vashista_theory.sweep --workers 8            on processes of a local Dask cluster
+  python -m vashista_theory.sweep --scheduler tcp://10.0.0.5:8786 --store s3://bucket/sweep
 
-Exit code: 0 if every bound held, 1 for a violation, 2 for a request that cannot be met.
+Exit code: 0 if every bound held, 1 for a violation, 2 for a request that cannot be met
+or a store or cluster that failed.
 """
 
 VIOLATION, BAD_USE, INTERRUPTED = 1, 2, 130
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             description=DESCRIPTION,
         )
         prepared = prepare(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False)
         return BAD_USE
     config = prepared.config
@@ -44,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         dataset = execute(prepared)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (ClusterError, ImportError, OSError) as error:
+        errors.print(f"error: {error}", markup=False, highlight=False)
+        return BAD_USE
     report = reports.summarise(dataset)
     text = reports.as_json(report, dataset)
     write_atomically(config.output / "report.json", text + "\n")

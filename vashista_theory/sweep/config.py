@@ -60,10 +60,16 @@ class SweepConfig:
     """Instances a family that cvxpy solves as well."""
     block_size: int = 8
     """Instances that are stored, and resumed, together."""
-    workers: int = 2
-    """Threads; the results do not depend on it."""
+    threads: int = 2
+    """Threads of this process; the results do not depend on it."""
+    workers: int | None = None
+    """Processes of a local Dask cluster instead; nor on this."""
+    scheduler: str | None = None
+    """A running Dask scheduler instead, such as tcp://10.0.0.5:8786; nor on this."""
     output: Path = Path("vashista_sweep")
     """Folder for the store, the report and the figures; new, empty, or of the same sweep."""
+    store: str | None = None
+    """Where the store goes if not there: a path or URL that all workers reach (s3://bucket/x)."""
     format: Literal["table", "json"] = "table"
     """What is printed at the end: tables for people, JSON for programs."""
     figures: bool = True
@@ -78,7 +84,7 @@ class SweepConfig:
         for name, least in (
             ("instances", 1), ("regime_side", 1), ("head_instances", 1), ("n", 1), ("d", 1),
             ("temperatures_per_decade", 1), ("seed", 0), ("oracle_sample", 0), ("block_size", 1),
-            ("workers", 1),
+            ("threads", 1), *(() if self.workers is None else (("workers", 1),)),
         ):  # fmt: skip
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -90,6 +96,11 @@ class SweepConfig:
                     f"{name} is {value!r}; a temperature must be positive and finite "
                     f"(it counts in units of the {self.epsilon_unit})"
                 )
+        if self.workers is not None and self.scheduler is not None:
+            raise ValueError(
+                f"workers is {self.workers} and scheduler is {self.scheduler}; a cluster is either "
+                "started here or running already: give one of them"
+            )
         if self.epsilon_min > self.epsilon_max:
             raise ValueError(
                 f"epsilon_min = {self.epsilon_min} is above epsilon_max = {self.epsilon_max}"

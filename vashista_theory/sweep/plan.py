@@ -19,7 +19,9 @@ from vashista_theory.sweep.config import SweepConfig
 EXTRA_TEMPERATURES = ("model", "published")
 """Behind the grid: the temperature at which a model runs the head, and the end of T1′'s range."""
 
-_ELSEWHERE = ("output", "format", "figures", "progress", "workers", "quick")
+_ELSEWHERE = (
+    "output", "store", "format", "figures", "progress", "threads", "workers", "scheduler", "quick"
+)  # fmt: skip
 
 _WEIGHT_RANGE = (1e-1, 1e-6)
 _GAP_RANGE = (1.0, 1e-4)

@@ -1,9 +1,8 @@
 """Running a sweep: check the request, compute what is missing, record, draw."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,23 @@ import xarray as xr
 
 from vashista_theory.runs import (
     BlockStore,
+    Cluster,
     Manifest,
     Progress,
     check_writable,
+    connect,
     open_store,
     run_blocks,
+    write_atomically,
 )
 from vashista_theory.sweep import plan, variables
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.measure import Row, measure
 
 STORE, FIGURES = "store", "figures"
+# In the output folder: where the store is, if not there.
+ELSEWHERE = "store.txt"
+SECONDS_TO_CONNECT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,39 +48,90 @@ def prepare(config: SweepConfig) -> Prepared:
     config = config.resolved()
     planned = plan.tasks(config)
     identity = plan.identity(config)
-    _refuse_foreign(config.output)
+    _refuse_foreign(config.output, config.store)
     check_writable(config.output)
     store = open_store(
-        config.output / STORE,
+        config.store or config.output / STORE,
         plan.template(config, planned),
         identity,
         block_size=config.block_size,
     )
+    if config.store is not None:
+        write_atomically(config.output / ELSEWHERE, config.store + "\n")
     return Prepared(config, planned, store)
 
 
 def execute(prepared: Prepared) -> xr.Dataset:
-    """Compute the missing blocks and return the whole dataset; draws if the figures are on."""
+    """Compute the missing blocks and return the whole dataset.
+
+    Raises:
+        ClusterError: The cluster that was asked for cannot be used, or not any longer.
+        OSError: The store cannot be written.
+    """
     config, store = prepared.config, prepared.store
     missing = store.missing()
     if missing:
         manifest = Manifest.start(plan.identity(config), seed=config.seed, precision="float64")
-        one = partial(measure, ratios=config.ratios(), epsilon_unit=config.epsilon_unit)
-
-        def block(number: int) -> list[plan.Task]:
-            return list(prepared.tasks[store.block_slice(number)])
-
-        _compile([task for number in missing for task in block(number)], one, config)
-        run_blocks(
-            store,
-            lambda number: _dataset([one(task) for task in block(number)]),
-            workers=config.workers,
-            progress=config.progress,
-            description="Sweep",
-        )
+        compute = Blocks(prepared.tasks, config.block_size, config.ratios(), config.epsilon_unit)
+        with _cluster(config) as cluster:
+            if cluster is None:
+                _compile(
+                    [task for number in missing for task in compute.tasks_of(number)],
+                    compute,
+                    config,
+                )
+            run_blocks(
+                store,
+                compute,
+                threads=config.threads,
+                cluster=cluster,
+                progress=config.progress,
+                description="Sweep",
+            )
         resumed = len(missing) < store.block_count
         store.annotate(manifest.finish().attributes() | {"resumed": str(resumed).lower()})
     return store.load()
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """From a block's number to its variables, in any process.
+
+    Attributes:
+        tasks: The instances of all blocks, in order.
+        size: Instances of a block.
+        ratios: The temperature grid.
+        epsilon_unit: What it multiplies.
+    """
+
+    tasks: tuple[plan.Task, ...]
+    size: int
+    ratios: np.ndarray
+    epsilon_unit: str
+
+    def tasks_of(self, number: int) -> tuple[plan.Task, ...]:
+        """The instances of one block."""
+        return self.tasks[number * self.size : (number + 1) * self.size]
+
+    def row(self, task: plan.Task) -> Row:
+        """One instance, measured."""
+        return measure(task, ratios=self.ratios, epsilon_unit=self.epsilon_unit)
+
+    def __call__(self, number: int) -> xr.Dataset:
+        """Every variable of one block."""
+        rows = [self.row(task) for task in self.tasks_of(number)]
+        return xr.Dataset(
+            {
+                name: (variable.dims, np.stack([row[name] for row in rows]))
+                for name, variable in variables.ALL.items()
+            }
+        )
+
+
+def _cluster(config: SweepConfig) -> contextlib.AbstractContextManager[Cluster | None]:
+    if config.workers is None and config.scheduler is None:
+        return contextlib.nullcontext()
+    return connect(workers=config.workers, scheduler=config.scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 def run(config: SweepConfig | None = None) -> xr.Dataset:
@@ -94,6 +150,7 @@ def run(config: SweepConfig | None = None) -> xr.Dataset:
     Raises:
         ValueError: A request that cannot be met, or a store of another configuration.
         OSError: The output cannot be written, or holds something else.
+        ClusterError: The cluster that was asked for cannot be used, or not any longer.
     """
     prepared = prepare(config or SweepConfig())
     dataset = execute(prepared)
@@ -109,7 +166,7 @@ def draw(dataset: xr.Dataset, output: Path) -> list[Path]:
     return plots.save_all(dataset, output / FIGURES)
 
 
-def _compile(tasks: list[plan.Task], one: Callable[[plan.Task], Row], config: SweepConfig) -> None:
+def _compile(tasks: list[plan.Task], compute: Blocks, config: SweepConfig) -> None:
     """Measure one instance of each shape: side by side here, each compilation happens once."""
     shapes: dict[tuple[int, ...], plan.Task] = {}
     for task in tasks:
@@ -117,27 +174,28 @@ def _compile(tasks: list[plan.Task], one: Callable[[plan.Task], Row], config: Sw
     # The largest shape compiles longest.
     order = [shapes[shape] for shape in sorted(shapes, reverse=True)]
     watch = Progress(len(order), description="Compile", mode=config.progress, unit="shapes")
-    with watch, ThreadPoolExecutor(config.workers) as pool:
-        for measured in as_completed([pool.submit(one, task) for task in order]):
+    with watch, ThreadPoolExecutor(config.threads) as pool:
+        for measured in as_completed([pool.submit(compute.row, task) for task in order]):
             measured.result()
             watch.advance()
 
 
-def _dataset(rows: list[Row]) -> xr.Dataset:
-    return xr.Dataset(
-        {
-            name: (variable.dims, np.stack([row[name] for row in rows]))
-            for name, variable in variables.ALL.items()
-        }
-    )
-
-
-def _refuse_foreign(output: Path) -> None:
-    if not output.is_dir() or (output / STORE / "store.json").is_file():
+def _refuse_foreign(output: Path, store: str | None) -> None:
+    if not output.is_dir():
+        return
+    if (output / ELSEWHERE).is_file():
+        known = (output / ELSEWHERE).read_text(encoding="utf-8").strip()
+        if known != store:
+            raise FileExistsError(
+                f"{output} is for the sweep stored at {known}, not at {store or output / STORE}; "
+                "nothing was changed. Choose another output folder, or that store"
+            )
+        return
+    if store is None and (output / STORE / "store.json").is_file():
         return
     strange = sorted(entry.name for entry in output.iterdir() if not entry.name.startswith("."))
     if strange:
         raise FileExistsError(
-            f"{output} holds files that are not from a sweep ({strange[0]}, …); nothing was "
+            f"{output} holds files that are not from this sweep ({strange[0]}, …); nothing was "
             "changed. Choose a new or empty output folder"
         )

@@ -1,0 +1,113 @@
+"""A sweep on a cluster is the local sweep, bit for bit; what cannot be is said in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from tests.runs.problem import assert_identical
+from tests.sweep import small
+from tests.sweep.refusals import refused
+from vashista_theory import runs
+from vashista_theory.sweep import run
+from vashista_theory.sweep.__main__ import main
+
+pytest.importorskip("distributed")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_unreachable_scheduler(
+    tmp_path: Path,
+    heads_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["vashista_theory.sweep.run"], "SECONDS_TO_CONNECT", 0.5)
+    arguments = small.arguments(tmp_path / "out", heads_file)
+    said = refused([*arguments, "--scheduler", "tcp://127.0.0.1:1"], capsys)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--workers", "0"], "workers is 0; expected an integer of at least 1"),
+        (["--workers", "2", "--scheduler", "tcp://a:1"], "give one of them"),
+        (["--store", "nosuch://x"], "nosuch"),
+    ],
+)
+def test_bad_use(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert expected in refused(["--quick", *arguments, "--output", "out"], capsys)
+
+
+def test_a_store_elsewhere(
+    tmp_path: Path, output: Path, heads_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished already, so nothing is computed: the report alone goes to the output folder."""
+    folder = tmp_path / "report"
+    arguments = [*small.arguments(folder, heads_file), "--store", str(output / "store")]
+    for _ in range(2):
+        assert main(arguments) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "store.txt"]
+    assert "store/data.zarr" in "".join(capsys.readouterr().out.split())
+    said = refused(small.arguments(folder, heads_file), capsys)
+    assert "is for the sweep stored at" in said
+
+
+@pytest.mark.slow  # two workers compile the sweep apart
+@pytest.mark.parametrize("victim", ["worker", "client"])
+def test_killed_midway(victim: str, tmp_path: Path, heads_file: Path, dataset: xr.Dataset) -> None:
+    """The worker's blocks go to others; the client is started again, with fewer workers."""
+    folder = tmp_path / "killed"
+    finished = folder / "store" / "finished"
+    command = [sys.executable, "-m", "vashista_theory.sweep"]
+    process = subprocess.Popen(
+        [*command, *small.arguments(folder, heads_file), "--workers", "2"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (finished.is_dir() and any(finished.glob("0*.json"))):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if victim == "client":
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        run(small.config(folder, heads_file, workers=1))
+    else:
+        os.kill(_busiest_child(process.pid), signal.SIGKILL)
+        assert process.wait(timeout=300) == 0
+    assert_identical(runs.load_dataset(folder / "store"), dataset)
+
+
+def _busiest_child(pid: int) -> int:
+    import psutil
+
+    found = psutil.Process(pid).children()
+    return max(found, key=lambda child: child.cpu_times().user).pid
+
+
+@pytest.mark.slow  # the default sweep twice, on instances large enough for threads in BLAS
+def test_default_sweep(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vashista_theory.sweep", "--no-figures", "--output"]
+    for name, workers in (("here", []), ("cluster", ["--workers", "3"])):
+        subprocess.run(
+            [*command, str(tmp_path / name), *workers],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+    here, cluster = (runs.load_dataset(tmp_path / name / "store") for name in ("here", "cluster"))
+    assert_identical(cluster, here)
