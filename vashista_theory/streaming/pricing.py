@@ -86,9 +86,7 @@ class Seen:
         )
 
 
-def price(
-    block: np.ndarray, start: int, optimum: Optimum, *, allowance: float, most: int
-) -> Seen:
+def price(block: np.ndarray, start: int, optimum: Optimum, *, allowance: float, most: int) -> Seen:
     """Price every key of a block.
 
     Args:

@@ -103,9 +103,10 @@ def project_blocks(
         search.run(watch)
     answer = search.answer(watch)
     detail = f"(duality gap {answer.duality_gap:.3g}, scale {answer.scale:.3g})."
+    if not throw:
+        return answer
     failures = (*FAILURES, Result.max_passes_reached)
-    return settle(answer, answer.result, failures=failures, doing="project_blocks", detail=detail)\
-        if throw else answer  # fmt: skip
+    return settle(answer, answer.result, failures=failures, doing="project_blocks", detail=detail)
 
 
 class _Search:
@@ -241,8 +242,14 @@ class _Search:
 def _residuals(optimum: Optimum, least: float) -> kkt.Residuals:
     """The four residuals; `least` is the least multiplier of all keys."""
     own = (optimum.point - optimum.rows) @ optimum.residual
+    # Keys without weight up to one fixed shape: nothing is compiled anew for each support.
+    free = max(0, len(optimum.point) + 1 - len(own))
+    rows = np.concatenate(
+        [optimum.rows, np.broadcast_to(optimum.point, (free, len(optimum.point)))]
+    )
+    weights, own = np.pad(optimum.weights, (0, free)), np.pad(own, (0, free))
     with jax.enable_x64(True):
-        arrays = (optimum.rows, optimum.point, optimum.weights, np.array([least]), own)
+        arrays = (rows, optimum.point, weights, np.array([least]), own)
         return kkt.residuals(*(jax.numpy.asarray(array) for array in arrays))
 
 
@@ -269,19 +276,17 @@ def _start(rows: Rows, query: np.ndarray, initial_rows: ArrayLike | None) -> Wor
 
 def _workers(given: int | None, rows: Rows) -> int:
     workers = min(4, os.cpu_count() or 1) if given is None else given
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if workers < 1:
         raise ValueError(f"`workers` must be an integer of at least 1, got {given!r}.")
     return min(workers, rows.blocks)
 
 
-def _check_options(
-    rows: Rows, tolerance: float | None, max_passes: int, multipliers: Any
-) -> None:
+def _check_options(rows: Rows, tolerance: float | None, max_passes: int, multipliers: Any) -> None:
     if tolerance is not None and not 0 < tolerance < float("inf"):
         raise ValueError(
             f"`tolerance` must be a positive number (relative to scale), got {tolerance}."
         )
-    if isinstance(max_passes, bool) or not isinstance(max_passes, int) or max_passes < 1:
+    if max_passes < 1:
         raise ValueError(f"`max_passes` must be an integer of at least 1, got {max_passes!r}.")
     if multipliers is None:
         return

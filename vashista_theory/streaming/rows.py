@@ -61,7 +61,9 @@ class Rows(NamedTuple):
         try:
             return np.asarray(self.source[start:stop])
         except OSError as error:
-            raise OSError(f"rows {start} to {stop - 1} of `keys` cannot be read: {error}") from error
+            raise OSError(
+                f"rows {start} to {stop - 1} of `keys` cannot be read: {error}"
+            ) from error
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Some rows in float64, one read each."""
@@ -91,7 +93,7 @@ def as_rows(keys: object, query: object, block_rows: int | None) -> tuple[Rows, 
     query_ = _query(query, d)
     if block_rows is None:
         block_rows = _default_block(keys, n, d)
-    if isinstance(block_rows, bool) or not isinstance(block_rows, int) or block_rows < 1:
+    if block_rows < 1:
         raise ValueError(f"`block_rows` must be an integer of at least 1, got {block_rows!r}.")
     return Rows(keys, n, d, min(block_rows, n)), query_
 

@@ -51,23 +51,22 @@ def solve(
 ) -> WorkingSet:
     """Project on the hull of a few keys, starting from a support among them.
 
-    The set is filled up with copies of its first key, which change no hull, so that one shape is
-    compiled for each d.
+    The set is filled up with copies, which change no hull, so that one shape is compiled for each
+    d. Copies of all keys alike: `project` takes its unit of length from evenly spaced rows.
     """
     count, size = len(index), capacity(rows.shape[1])
-    padded = np.concatenate([rows, np.broadcast_to(rows[:1], (size - count, rows.shape[1]))])
-    start = np.zeros(size, bool)
-    start[:count] = np.isin(index, support)
+    copied = np.arange(size) * count // size
+    start = np.isin(index, support)[copied] & (np.diff(copied, prepend=-1) > 0)
     # The caller's setting is not touched: inside, float64 whatever it is.
     with jax.enable_x64(True):
-        found = project(padded, query, initial_face=start, throw=False)
+        found = project(rows[copied], query, initial_face=start, throw=False)
         point = np.asarray(found.point)
         weights = np.asarray(found.weights)
-        multipliers = np.asarray(found.multipliers)[:count]
-    # A copy of the first key may carry its weight.
-    own = weights[:count].copy()
-    own[0] += weights[count:].sum()
+        multipliers = np.asarray(found.multipliers)
+    own, least = np.zeros(count), np.zeros(count)
+    np.add.at(own, copied, weights)
+    least[copied] = multipliers
     carrying = own > 0
-    order = np.lexsort((multipliers, ~carrying))
+    order = np.lexsort((least, ~carrying))
     optimum = Optimum(query, index[carrying], rows[carrying], own[carrying], point)
     return WorkingSet(index[order], rows[order], optimum)
