@@ -1,8 +1,8 @@
 """A file of keys, what the machine can do with it, and one projection in a process of its own.
 
-Run as `python -m experiments._out_of_core KEYS.npy QUERY.npy WORKERS`; prints JSON. Peak memory is
-the largest RssAnon of the whole process, interpreter and JAX included: a memory-mapped file does
-not count, since the system drops its pages at will.
+Run as `python -m experiments._out_of_core KEYS.npy QUERY.npy WORKERS ROWS`; prints JSON. Peak
+memory is the largest RssAnon of the whole process, interpreter and JAX included: a memory-mapped
+file does not count, since the system drops its pages at will.
 """
 
 import json
@@ -64,11 +64,11 @@ def memory_rate(threads: int) -> float:
     return threads * arrays[0].nbytes / best
 
 
-def project(keys: Path, query: Path, workers: int) -> dict[str, Any]:
-    """One projection in a fresh process, with its peak of anonymous memory."""
+def project(keys: Path, query: Path, workers: int, block_rows: int = 0) -> dict[str, Any]:
+    """One projection in a fresh process, with its peak of anonymous memory; 0 rows: the default."""
     command = [sys.executable, "-m", "experiments._out_of_core", str(keys), str(query)]
     done = subprocess.run(
-        [*command, str(workers)],
+        [*command, str(workers), str(block_rows)],
         capture_output=True,
         text=True,
         check=False,
@@ -101,7 +101,7 @@ def audit(path: Path, query: np.ndarray, answer: dict[str, Any]) -> dict[str, fl
         "dual": float(max(-least, 0.0)) / scale,
         "complementarity": float(np.abs((point - held) @ residual).max()) / scale,
         "stationarity": float(np.linalg.norm(weights @ held - point)) / scale**0.5,
-        "unlisted": int(len(np.setdiff1d(np.concatenate(off), face))),
+        "unlisted": len(np.setdiff1d(np.concatenate(off), face)),
     }
 
 
@@ -110,7 +110,8 @@ def _anonymous() -> int:
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
-def _child(keys: str, query: str, workers: int) -> dict[str, Any]:
+def measured(keys: str, query: str, workers: int, block_rows: int = 0) -> dict[str, Any]:
+    """What the fresh process does: project, watched."""
     import vashista_theory as vt
 
     peak, stop = [_anonymous()], threading.Event()
@@ -127,7 +128,7 @@ def _child(keys: str, query: str, workers: int) -> dict[str, Any]:
     vt.project_blocks(np.asarray(rows[:1000]), target, throw=False)
     compiled, before = time.perf_counter() - started, _anonymous()
     started = time.perf_counter()
-    found = vt.project_blocks(rows, target, workers=workers)
+    found = vt.project_blocks(rows, target, workers=workers, block_rows=block_rows or None)
     seconds = time.perf_counter() - started
     stop.set()
     watcher.join()
@@ -159,4 +160,4 @@ def _child(keys: str, query: str, workers: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_child(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(measured(*sys.argv[1:3], *map(int, sys.argv[3:]))))

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vashista_theory.hull.problem import is_traced
 
 BLOCK_BYTES = 2**25
 """Bytes of a block in float64 by default: 65,536 rows at d = 64, some milliseconds of reading."""
@@ -99,7 +100,7 @@ def as_rows(keys: object, query: object, block_rows: int | None) -> tuple[Rows, 
 
 
 def _query(query: object, d: int) -> np.ndarray:
-    if isinstance(query, jax.core.Tracer):
+    if is_traced(query):
         raise ValueError("`project_blocks` reads files and cannot be traced; use `vt.project`.")
     given = np.asarray(query)
     if given.dtype.kind not in "fiub" and not jnp.issubdtype(given.dtype, jnp.floating):

@@ -31,8 +31,11 @@ class WorkingSet:
     def enter(self, seen: Seen) -> "WorkingSet | None":
         """Let violators enter and solve; None where rounding allows no decrease of the distance."""
         size = capacity(self.rows.shape[1])
-        fresh = ~np.isin(seen.violators, self.index)
-        index, rows = seen.violators[fresh][: size // 2], seen.candidates[fresh][: size // 2]
+        violation = seen.candidates @ self.optimum.residual
+        violation[np.isin(seen.violators, self.index)] = -np.inf
+        worst = np.argsort(-violation, kind="stable")[: size // 2]
+        worst = worst[np.isfinite(violation[worst])]
+        index, rows = seen.violators[worst], seen.candidates[worst]
         if not len(index):
             return None
         room = size - len(index)
