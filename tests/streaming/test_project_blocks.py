@@ -84,6 +84,19 @@ def test_adversarial_input(problem: Problem) -> None:
     check(problem.keys, problem.query, block_rows=2, workers=1)
 
 
+def test_a_block_clean_for_an_earlier_point_is_priced_again() -> None:
+    # From p = k_0, r = (−5, 1), k_1 lies behind: ⟨r, (.5, 1)⟩ = −1.5. With k_2 p is (0, 0), r is
+    # (0, 1), and k_1 violates by 1. The answer is on the edge from k_2 to k_1, and k_0, which was
+    # clean twice, is below it.
+    keys, query = np.array([[5.0, 0.0], [5.5, 1.0], [-5.0, 0.0]]), np.array([0.0, 1.0])
+    edge = keys[1] - keys[2]
+    point = keys[2] + edge * ((query - keys[2]) @ edge) / (edge @ edge)
+    found = check(keys, query, block_rows=1, workers=1)
+    np.testing.assert_allclose(found.point[:2], point, rtol=0, atol=1e-14)
+    assert found.face.tolist() == [1, 2]
+    np.testing.assert_allclose(found.gap, (query - point) @ (point - keys[0]), rtol=1e-13)
+
+
 def cloud(n: int = 20_000, d: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, d)), 1.5 * rng.normal(size=d)
