@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from vashista_theory.hull import oracle as oracle
     from vashista_theory.hull.rigorous import Certificate as Certificate
     from vashista_theory.hull.rigorous import certify as certify
+    from vashista_theory.streaming import BlockProjection as BlockProjection
+    from vashista_theory.streaming import project_blocks as project_blocks
 
 _LAZY_MODULES = {
     "evaluation": "vashista_theory.evaluation",
@@ -46,6 +48,8 @@ _LAZY_NAMES = {
     "Certificate": "vashista_theory.hull.rigorous",
     "diagnose": "vashista_theory._diagnose",
     "Diagnosis": "vashista_theory._diagnose",
+    "project_blocks": "vashista_theory.streaming",
+    "BlockProjection": "vashista_theory.streaming",
 }
 
 

@@ -29,6 +29,11 @@ class Result(eqx.Enumeration):
         "The active-set method used all its steps. Raise `max_steps`, or start from a nearby "
         "face with `initial_face`."
     )
+    max_passes_reached = (
+        "Keys were still entering when the allowed passes over the blocks were used up. Raise "
+        "`max_passes`, start from this answer with `initial_rows=answer.support`, or allow a "
+        "larger `tolerance`; the distance to the projection is at most sqrt(duality_gap)."
+    )
     stagnated = (
         "Rounding stopped the iteration before the requested accuracy. Use float64, a larger "
         "`tolerance`, or remove keys that differ by less than rounding; the residuals say how "

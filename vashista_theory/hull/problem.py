@@ -14,6 +14,9 @@ from vashista_theory._types import ArrayLike
 
 _REAL_KINDS = "fiub"
 
+_LOADED_UNASKED = 2**30
+"""Bytes (1 GiB) up to which an array on disk is read into memory without being asked."""
+
 Tree = TypeVar("Tree")
 
 
@@ -28,8 +31,10 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
     Integers and lists take JAX's default precision, half precisions are computed in float32.
 
     Raises:
-        ValueError: complex or non-numeric input, or float64 while x64 is switched off.
+        ValueError: complex or non-numeric input, float64 while x64 is switched off, or an array on
+            disk that is larger than 1 GiB.
     """
+    _refuse_to_load(value, name)
     if isinstance(value, jax.Array):
         array = value
     else:
@@ -55,6 +60,22 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
     if jnp.finfo(array.dtype).bits < 32:
         return jnp.asarray(array, dtype=jnp.float32)
     return jnp.asarray(array)
+
+
+def _refuse_to_load(value: object, name: str) -> None:
+    """Raise for a large `numpy.memmap`, Zarr, HDF5 or Dask array: nothing loads 50 GB unasked."""
+    if isinstance(value, jax.Array):
+        return
+    in_memory = isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
+    if in_memory or not (isinstance(value, np.memmap) or hasattr(value, "chunks")):
+        return
+    nbytes = getattr(value, "nbytes", 0)
+    if nbytes > _LOADED_UNASKED:
+        raise ValueError(
+            f"`{name}` is an array on disk of {nbytes / 2**30:.1f} GiB, which would be read into "
+            "memory. Use `vashista_theory.project_blocks`, which passes over it block by block, or "
+            f"pass `numpy.array({name})` to have it loaded."
+        )
 
 
 def as_problem(keys: ArrayLike, query: ArrayLike, *, batched: bool = False) -> tuple[Array, Array]:

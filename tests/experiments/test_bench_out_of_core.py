@@ -1,0 +1,44 @@
+"""Keys on disk: the experiment runs, cleans up, and refuses a disk without room."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import _out_of_core as work
+from experiments.__main__ import OK, main
+
+
+@pytest.fixture(params=["one process", pytest.param("processes", marks=pytest.mark.slow)])
+def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting and compiling in seven processes takes half a minute: by default they are one."""
+    if request.param == "one process":
+        monkeypatch.setattr(
+            work, "project", lambda keys, query, *cut: work.measured(str(keys), str(query), *cut)
+        )
+
+
+@pytest.mark.usefixtures("_processes")
+def test_quick_run(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["bench_out_of_core", "--quick", "--results", str(tmp_path), "--folder", str(disk)]
+    assert main(command) == OK
+    content = json.loads((tmp_path / "quick" / "bench_out_of_core.json").read_text())
+    outcome = content["outcome"]
+    assert outcome["failures"] == []
+    assert outcome["values"]["audit_unlisted"] == 0
+    assert outcome["values"]["point_spread"] < 1e-13
+    assert {(row["cache"], row["workers"]) for row in outcome["tables"]["runs"]["rows"]} == {
+        ("cold", 1), ("warm", 1), ("cold", 2), ("warm", 2)
+    }  # fmt: skip
+    assert list(disk.iterdir()) == []
+
+
+def test_a_disk_without_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench_out_of_core", "--n", str(10**13), "--results", str(tmp_path)]
+    assert main([*command, "--folder", str(tmp_path)]) == OK
+    said = capsys.readouterr().out
+    assert "not measured" in said
+    assert "--folder" in said
+    assert not list(tmp_path.iterdir())
