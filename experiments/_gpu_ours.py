@@ -184,7 +184,7 @@ def wanted_pages(
     """Priority of the pages a proof needs, −inf for the others, and every page's upper bound."""
     scores = sketch_scores(shape, query, held, implementation)
     by_row = (shape.batch, shape.kv_heads, shape.group, shape.pages)
-    upper, estimate = (a.reshape(by_row) for a in scores)
+    upper, estimate = (a.reshape(by_row) for a in (scores.upper, scores.estimate))
     return _threshold(_with_ends(_shared(upper)), upper, estimate, tolerance), upper
 
 

@@ -52,9 +52,10 @@ def top_level_modules(imports: list[str]) -> set[str]:
 def test_import_is_quick() -> None:
     best = float("inf")
     for _ in range(ATTEMPTS):
+        # Of the processor: other tests run at the same time.
         seconds = in_fresh_interpreter(
-            "import time; start = time.perf_counter()\n"
-            f"import {FRONT}; print(time.perf_counter() - start)"
+            "import time; start = time.process_time()\n"
+            f"import {FRONT}; print(time.process_time() - start)"
         )
         best = min(best, seconds)
     assert best < SECONDS, f"best of {ATTEMPTS} imports took {best:.2f} s"

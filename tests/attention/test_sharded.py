@@ -27,6 +27,7 @@ def start(devices: int, *arguments: str, **environment: str) -> subprocess.Popen
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # nearly all of the time is compilation
+        "PYTEST_ADDOPTS": "",  # no workers below: each process here is a host of its own
     }
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
