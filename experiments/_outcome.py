@@ -77,13 +77,45 @@ def _print_table(console: "Console", name: str, table: Table) -> None:
     from rich import box
     from rich.table import Table as RichTable
 
-    printed = RichTable(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for column in table.columns:
-        numeric = any(isinstance(row.get(column), (int, float)) for row in table.rows)
-        printed.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-    for row in table.rows:
-        printed.add_row(*(_text(row.get(column)) for column in table.columns))
-    console.print(printed)
+    rows = [[_text(row.get(column)) for column in table.columns] for row in table.rows]
+    titles = [column.replace("_", " ") for column in table.columns]
+    widths = [
+        max(
+            (len(w) for text in (title, *(row[i] for row in rows)) for w in text.split()), default=0
+        )
+        for i, title in enumerate(titles)
+    ]
+    numeric = [
+        any(isinstance(row.get(column), (int, float)) for row in table.rows)
+        for column in table.columns
+    ]
+    for part in _parts_that_fit(widths, console.width):
+        printed = RichTable(
+            title=name if part[-1] < 2 or part[1] == 1 else f"{name}, continued",
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for i in part:
+            if numeric[i]:
+                printed.add_column(titles[i], justify="right", width=widths[i])
+            else:
+                printed.add_column(titles[i], overflow="fold", min_width=widths[i])
+        for row in rows:
+            printed.add_row(*(row[i] for i in part))
+        console.print(printed)
+
+
+def _parts_that_fit(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns cut into tables that are not too wide, the first column in each."""
+    parts = [[0]] if widths else []
+    for i in range(1, len(widths)):
+        # Two blanks between columns, one at either end.
+        if len(parts[-1]) > 1 and sum(widths[k] + 2 for k in [*parts[-1], i]) > room:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
 
 
 def _text(cell: Cell) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import _out_of_core as work
+from experiments import _scaling_page
 from experiments.__main__ import OK, main
 
 
@@ -42,3 +43,11 @@ def test_a_disk_without_room(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "not measured" in said
     assert "--folder" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_has_the_figures_of_the_result() -> None:
+    page = _scaling_page.PAGE.read_text(encoding="utf-8")
+    assert _scaling_page.filled(page, _scaling_page.read_result()) == page, (
+        "docs/scaling.md is not of this result: python -m experiments._scaling_page"
+    )
+    assert page.count("<!-- end -->") == 3

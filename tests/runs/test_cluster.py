@@ -3,17 +3,16 @@
 import contextlib
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.runs import cluster_cases, problem
+from tests.runs.interrupted import kill_after
 from vashista_theory import runs
 
 pytest.importorskip("distributed")
@@ -177,15 +176,7 @@ def test_bad_requests(arguments: dict, message: str) -> None:
 def test_a_client_killed_midway(tmp_path: Path) -> None:
     path = tmp_path / "store"
     command = [sys.executable, "-m", "tests.runs.cluster_cases", str(path)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    finished = path / "finished"
-    deadline = time.monotonic() + 120
-    while not (finished.is_dir() and len(list(finished.glob("0*.json"))) >= 2):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after(2, command, path / "finished")
     store = problem.open_store(path)
     assert 0 < len(store.missing()) < problem.BLOCKS
     runs.run_blocks(store, problem.compute, progress="none")

@@ -1,18 +1,15 @@
 """Interrupting, killing and spreading the work changes nothing in the result."""
 
 import io
-import os
-import signal
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import xarray as xr
 
 from tests.runs import problem
+from tests.runs.interrupted import kill_after
 from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,15 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_killed_midway_and_resumed(tmp_path: Path, threads: int) -> None:
     path = tmp_path / "store"
     command = [sys.executable, "-m", "tests.runs.problem", str(path), str(threads)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    finished = path / "finished"
-    deadline = time.monotonic() + 60
-    while not (finished.is_dir() and len(list(finished.glob("0*.json"))) >= 2):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after(2, command, path / "finished")
 
     store = problem.open_store(path)
     missing = store.missing()

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import xarray as xr
 
+from tests.runs.interrupted import started
 from tests.runs.problem import assert_identical
 from tests.sweep import small
 from tests.sweep.refusals import refused
@@ -71,17 +71,8 @@ def test_killed_midway(victim: str, tmp_path: Path, heads_file: Path, dataset: x
     folder = tmp_path / "killed"
     finished = folder / "store" / "finished"
     command = [sys.executable, "-m", "vashista_theory.sweep"]
-    process = subprocess.Popen(
-        [*command, *small.arguments(folder, heads_file), "--workers", "2"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while not (finished.is_dir() and any(finished.glob("0*.json"))):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    command += [*small.arguments(folder, heads_file), "--workers", "2"]
+    process = started(command, finished, blocks=1)
     if victim == "client":
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -1,12 +1,9 @@
 """What a sweep stores, and that stopping it changes nothing."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from tests.runs.interrupted import kill_after
 from tests.runs.problem import assert_identical
 from tests.sweep import small
 from vashista_theory.hull.instances import make
@@ -25,17 +23,6 @@ from vashista_theory.sweep.run import prepare
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _kill_after(blocks: int, command: list[str], finished: Path) -> None:
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 300  # for the compilation, on a busy machine
-    while not (finished.is_dir() and len(list(finished.glob("0*.json"))) >= blocks):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def _no_measurement(*_: object, **__: object) -> None:
     raise AssertionError("a finished instance was computed again")
 
@@ -44,7 +31,7 @@ def test_killed_and_resumed(tmp_path: Path, heads_file: Path, dataset: xr.Datase
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.sweep.small", str(folder), str(heads_file)]
     finished = folder / "store" / "finished"
-    _kill_after(2, command, finished)
+    kill_after(2, command, finished)
     before = {path: path.stat().st_mtime_ns for path in finished.glob("0*.json")}
     assert len(before) < 8
 
@@ -60,7 +47,7 @@ def test_default_sweep_killed_and_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vashista_theory.sweep", "--progress", "none", "--output"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], cwd=ROOT, check=True)
-    _kill_after(4, [*command, str(killed)], killed / "store" / "finished")
+    kill_after(4, [*command, str(killed)], killed / "store" / "finished")
     finished = {p: p.stat().st_mtime_ns for p in (killed / "store" / "finished").glob("0*.json")}
     assert len(finished) < 17
     subprocess.run([*command, str(killed)], cwd=ROOT, check=True)
