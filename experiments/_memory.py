@@ -9,10 +9,11 @@ import ctypes
 import gc
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from experiments import _process
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -24,17 +25,7 @@ def measure(what: str, *, n: int, d: int, temperatures: int) -> dict[str, Any]:
         In bytes: keys, returned, peak (above the baseline, returned arrays taken off); and
         `multiple`, peak over keys.
     """
-    command = [sys.executable, "-m", "experiments._memory", what, *map(str, (n, d, temperatures))]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parents[1],
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return _process.run("experiments._memory", what, n, d, temperatures)
 
 
 def _resident() -> int:

@@ -7,7 +7,6 @@ memory-mapped file does not count, since the system drops its pages at will.
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments import _process
 
 _STATUS = Path("/proc/self/status")
 _CHUNK = 2**25
@@ -71,17 +72,7 @@ def project(
 
     A block of 0 rows is the default.
     """
-    command = [sys.executable, "-m", "experiments._out_of_core", str(keys), str(query)]
-    done = subprocess.run(
-        [*command, *map(str, (workers, block_rows, times))],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parents[1],
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return _process.run("experiments._out_of_core", keys, query, workers, block_rows, times)
 
 
 def audit(path: Path, query: np.ndarray, answer: dict[str, Any]) -> dict[str, float]:

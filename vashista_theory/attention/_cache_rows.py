@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from vashista_theory.attention._cache_update import release
 from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE
 
 if TYPE_CHECKING:
@@ -44,18 +44,7 @@ def truncate(cache: "PagedKV", lengths: Int[Array, " B"]) -> "PagedKV":
     """Drop what lies beyond a length; pages that nothing names any more return to the stack."""
     kept = jnp.clip(lengths, 0, cache.lengths)
     dropped = _covered(cache, cache.lengths) & ~_covered(cache, kept)
-    pages = cache.reference_counts.shape[0]
-    before = cache.reference_counts
-    references = before.at[jnp.where(dropped, cache.page_table, pages)].add(-1, mode="drop")
-    freed = (references == 0) & (before > 0)
-    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1
-    place = jnp.where(freed, cache.free_count + rank, pages)
-    stack = cache.free_pages.at[place].set(jnp.arange(pages, dtype=jnp.int32), mode="drop")
-    return eqx.tree_at(
-        lambda c: (c.lengths, c.reference_counts, c.free_pages, c.free_count),
-        cache,
-        (kept, references, stack, cache.free_count + jnp.sum(freed, dtype=jnp.int32)),
-    )
+    return release(cache, cache.page_table, dropped, kept)
 
 
 def select(cache: "PagedKV", sequences: Int[Array, " C"]) -> "PagedKV":

@@ -231,25 +231,31 @@ def _account(
 
 def free(cache: "PagedKV", sequence: Int[Array, ""]) -> "PagedKV":
     """Empty a sequence and return to the stack what nothing else names."""
-    pages = cache.reference_counts.shape[0]
     inside = _is_sequence(cache, sequence)
-    row = cache.page_table[sequence]
+    lengths = cache.lengths.at[sequence].multiply((~inside).astype(jnp.int32), mode="drop")
     covered = inside & _covered(cache, cache.lengths[sequence])
+    return release(cache, cache.page_table[sequence], covered, lengths)
+
+
+def release(
+    cache: "PagedKV",
+    pages: Int[Array, "*places"],
+    dropped: Bool[Array, "*places"],
+    lengths: Int[Array, " B"],
+) -> "PagedKV":
+    """Sequences of new lengths, which name some pages no more; what nothing names is returned."""
+    count = cache.reference_counts.shape[0]
     before = cache.reference_counts
-    references = before.at[jnp.where(covered, row, pages)].add(-1, mode="drop")
+    references = before.at[jnp.where(dropped, pages, count)].add(-1, mode="drop")
     freed = (references == 0) & (before > 0)
     rank = jnp.cumsum(freed, dtype=jnp.int32) - 1
-    place = jnp.where(freed, cache.free_count + rank, pages)
-    stack = cache.free_pages.at[place].set(jnp.arange(pages, dtype=jnp.int32), mode="drop")
+    place = jnp.where(freed, cache.free_count + rank, count)
+    stack = cache.free_pages.at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+    height = cache.free_count + jnp.sum(freed, dtype=jnp.int32)
     return eqx.tree_at(
         lambda c: (c.lengths, c.reference_counts, c.free_pages, c.free_count),
         cache,
-        (
-            cache.lengths.at[sequence].multiply((~inside).astype(jnp.int32), mode="drop"),
-            references,
-            stack,
-            cache.free_count + jnp.sum(freed, dtype=jnp.int32),
-        ),
+        (lengths, references, stack, height),
     )
 
 

@@ -13,7 +13,6 @@ It is then known to the command line as any other, and reads as many pages as th
 read count, and the query heads of a group share one choice.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from jaxtyping import Array, Float
 
 from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.evaluation.block import DecodeBlock, Reading, best_pages, read_mask
+from vashista_theory.evaluation.lookup import find
 from vashista_theory.evaluation.mechanism import read_by
 
 Scores = Callable[[DecodeBlock], Array]
@@ -79,11 +79,7 @@ def get(name: str) -> NamedPolicy:
     Raises:
         ValueError: There is none; the message has the nearest one and all of them.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"policy {name!r} is unknown{hint} (known: {', '.join(_REGISTRY)})")
-    return _REGISTRY[name]
+    return find("policy", name, _REGISTRY)
 
 
 def page_policy(

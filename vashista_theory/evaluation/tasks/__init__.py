@@ -1,7 +1,6 @@
 """Retrieval tasks in the style of RULER, made from seeds without downloads."""
 
-import difflib
-
+from vashista_theory.evaluation.lookup import find
 from vashista_theory.evaluation.tasks import needles, structure
 from vashista_theory.evaluation.tasks.prompt import Prompt as Prompt
 from vashista_theory.evaluation.tasks.prompt import Task as Task
@@ -20,8 +19,4 @@ def get(name: str) -> Task:
     Raises:
         ValueError: There is none; the message has the nearest one and all of them.
     """
-    if name not in _ALL:
-        near = difflib.get_close_matches(name, _ALL, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"task {name!r} is unknown{hint} (known: {', '.join(_ALL)})")
-    return _ALL[name]
+    return find("task", name, _ALL)
