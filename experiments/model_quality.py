@@ -72,6 +72,7 @@ class Config:
         tasks: Retrieval tasks; none for none.
         prompts: Prompts a task and length.
         audited: Last positions of a stretch whose certificates are counted.
+        workers: Processes that share the work, each on one thread; none for this one.
         store: Folder of what is measured already; a run that was stopped goes on from it.
         quick: One text at 512 tokens, one task of two prompts, three policies.
     """
@@ -85,6 +86,7 @@ class Config:
     tasks: tuple[str, ...] = tuple(tasks.tasks())
     prompts: int = 30
     audited: int = 32
+    workers: int | None = None
     store: Path = Path("vashista_quality")
     quick: bool = False
 

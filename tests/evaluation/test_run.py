@@ -35,6 +35,8 @@ def config(output: Path, **changes: Any) -> EvaluationConfig:
         ({"tolerances": (1.5,)}, "tolerances has 1.5"),
         ({"text": ("a", "a")}, "text names one twice"),
         ({"text": (), "tasks": ()}, "neither a text nor a task"),
+        ({"workers": 0}, "workers is 0; expected an integer of at least 1"),
+        ({"workers": 2, "scheduler": "tcp://a:1"}, "give one of them"),
     ],
 )
 def test_impossible_requests_are_refused(changes: dict, message: str, tmp_path: Path) -> None:
@@ -155,6 +157,45 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     assert "never above its bound" in said
     content = json.loads(reports.as_json(report, again))
     assert len(content["perplexity"]) == 3
+
+
+def test_an_evaluation_on_a_cluster_is_the_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers load the model by themselves: here one saved as a folder, with its tokenizer."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("distributed")
+    from tests.evaluation import tiny
+    from vashista_theory import evaluation
+
+    folder = tiny.save(tmp_path / "model")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    chosen: dict[str, Any] = {"model": str(folder), "tasks": ("needle-noise",)}
+    here = evaluation.run(config(tmp_path / "here", **chosen))
+    there = evaluation.run(config(tmp_path / "there", workers=1, **chosen))
+    for name, dataset in here.items():
+        for variable in dataset.data_vars:
+            # Matrix products of float32 may be summed in another order by another number of threads.
+            np.testing.assert_allclose(dataset[variable], there[name][variable], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unreachable_scheduler_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("distributed")
+    import sys
+
+    from tests.evaluation import tiny
+
+    monkeypatch.setattr(sys.modules["vashista_theory.evaluation.run"], "SECONDS_TO_CONNECT", 0.5)
+    folder = tiny.save(tmp_path / "model")
+    arguments = ["--model", str(folder), "--tasks", "copying", "--text", "--contexts", "384"]
+    arguments += ["--scheduler", "tcp://127.0.0.1:1", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A tiny random language model, for what needs torch; importing this skips without it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,15 @@ def model(context: int = 512, seed: int = 0) -> Any:
             layer.self_attn.v_proj.weight *= 20.0
         made.lm_head.weight *= 20.0
     return made
+
+
+def save(folder: Path) -> Path:
+    """The same as a folder in the Hugging Face layout, one token a character."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    letters = [chr(code) for code in range(32, 127)]
+    core = Tokenizer(models.WordLevel({"?": 0} | {c: i + 1 for i, c in enumerate(letters)}, "?"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core).save_pretrained(folder)
+    model().save_pretrained(folder)
+    return folder

@@ -9,7 +9,7 @@ from vashista_theory.evaluation import report as reports
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.run import execute, prepare
 from vashista_theory.models import FetchError, ModelFileError
-from vashista_theory.runs import write_atomically
+from vashista_theory.runs import ClusterError, write_atomically
 
 DESCRIPTION = """Quality of a language model that reads its past sparsely, against itself dense.
 
@@ -18,6 +18,7 @@ Examples:
   python -m vashista_theory.evaluation --contexts 2048 4096 8192 --pages 16 32 64 --output full
   python -m vashista_theory.evaluation --policy boxes budget --tasks needle-prose --text moby-dick
   python -m vashista_theory.evaluation --model MINE.gguf --text MINE.txt --tasks --output mine
+  python -m vashista_theory.evaluation --workers 2     processes of one thread each (extra cluster)
   python -m vashista_theory.evaluation --format json > report.json
 
 Stopped at any moment, the same command goes on. Needs the extra lm:
@@ -47,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         datasets = execute(prepared)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (ClusterError, ImportError, OSError) as error:
+        errors.print(f"error: {error}", markup=False, highlight=False)
+        return BAD_USE
     report = reports.summarise(datasets)
     text = reports.as_json(report, datasets)
     output = prepared.config.output
@@ -55,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(text)
     else:
         reports.show(report, Console())
-        print(f"\nData: {output}/*/data.zarr   Report: {output / 'report.json'}")
+        place = prepared.config.store or output
+        print(f"\nData: {place}/*/data.zarr   Report: {output / 'report.json'}")
     return report.exit_code
 
 

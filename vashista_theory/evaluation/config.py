@@ -55,8 +55,14 @@ class EvaluationConfig:
     """Dropped mass that those certificates allow."""
     seed: int = 0
     """First seed of the prompts."""
+    workers: int | None = None
+    """Processes of a local Dask cluster that compute the blocks, each on one thread."""
+    scheduler: str | None = None
+    """A running Dask scheduler instead, such as tcp://10.0.0.5:8786."""
     output: Path = Path("vashista_evaluation")
     """Folder for stores and report; new, empty, or of the same evaluation."""
+    store: str | None = None
+    """Where the stores go if not there: a path or URL that all workers reach (s3://bucket/x)."""
     format: Literal["table", "json"] = "table"
     """What is printed at the end: tables for people, JSON for programs."""
     progress: Mode = "bar"
@@ -69,6 +75,7 @@ class EvaluationConfig:
             ("segments", 1), ("positions", 1), ("prompts", 1), ("audited", 0), ("seed", 0),
         ):  # fmt: skip
             _check_integer(name, getattr(self, name), least)
+        _check_cluster(self.workers, self.scheduler)
         for name, least in (("pages", 2), ("contexts", 64)):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -118,6 +125,16 @@ class EvaluationConfig:
             else:
                 rows[name] = (policy, min(self.pages))
         return rows
+
+
+def _check_cluster(workers: int | None, scheduler: str | None) -> None:
+    if workers is not None:
+        _check_integer("workers", workers, 1)
+        if scheduler is not None:
+            raise ValueError(
+                f"workers is {workers} and scheduler is {scheduler}; a cluster is either started "
+                "here or running already: give one of them"
+            )
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

@@ -1,8 +1,11 @@
 """Running an evaluation: check the request, load the model, compute what is missing."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,17 +15,38 @@ from vashista_theory.evaluation import certificates, perplexity, plan, tasks
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.retrieval import Reader
-from vashista_theory.runs import BlockStore, Manifest, check_writable, open_store, run_blocks
+from vashista_theory.runs import (
+    BlockStore,
+    Cluster,
+    Manifest,
+    check_writable,
+    connect,
+    open_store,
+    run_blocks,
+)
+
+SECONDS_TO_CONNECT = 10.0
+
+
+class Loaded(NamedTuple):
+    """What the blocks of an evaluation are computed from."""
+
+    config: EvaluationConfig
+    model: LanguageModel
+    tokens: dict[tuple[str, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """An evaluation that was accepted, its model loaded and its stores open."""
 
-    config: EvaluationConfig
-    model: LanguageModel
-    tokens: dict[tuple[str, int], np.ndarray]
+    loaded: Loaded
     stores: dict[str, BlockStore]
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """With every default filled in."""
+        return self.loaded.config
 
 
 def prepare(
@@ -60,33 +84,70 @@ def prepare(
         wanted[plan.CERTIFICATES] = plan.certificates_template(config, model.layers, heads)
     tokens = plan.tokens_of(config, model)
     stores = {
-        name: open_store(config.output / name, template, plan.identity(config, name), block_size=1)
+        name: open_store(_place(config, name), template, plan.identity(config, name), block_size=1)
         for name, template in wanted.items()
     }
-    return Prepared(config, model, tokens, stores)
+    return Prepared(Loaded(config, model, tokens), stores)
+
+
+def _place(config: EvaluationConfig, name: str) -> Path | str:
+    return config.output / name if config.store is None else f"{config.store.rstrip('/')}/{name}"
 
 
 def execute(prepared: Prepared) -> dict[str, xr.Dataset]:
-    """Compute what is missing and return the datasets by measurement."""
-    compute = {
-        plan.PERPLEXITY: _perplexity,
-        plan.RETRIEVAL: _retrieval,
-        plan.CERTIFICATES: _certificates,
-    }
-    for name, store in prepared.stores.items():
-        if not store.missing():
-            continue
-        config = prepared.config
-        identity = plan.identity(config, name)
-        manifest = Manifest.start(identity, seed=config.seed, precision="float32")
-        run_blocks(
-            store,
-            lambda number, one=compute[name]: one(prepared, number),
-            progress=config.progress,
-            description=name.capitalize(),
-        )
-        store.annotate(manifest.finish().attributes() | {"model": prepared.model.name})
+    """Compute what is missing and return the datasets by measurement.
+
+    Raises:
+        ClusterError: The cluster that was asked for cannot be used, or not any longer.
+        OSError: A store cannot be written.
+    """
+    config = prepared.config
+    missing = {name: store for name, store in prepared.stores.items() if store.missing()}
+    with _cluster(config) if missing else contextlib.nullcontext() as cluster:
+        for name, store in missing.items():
+            identity = plan.identity(config, name)
+            manifest = Manifest.start(identity, seed=config.seed, precision="float32")
+            here = functools.partial(_COMPUTE[name], prepared.loaded)
+            run_blocks(
+                store,
+                here if cluster is None else Blocks(config, name),
+                cluster=cluster,
+                progress=config.progress,
+                description=name.capitalize(),
+            )
+            found = manifest.finish().attributes() | {"model": prepared.loaded.model.name}
+            store.annotate(found)
     return {name: store.load() for name, store in prepared.stores.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """From a block's number to its variables, in any process that can load the model.
+
+    Attributes:
+        config: The evaluation.
+        measurement: Which of its stores.
+    """
+
+    config: EvaluationConfig
+    measurement: str
+
+    def __call__(self, number: int) -> xr.Dataset:
+        """Every variable of one block."""
+        return _COMPUTE[self.measurement](_loaded_once(self.config), number)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_once(config: EvaluationConfig) -> Loaded:
+    # A process computes many blocks, and the model is larger than any of them.
+    model = load_model(config.model)
+    return Loaded(config, model, plan.tokens_of(config, model))
+
+
+def _cluster(config: EvaluationConfig) -> contextlib.AbstractContextManager[Cluster | None]:
+    if config.workers is None and config.scheduler is None:
+        return contextlib.nullcontext()
+    return connect(workers=config.workers, scheduler=config.scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 def run(config: EvaluationConfig | None = None) -> dict[str, xr.Dataset]:
@@ -102,6 +163,7 @@ def run(config: EvaluationConfig | None = None) -> dict[str, xr.Dataset]:
     Raises:
         ValueError: A request that cannot be met, or a store of another configuration.
         OSError: The output cannot be written, or holds something else.
+        ClusterError: The cluster that was asked for cannot be used, or not any longer.
     """
     return execute(prepare(config or EvaluationConfig()))
 
@@ -112,42 +174,47 @@ def load_model(name: str) -> LanguageModel:
     return LanguageModel(loaded.model, loaded.tokenizer, name=name)
 
 
-def _perplexity(prepared: Prepared, number: int) -> xr.Dataset:
-    config, one = prepared.config, plan.stretches(prepared.config)[number]
-    tokens = prepared.tokens[one.text, one.segment][-(one.context + 1) :]
+def _perplexity(loaded: Loaded, number: int) -> xr.Dataset:
+    config, model, known = loaded
+    one = plan.stretches(config)[number]
+    tokens = known[one.text, one.segment][-(one.context + 1) :]
     readers = list(config.readers().values())
-    found = list(perplexity.predictions(prepared.model, tokens, config.positions, readers))
-    template = prepared.stores[plan.PERPLEXITY]
-    return _stacked(found, plan.perplexity_template(config, prepared.model.layers), template)
+    found = list(perplexity.predictions(model, tokens, config.positions, readers))
+    return _stacked(found, plan.perplexity_template(config, model.layers))
 
 
-def _retrieval(prepared: Prepared, number: int) -> xr.Dataset:
-    config, one = prepared.config, plan.questions(prepared.config)[number]
-    model = prepared.model
+def _retrieval(loaded: Loaded, number: int) -> xr.Dataset:
+    config, model, _ = loaded
+    one = plan.questions(config)[number]
     prompt = tasks.get(one.task).prompt(one.seed, one.context, lambda t: model.encode(t).size)
     reader = Reader(model, prompt)
     found = [reader.score(policy, pages) for policy, pages in config.readers().values()]
-    stored = _stacked(found, plan.retrieval_template(config), prepared.stores[plan.RETRIEVAL])
+    stored = _stacked(found, plan.retrieval_template(config))
     stored["depth"] = ("instance", np.array([prompt.depth], np.float32))
     stored["tokens"] = ("instance", np.array([reader.tokens], np.int64))
     return stored
 
 
-def _certificates(prepared: Prepared, number: int) -> xr.Dataset:
-    config, one = prepared.config, plan.stretches(prepared.config)[number]
-    tokens = prepared.tokens[one.text, one.segment][-one.context :]
-    recorded = prepared.model.record(tokens, config.audited)
+def _certificates(loaded: Loaded, number: int) -> xr.Dataset:
+    config, model, known = loaded
+    one = plan.stretches(config)[number]
+    recorded = model.record(known[one.text, one.segment][-one.context :], config.audited)
     found = [certificates.audit(recorded, tolerance) for tolerance in config.tolerances]
-    model = prepared.model
-    template = plan.certificates_template(config, model.layers, model.heads)
-    return _stacked(found, template, prepared.stores[plan.CERTIFICATES])
+    return _stacked(found, plan.certificates_template(config, model.layers, model.heads))
 
 
-def _stacked(rows: list[Any], template: xr.Dataset, store: BlockStore) -> xr.Dataset:
+_COMPUTE: dict[str, Callable[[Loaded, int], xr.Dataset]] = {
+    plan.PERPLEXITY: _perplexity,
+    plan.RETRIEVAL: _retrieval,
+    plan.CERTIFICATES: _certificates,
+}
+
+
+def _stacked(rows: list[Any], template: xr.Dataset) -> xr.Dataset:
     """One instance: the fields of the rows along the template's second dimension."""
     found: dict[str, Any] = {}
     for name, variable in template.data_vars.items():
-        if hasattr(rows[0], str(name)) and variable.dims[0] == store.dimension:
+        if hasattr(rows[0], str(name)) and variable.dims[0] == "instance":
             values = np.stack([np.asarray(getattr(row, str(name))) for row in rows])
             found[str(name)] = (variable.dims, values.astype(variable.dtype)[None])
     return xr.Dataset(found)
