@@ -5,15 +5,16 @@ T5: where p* lies on the relative boundary of its exposed face, the linear law f
 power of ε of either sign. Convergence is as slow as log log(1/ε)/log(1/ε), so what is compared
 with 1 is the slope of log ‖δ‖ against log(ε log(1/ε)), not the ratio.
 
-The three worked examples have a closed form to check against. One boundary key at the distance ρ,
-with the mass a, has by the fixed point εw = −Σ α v the tilt −t/ρ across the face, t = ρ² a/ε
-reversed: a = ε t/ρ². Its own weight is e^{−t + c}, c = ⟨w_G, v⟩ − h with the tangent w_G and the
-entropy h of the minimal face; terms of order a are left out. So
+The three worked examples have a closed form to check against. They have one boundary key v at the
+distance ρ. With its mass a, the fixed point εw = −Σ α v gives w the component −aρ/ε across the
+minimal face, written −t/ρ; so a = ε t/ρ². The same mass is e^{⟨w, v⟩ − h} = e^{−t + c} with
+c = ⟨w_G, v⟩ − h, w_G and h the tangent and the entropy of the minimal face; terms of the order of a
+are left out. The logarithm of the two forms gives
 
 .. math:: t + \log t = \log(\rho^2/\epsilon) + c, \qquad
           \|\delta\| = \epsilon\sqrt{\|w_G\|^2 + t^2/\rho^2},
 
-and α_i ∝ e^{−⟨y, v_i⟩ t} off the face, with the local power ⟨y, v_i⟩ t/(1 + t). It needs no
+and α_i ∝ e^{−μ_i/ε − ⟨y, v_i⟩ t} off the face, with the local power ⟨y, v_i⟩ t/(1 + t). It needs no
 float64 solver, and so reaches ε = 1e-40.
 
 How does a face that is only nearly degenerate behave? The family `near_degenerate` has one least

@@ -387,11 +387,7 @@ def _findings(values: dict[str, Any]) -> list[str]:
             f"In its range T1′ fails in {values['pairs_inside_failed']} of "
             f"{values['pairs_inside']:,} pairs; beyond it in {beyond} of "
             f"{values['pairs_beyond']:,} on these families"
-            + (
-                "."
-                if beyond
-                else ": the range is sufficient, not necessary, and takes a built counterexample."
-            )
+            + ("." if beyond else ": the range is sufficient, and far from necessary on them.")
         ),
         (
             f"The form with factor 1 fails in {values['pairs_factor_one_failed']:,} of "
