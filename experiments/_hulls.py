@@ -1,4 +1,4 @@
-"""Hull instances that the experiments of the theorem share, solved and bounded along temperatures."""
+"""Hull instances of the experiments of the theorem, solved and bounded along temperatures."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -176,11 +176,15 @@ def run(config: Config) -> Outcome:
         values=values,
         findings=_findings(values, vacuity, hulls),
         notes=[
-            f"d = {D}, pages of {PAGE} keys, logits ⟨q, k⟩/8; {config.instances} sequences of each "
-            f"source with {config.queries} queries, and {config.hulls} hulls of each width.",
-            "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
-            "first page and the latest others. The sample is not tiled. Real text beyond it: "
-            f"experiments/results/{_ELSEWHERE}.json.",
+            (
+                f"d = {D}, pages of {PAGE} keys, logits ⟨q, k⟩/8; {config.instances} sequences of each "
+                f"source with {config.queries} queries, and {config.hulls} hulls of each width."
+            ),
+            (
+                "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
+                "first page and the latest others. The sample is not tiled. Real text beyond it: "
+                f"experiments/results/{_ELSEWHERE}.json."
+            ),
         ],
     )
 

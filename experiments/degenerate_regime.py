@@ -134,10 +134,14 @@ def run(config: Config) -> Outcome:
         values=values,
         findings=_findings(values),
         notes=[
-            "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; the "
-            "slopes are fitted on the three lowest decades.",
-            "The closed form leaves out terms of the order of the boundary key's mass and of the "
-            "leakage; it uses the numbers of the construction, not the solver's.",
+            (
+                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; the "
+                "slopes are fitted on the three lowest decades."
+            ),
+            (
+                "The closed form leaves out terms of the order of the boundary key's mass and of the "
+                "leakage; it uses the numbers of the construction, not the solver's."
+            ),
         ],
     )
 

@@ -127,11 +127,15 @@ def run(config: Config) -> Outcome:
         values=values,
         findings=_findings(values, rows),
         notes=[
-            f"k = {_PAGE * config.pages} keys ({config.pages} pages of {_PAGE}); gaps are over the "
-            "temperature: Δ/ε, and differences of logits. Instances whose projection has no finite "
-            "gap are left out of the projection gap's rows.",
-            "Spearman's correlation with the mass off the best k keys asks the practical question: "
-            "does the gap order the queries by what a sparse read of k keys loses?",
+            (
+                f"k = {_PAGE * config.pages} keys ({config.pages} pages of {_PAGE}); gaps are over the "
+                "temperature: Δ/ε, and differences of logits. Instances whose projection has no finite "
+                "gap are left out of the projection gap's rows."
+            ),
+            (
+                "Spearman's correlation with the mass off the best k keys asks the practical question: "
+                "does the gap order the queries by what a sparse read of k keys loses?"
+            ),
         ],
         failures=violated,
     )

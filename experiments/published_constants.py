@@ -162,10 +162,14 @@ def run(config: Config) -> Outcome:
         values=values,
         findings=_findings(values),
         notes=[
-            "Instances with strict complementarity and a finite gap; 41 temperatures from Δ/ε = "
-            "0.1 to 1000. A bound on a mass that is above 1 counts as 1.",
-            "A weight is above a bound where it exceeds it by more than 1e-12 of its logarithm and "
-            "64 roundings of scale/ε.",
+            (
+                "Instances with strict complementarity and a finite gap; 41 temperatures from Δ/ε = "
+                "0.1 to 1000. A bound on a mass that is above 1 counts as 1."
+            ),
+            (
+                "A weight is above a bound where it exceeds it by more than 1e-12 of its logarithm and "
+                "64 roundings of scale/ε."
+            ),
         ],
         failures=[f"T1′ fails in its range in {name}" for name in broken]
         + ([f"{unsolved} relaxations did not converge"] if unsolved else []),

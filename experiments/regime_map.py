@@ -114,8 +114,10 @@ def run(config: Config) -> Outcome:
         findings=_findings(values, longer),
         notes=[
             "The query at the last recorded position with the 1,024 keys it sees; ε = 1/scale = 8.",
-            f"Longer contexts: experiments/results/{_ELSEWHERE}.json, three texts, every layer and "
-            "head of the model.",
+            (
+                f"Longer contexts: experiments/results/{_ELSEWHERE}.json, three texts, every layer and "
+                "head of the model."
+            ),
         ],
         failures=verdicts.problems(dataset, summary.by_family(dataset)),
     )

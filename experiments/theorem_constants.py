@@ -137,11 +137,15 @@ def run(config: Config) -> Outcome:
         values=values,
         findings=_findings(values, [v.text for v in judged]),
         notes=[
-            "Every synthetic family of the sweep at its default shape, and recorded heads with all "
-            "the keys that their query sees; ε from 10 to 1e-8 of scale = max ‖k_i − q‖², 5 a "
-            "decade, with the model's temperature and the end of T1′'s range.",
-            "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and 64 "
-            "roundings of scale. T4 and T5 are limits: they have no violations.",
+            (
+                "Every synthetic family of the sweep at its default shape, and recorded heads with all "
+                "the keys that their query sees; ε from 10 to 1e-8 of scale = max ‖k_i − q‖², 5 a "
+                "decade, with the model's temperature and the end of T1′'s range."
+            ),
+            (
+                "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and 64 "
+                "roundings of scale. T4 and T5 are limits: they have no violations."
+            ),
             "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
         ],
         failures=verdicts.problems(dataset, families),
