@@ -32,6 +32,7 @@ from experiments._hulls import DECADE
 from experiments._outcome import Outcome, Table
 from experiments._page_masses import PAGE, pages_needed
 from experiments._tightness_runs import KINDS, Kind
+from experiments._vacuity_report import findings, vacuous_from, values_of
 from vashista_theory import runs
 from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
 from vashista_theory.attention.summaries import summarise_pages
@@ -165,7 +166,7 @@ def run(config: Config) -> Outcome:
         pages += _real(kinds)
     text = [] if config.quick else _text()
     vacuity = list(_vacuity(pages))
-    values = _values(vacuity, hulls, text)
+    values = values_of(vacuity, hulls, text)
     return Outcome(
         tables={
             "vacuity": Table(_VACUITY, vacuity),
@@ -174,11 +175,12 @@ def run(config: Config) -> Outcome:
             "pages": Table(_PAGES, pages, shown=False),
         },
         values=values,
-        findings=_findings(values, vacuity, hulls),
+        findings=findings(values, vacuity, hulls),
         notes=[
             (
-                f"d = {D}, pages of {PAGE} keys, logits ⟨q, k⟩/8; {config.instances} sequences of each "
-                f"source with {config.queries} queries, and {config.hulls} hulls of each width."
+                f"d = {D}, pages of {PAGE} keys, logits ⟨q, k⟩/8; {config.instances} sequences "
+                f"of each source with {config.queries} queries, and {config.hulls} hulls of "
+                "each width."
             ),
             (
                 "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
@@ -353,91 +355,3 @@ def _vacuity(pages: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
                     "share_longest": rows[-1]["share"],
                     "best_longest": best["share"],
                 }
-
-
-def vacuous_from(found: list[tuple[int, bool]]) -> int | None:
-    """The least length from which on all that were measured are vacuous, ascending lengths."""
-    least = None
-    for tokens, vacuous in reversed(found):
-        if not vacuous:
-            break
-        least = tokens
-    return least
-
-
-_SHORT = {
-    "i.i.d., query × 1.5": "iid",
-    "i.i.d., query × 4": "iid4",
-    "clusters of spread 0.3": "wide",
-    "clusters of spread 0.1": "tight",
-    "real heads": "heads",
-}
-
-
-def _values(
-    vacuity: list[dict[str, Any]], hulls: list[dict[str, Any]], text: list[dict[str, Any]]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for row in vacuity:
-        name = row["certificate"].replace(" + ", "_").replace(" ", "_")
-        source = _SHORT[row["source"]]
-        values[f"{source}_{name}_vacuous_from"] = row["vacuous_from"]
-        values[f"{source}_{name}_share"] = row["share_longest"]
-        values[f"{source}_best_share"] = row["best_longest"]
-    for width in dict.fromkeys(row["width"] for row in hulls):
-        mine = [row for row in hulls if row["width"] == width]
-        for form in ("t3", "published"):
-            flags = [(row["tokens"], row[f"vacuous_{form}"] > 0.5) for row in mine]
-            values[f"hull_{form}_{width:g}_vacuous_from".replace(".", "p")] = vacuous_from(flags)
-        for end, row in (("shortest", mine[0]), ("longest", mine[-1])):
-            name = f"hull_safe_{width:g}_{end}".replace(".", "p")
-            values[name] = row["safe"]
-            values[name.replace("safe", "gap_ratio")] = row["gap_ratio"]
-    values["longest"] = hulls[-1]["tokens"] if hulls else None
-    for row in text:
-        values[f"text_share_{row['tokens']}"] = row["share"]
-        values[f"text_read_all_{row['tokens']}"] = row["read_all"]
-    return values
-
-
-def _findings(
-    values: dict[str, Any], vacuity: list[dict[str, Any]], hulls: list[dict[str, Any]]
-) -> list[str]:
-    said = []
-    for source in dict.fromkeys(row["source"] for row in vacuity):
-        rows = [row for row in vacuity if row["source"] == source]
-        parts = [
-            f"{row['certificate']} "
-            + (
-                f"vacuous from {row['vacuous_from']:,} tokens on"
-                if row["vacuous_from"] is not None
-                else f"{100 * row['share_longest']:.0f}% of the pages at the longest"
-            )
-            for row in rows
-        ]
-        best = 100 * rows[0]["best_longest"]
-        said.append(f"{source} (best possible {best:.0f}% of the pages): {'; '.join(parts)}.")
-    for form, name in (("t3", "T3"), ("published", "T1′ (in its range)")):
-        parts = []
-        for width in dict.fromkeys(row["width"] for row in hulls):
-            start = values[f"hull_{form}_{width:g}_vacuous_from".replace(".", "p")]
-            parts.append(
-                f"query × {width:g}: "
-                + ("not vacuous at the longest" if start is None else f"from {start:,} tokens on")
-            )
-        said.append(f"{name} at ε = 8, i.i.d. keys, vacuous: {'; '.join(parts)}.")
-    for width in dict.fromkeys(row["width"] for row in hulls):
-        key = f"hull_safe_{width:g}".replace(".", "p")
-        said.append(
-            f"The ε at which T3 promises 1 % goes from {values[f'{key}_shortest']:.3g} to "
-            f"{values[f'{key}_longest']:.3g} over these lengths (query × {width:g}); the model's "
-            "is 8."
-        )
-    if "text_share_8192" in values:
-        said.append(
-            "On real text a 4-bit certificate goes the other way: the median share of the pages "
-            f"falls from {100 * values['text_share_512']:.0f}% at 512 tokens to "
-            f"{100 * values['text_share_8192']:.0f}% at 8,192; "
-            f"{100 * values['text_read_all_8192']:.1f}% of the queries read everything there."
-        )
-    return said

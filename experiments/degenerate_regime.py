@@ -135,12 +135,12 @@ def run(config: Config) -> Outcome:
         findings=_findings(values),
         notes=[
             (
-                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; the "
-                "slopes are fitted on the three lowest decades."
+                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; "
+                "the slopes are fitted on the three lowest decades."
             ),
             (
-                "The closed form leaves out terms of the order of the boundary key's mass and of the "
-                "leakage; it uses the numbers of the construction, not the solver's."
+                "The closed form leaves out terms of the order of the boundary key's mass and of "
+                "the leakage; it uses the numbers of the construction, not the solver's."
             ),
         ],
     )
@@ -156,7 +156,7 @@ def _instances(config: Config) -> Iterable[tuple[str, Problem]]:
 
 
 def tilt_across(given: Problem, epsilon: np.ndarray) -> np.ndarray:
-    """t of the closed form for a worked example, from its construction alone."""
+    """Tilt t of the closed form for a worked example, from its construction alone."""
     known, keys = given.instance.known, given.instance.keys
     rho, along = _of(known.margin), _along(given)
     boundary = keys[2, 0] - _of(known.point)[0]
@@ -184,7 +184,8 @@ def closed_form(given: Problem, epsilon: np.ndarray) -> np.ndarray:
 
 
 def _lowest() -> np.ndarray:
-    return _EPSILONS <= _EPSILONS[-1] * 10**_LOWEST_DECADES * (1 + 1e-9)
+    end = _EPSILONS[-1] * 10**_LOWEST_DECADES * (1 + 1e-9)
+    return np.less_equal(_EPSILONS, end)
 
 
 def _law(label: str, given: Problem, log_moved: np.ndarray) -> dict[str, Any]:
@@ -323,10 +324,10 @@ def _findings(values: dict[str, Any]) -> list[str]:
     said = [
         (
             f"T5 holds on {values['instances']} degenerate instances: log ‖δ‖ has the slope "
-            f"{values['slope_median']:.3f} against log(ε log(1/ε)) between 1e-13 and 1e-10 (median; "
+            f"{values['slope_median']:.3f} against log(ε log(1/ε)) from 1e-13 to 1e-10 (median; "
             f"{values['slope_low']:.3f} to {values['slope_high']:.3f}). The linear law does not: "
             f"its slope is {values['linear_slope_median']:.3f} (at most "
-            f"{values['linear_slope_high']:.3f}) and short of 1 by 1/log(1/ε)."
+            f"{values['linear_slope_high']:.3f}) and short of 1 by about 1/log(1/ε)."
         ),
         (
             f"The limit itself is out of reach: on the first worked example the ratio to "

@@ -1,4 +1,4 @@
-r"""Which gap bounds which mass? Projection gap, score gap and boundary gap, on hulls and real heads.
+r"""Which gap bounds which mass? Projection, score and boundary gap, on hulls and real heads.
 
 Three numbers go by the name of gap. Each bounds a mass, but not the same one.
 
@@ -128,13 +128,13 @@ def run(config: Config) -> Outcome:
         findings=_findings(values, rows),
         notes=[
             (
-                f"k = {_PAGE * config.pages} keys ({config.pages} pages of {_PAGE}); gaps are over the "
-                "temperature: Δ/ε, and differences of logits. Instances whose projection has no finite "
-                "gap are left out of the projection gap's rows."
+                f"k = {_PAGE * config.pages} keys ({config.pages} pages of {_PAGE}); gaps are over "
+                "the temperature: Δ/ε, and differences of logits. Instances whose projection has "
+                "no finite gap are left out of the projection gap's rows."
             ),
             (
-                "Spearman's correlation with the mass off the best k keys asks the practical question: "
-                "does the gap order the queries by what a sparse read of k keys loses?"
+                "Spearman's correlation with the mass off the best k keys asks the practical "
+                "question: does the gap order the queries by what a sparse read of k keys loses?"
             ),
         ],
         failures=violated,

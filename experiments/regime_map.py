@@ -7,7 +7,7 @@ bound promises it. The instances and the measuring are those of ``python -m vash
 Longer contexts are in the committed result of `head_survey`, and its table is quoted.
 
 The leakage is that of the entropic projection at ε, not of softmax: both temperatures of theory and
-model meet in one number, Δ/ε, and above some 5 to 10 of it the theorem says something.
+model meet in one number, Δ/ε. From log n on, n e^{−Δ/ε} is below 1.
 
 Examples:
   python -m experiments regime_map
@@ -67,7 +67,7 @@ _LONGER = {
     "distance": "‖q − p*‖, median",
     "gap_ratio": "Δ/ε at the model's temperature, median",
     "gap_ratio_tail": "the same, 90th percentile",
-    "regime": "share in the regime, as head_survey defines it",
+    "regime": "share with Δ/ε above log n, where n e^(−Δ/ε) is below 1",
 }
 
 
@@ -115,8 +115,8 @@ def run(config: Config) -> Outcome:
         notes=[
             "The query at the last recorded position with the 1,024 keys it sees; ε = 1/scale = 8.",
             (
-                f"Longer contexts: experiments/results/{_ELSEWHERE}.json, three texts, every layer and "
-                "head of the model."
+                f"Longer contexts: experiments/results/{_ELSEWHERE}.json, three texts, every layer "
+                "and head of the model."
             ),
         ],
         failures=verdicts.problems(dataset, summary.by_family(dataset)),
@@ -243,8 +243,8 @@ def _findings(values: dict[str, Any], longer: list[dict[str, Any]]) -> list[str]
             f"{values['gap_ratio_most_head']}); {values['in_regime']} heads reach 1."
         ),
         (
-            f"So {100 * values['leakage_median']:.0f}% of the mass lies off the face (median; least "
-            f"{100 * values['leakage_least']:.1f}%), and the bound is below 1 for "
+            f"{100 * values['leakage_median']:.0f}% of the mass lies off the face (median; at "
+            f"least {100 * values['leakage_least']:.1f}%), and the bound is below 1 for "
             f"{values['bounds_below_one']} heads: the theorem says next to nothing at the "
             "temperature the model runs at."
         ),

@@ -138,13 +138,13 @@ def run(config: Config) -> Outcome:
         findings=_findings(values, [v.text for v in judged]),
         notes=[
             (
-                "Every synthetic family of the sweep at its default shape, and recorded heads with all "
-                "the keys that their query sees; ε from 10 to 1e-8 of scale = max ‖k_i − q‖², 5 a "
-                "decade, with the model's temperature and the end of T1′'s range."
+                "Every synthetic family of the sweep at its default shape, and recorded heads "
+                "with all the keys that their query sees; ε from 10 to 1e-8 of scale = "
+                "max ‖k_i − q‖², 5 a decade, with the model's temperature and the end of T1′'s range."
             ),
             (
-                "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and 64 "
-                "roundings of scale. T4 and T5 are limits: they have no violations."
+                "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and "
+                "64 roundings of scale. T4 and T5 are limits: they have no violations."
             ),
             "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
         ],
@@ -341,8 +341,8 @@ def _findings(values: dict[str, Any], judged: list[str]) -> list[str]:
         ),
         (
             f"Leakage law: the fitted rate is {values['rate_median']:.5f} Δ (median of "
-            f"{values['rates_fitted']}; {values['rate_low']:.4f} to {values['rate_high']:.4f}), and "
-            f"T4's constant is met to {values['constant_error_median']:.1e} nats (median)."
+            f"{values['rates_fitted']}; {values['rate_low']:.4f} to {values['rate_high']:.4f}), "
+            f"and T4's constant is met to {values['constant_error_median']:.1e} nats (median)."
         ),
         (
             f"Linear law: ‖δ‖/(ε‖w₀‖) differs from 1 by {values['slope_error_median']:.1e} at the "
