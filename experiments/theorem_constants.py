@@ -138,9 +138,10 @@ def run(config: Config) -> Outcome:
         findings=_findings(values, [v.text for v in judged]),
         notes=[
             (
-                "Every synthetic family of the sweep at its default shape, and recorded heads "
-                "with all the keys that their query sees; ε from 10 to 1e-8 of scale = "
-                "max ‖k_i − q‖², 5 a decade, with the model's temperature and the end of T1′'s range."
+                "Every synthetic family of the sweep at its default shape, and recorded heads with "
+                "all the keys that their query sees. ε runs from 10 to 1e-8 of scale, which is "
+                "max ‖k_i − q‖², at 5 a decade; with it the model's temperature and the end of "
+                "T1′'s range."
             ),
             (
                 "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and "

@@ -11,10 +11,10 @@ from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 RESULT = "published_constants"
 _FORMS = {
     "published": ("T1′ (θ = ½)", PURPLE, (0.3, 0.8)),
-    "t1": ("T1", GREEN, (0.9, 0.55)),
-    "t3": ("T3", BLUE, (0.9, 0.27)),
+    "t1": ("T1", GREEN, (0.8, 0.5)),
+    "t3": ("T3", BLUE, (0.75, 0.3)),
 }
-_MOVED = {"moved_t1": ("T1", GREEN, (0.85, 0.72)), "moved_t2": ("T2", BLUE, (0.85, 0.24))}
+_MOVED = {"moved_t1": ("T1", GREEN, (0.72, 0.72)), "moved_t2": ("T2", BLUE, (0.72, 0.5))}
 _GROUPS = {"synthetic": "-", "real heads": "--"}
 
 
