@@ -17,7 +17,7 @@ def findings(values: dict[str, Any]) -> list[str]:
         ),
         (
             f"T1′ is proved from Δ/ε = {values['synthetic_range_starts']:.0f} on (median), where "
-            f"the true leakage is 10^{values['synthetic_mass_at_range']:.0f} already."
+            f"the true leakage is 10^{values['synthetic_log10_mass_at_range']:.0f} already."
         ),
     ]
     if "heads_instances" in values:
@@ -28,7 +28,7 @@ def findings(values: dict[str, Any]) -> list[str]:
                 f"{values['heads_published_decades_100']:.1f} decades, T3 "
                 f"{values['heads_t3_decades_10']:.1f} and {values['heads_t3_decades_100']:.1f}. "
                 f"T1′ is proved from Δ/ε = {values['heads_range_starts']:.0f} on (median, leakage "
-                f"10^{values['heads_mass_at_range']:.0f}); the model runs at "
+                f"10^{values['heads_log10_mass_at_range']:.0f}); the model runs at "
                 f"{values['heads_model_over_range']:.2g} times the largest ε of that range."
             )
         ]

@@ -18,8 +18,9 @@ Examples:
   python -m experiments certificate_vacuity --longest 16384 --instances 2
 """
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +32,10 @@ from experiments import _hulls, _results
 from experiments._hulls import DECADE
 from experiments._outcome import Outcome, Table
 from experiments._page_masses import PAGE, pages_needed
-from experiments._tightness_runs import KINDS, Kind
+from experiments._tightness_runs import KINDS
 from experiments._vacuity_report import findings, vacuous_from, values_of
 from vashista_theory import runs
-from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
+from vashista_theory.attention.certificate import as_query, page_bounds
 from vashista_theory.attention.summaries import summarise_pages
 from vashista_theory.hull.heads import load_heads
 from vashista_theory.hull.instances import Instance
@@ -203,21 +204,34 @@ def _draw(source: str, config: Config, seed: int) -> tuple[np.ndarray, np.ndarra
     return keys, queries
 
 
-def bounded(keys: np.ndarray, queries: np.ndarray, scale: float, kind: Kind) -> np.ndarray:
-    """The library's bounds on the log-masses of pages, (query, page), by chunks of one shape."""
-    spec = kind.spec(keys.shape[-1])
+@functools.cache
+def _compiled(name: str) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    kind = KINDS[name]
+    spec = kind.spec(D)
 
     @jax.jit
-    def judge(part: jax.Array, vectors: jax.Array) -> PageBounds:
-        query = as_query(vectors[None], jnp.asarray(scale))
-        return page_bounds(
-            query, summarise_pages(part[None], part[None], spec), spec, kind.judged_by, PAGE
-        )
+    def judge(keys: jax.Array, queries: jax.Array, scale: jax.Array) -> jax.Array:
+        summaries = summarise_pages(keys[None], keys[None], spec)
+        query = as_query(queries[None], scale)
+        return page_bounds(query, summaries, spec, kind.judged_by, PAGE).upper[0]
 
-    count = -keys.shape[0] % _CHUNK
-    filled = np.concatenate([keys, np.zeros((count, *keys.shape[1:]))])
+    return judge
+
+
+def bounded(keys: np.ndarray, queries: np.ndarray, scale: float, name: str) -> np.ndarray:
+    """The library's bounds on the log-masses of pages, (query, page), by chunks of one shape.
+
+    Args:
+        keys: (page, token, D).
+        queries: (query, D).
+        scale: Factor on the scores.
+        name: Of the certificate.
+    """
+    judge = _compiled(name)
+    filled = np.pad(keys, ((0, -keys.shape[0] % _CHUNK), (0, 0), (0, 0)))
+    vectors, factor = jnp.asarray(queries), jnp.asarray(scale)
     parts = [
-        np.asarray(judge(jnp.asarray(filled[at : at + _CHUNK]), jnp.asarray(queries)).upper[0])
+        np.asarray(judge(jnp.asarray(filled[at : at + _CHUNK]), vectors, factor))
         for at in range(0, filled.shape[0], _CHUNK)
     ]
     return np.concatenate(parts, axis=1)[:, : keys.shape[0]]
@@ -234,7 +248,7 @@ def _judge(
     """Shares of pages (row 0) and slacks of the median page (row 1), by length and certificate."""
     logits = scale * np.einsum("qd,psd->qps", queries, keys)
     truth = np.logaddexp.reduce(logits, axis=-1)
-    uppers = {name: bounded(keys, queries, scale, KINDS[name]) for name in kinds}
+    uppers = {name: bounded(keys, queries, scale, name) for name in kinds}
     for tokens in lengths:
         pages = tokens // PAGE
         total = np.logaddexp.reduce(truth[:, :pages], axis=-1)[:, None]

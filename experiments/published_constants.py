@@ -334,7 +334,7 @@ def _values(
         values[f"{short}_range_starts"] = _hulls.spread(c.given.gap / c.limit for c in found)[
             "median"
         ]
-        values[f"{short}_mass_at_range"] = _hulls.spread(_mass_at_the_end(c) for c in found)[
+        values[f"{short}_log10_mass_at_range"] = _hulls.spread(_mass_at_the_end(c) for c in found)[
             "median"
         ]
         model = [

@@ -244,9 +244,9 @@ def _findings(values: dict[str, Any], longer: list[dict[str, Any]]) -> list[str]
         ),
         (
             f"{100 * values['leakage_median']:.0f}% of the mass lies off the face (median; at "
-            f"least {100 * values['leakage_least']:.1f}%), and the bound is below 1 for "
-            f"{values['bounds_below_one']} heads: the theorem says next to nothing at the "
-            "temperature the model runs at."
+            f"least {100 * values['leakage_least']:.1f}%), and the bound is below 1 in "
+            f"{values['bounds_below_one']} of {values['heads']} heads: the theorem says next to "
+            "nothing at the temperature the model runs at."
         ),
         (
             f"For 1% leakage ε has to fall by a factor of {values['factor_median']:.0f} (median; "

@@ -64,5 +64,5 @@ def _map(
 
 def _short(value: float) -> str:
     if value < 1:
-        return f"{value:.2f}".removeprefix("0")
+        return f"{value:.{3 if value < 0.01 else 2}f}".removeprefix("0")
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
