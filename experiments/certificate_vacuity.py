@@ -9,7 +9,8 @@ a common centre; queries are normal, and so many times as wide. Each length is a
 sequence, so that lengths are compared on the same keys. Real heads are the packaged sample: 1,024
 tokens, or its first page with the latest others. To tile them would prove nothing (every mass is
 multiplied alike), so lengths up to 8,192 come from the committed result of `certified_text`, which
-reads real text by a 4-bit sketch.
+reads real text by a 4-bit sketch; there three query heads of a kv head choose their pages
+together, and a page counts as read for all of them.
 
 Bounds of pages are the library's own; pages are counted in the order of the bounds, none is forced.
 
@@ -112,7 +113,7 @@ class Config:
     longest: int = 65536
     instances: int = 3
     queries: int = 8
-    hulls: int = 5
+    hulls: int = 15
     seed: int = 0
     quick: bool = False
 

@@ -18,9 +18,9 @@ _SHOWN = {
     "ball": ("ball", GREY, "--"),
 }
 _PANELS = {
-    "i.i.d., query × 4": "Independent keys",
-    "clusters of spread 0.1": "Pages are tight clusters",
-    "real heads": "Real heads and real text",
+    "i.i.d., query × 4": "Independent keys: boxes prove nothing at any length",
+    "clusters of spread 0.1": "Pages of close keys: every certificate proves",
+    "real heads": "Real heads: boxes prove nothing, key sketches do",
 }
 _WIDTHS = (BLUE, ORANGE, GREEN, PURPLE)
 
@@ -36,7 +36,10 @@ def draw(outcome: Any) -> Figure:
     for axis, (source, title) in zip(axes, _PANELS.items(), strict=False):
         axis.set_title(title)
         _pages(axis, [row for row in pages if row["source"] == source])
-        axis.set(ylim=(0, 1.06), ylabel="share of pages to prove 5 %")
+        axis.set(ylim=(0, 1.1), ylabel="share of pages to prove 5 %")
+    axes[1].legend(frameon=False, fontsize=6.5, loc="upper right", ncols=2)
+    _name(axes[0], pages, sources, "i.i.d., query × 4")
+    _name(axes[2], pages, sources, "real heads")
     _text(axes[2], outcome.tables["real text"].rows)
     _hulls(axes[3], hulls)
     return figure
@@ -52,6 +55,23 @@ def _pages(axis: Any, rows: list[dict[str, Any]]) -> None:
     _tokens(axis)
 
 
+def _name(axis: Any, pages: Any, sources: list[str], source: str) -> None:
+    """Name the lines at their right ends; boxes and balls lie on one another."""
+    if source not in sources:
+        return
+    for name, (label, colour, _) in _SHOWN.items():
+        mine = [r for r in pages if r["source"] == source and r["certificate"] == name]
+        if not mine or name == "ball":
+            continue
+        last = max(mine, key=lambda row: row["tokens"])
+        text = "box, ball" if name == "box" else label
+        right = last["tokens"] < 60000
+        above = -8 if name in ("best possible", "2 bits") and not right else 3
+        axis.annotate(text, (last["tokens"], last["share"]), (5, -2) if right else (0, above),
+                      textcoords="offset points", size=6.5, color=colour,
+                      ha="left" if right else "right")  # fmt: skip
+
+
 def _tokens(axis: Any) -> None:
     axis.set_xscale("log", base=2)
     ticks = [256, 1024, 4096, 16384, 65536]
@@ -59,8 +79,6 @@ def _tokens(axis: Any) -> None:
     axis.set_xlim(220, 76000)
     axis.minorticks_off()
     axis.set_xlabel("tokens in the context")
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=6.5, loc="best", ncols=2)
 
 
 def _text(axis: Any, rows: list[dict[str, Any]]) -> None:
@@ -69,21 +87,21 @@ def _text(axis: Any, rows: list[dict[str, Any]]) -> None:
     tokens, share, high = ([row[c] for row in rows] for c in ("tokens", "share", "high"))
     axis.plot(tokens, share, "s-", ms=3.5, mfc="white", color=BLUE)
     axis.plot(tokens, high, "s:", ms=2.5, mfc="white", lw=0.8, color=BLUE)
-    axis.annotate("real text, 4 bits:\nmedian", (tokens[-1], share[-1]), (6, -4), size=6.5,
+    axis.annotate("real text, 4 bits, groups\nof 3 heads: median", (tokens[-1], share[-1]), (6, -4), size=6.5,
                   textcoords="offset points", color=BLUE, va="center")  # fmt: skip
     axis.annotate("90th percentile", (tokens[-1], high[-1]), (6, 2), size=6.5, color=BLUE,
                   textcoords="offset points")  # fmt: skip
 
 
 def _hulls(axis: Any, rows: list[dict[str, Any]]) -> None:
-    axis.set_title("The temperature up to which T3 promises 1 %")
+    axis.set_title("T3 promises 1 % below the model's ε, and less with T")
     for width, colour in zip(dict.fromkeys(row["width"] for row in rows), _WIDTHS, strict=False):
         mine = [row for row in rows if row["width"] == width]
         tokens, safe = (np.array([row[c] for row in mine], float) for c in ("tokens", "safe"))
         axis.plot(tokens, safe, "o-", ms=2.5, color=colour)
-        axis.annotate(f"query × {width:g}", (tokens[-1], safe[-1]), (0, 4), size=6.5, color=colour,
+        axis.annotate(f"query × {width:g}", (tokens[-1], safe[-1]), (0, 5), size=6.5, color=colour,
                       textcoords="offset points", ha="right")  # fmt: skip
     axis.axhline(8, ls=":", lw=0.8, color="black")
-    axis.text(240, 8.6, "ε of a model with d = 64", size=6.5, va="bottom")
+    axis.text(240, 7, "ε of a model with d = 64", size=6.5, va="top")
     axis.set(yscale="log", ylabel="safe ε, i.i.d. keys")
     _tokens(axis)
