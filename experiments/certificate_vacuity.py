@@ -73,8 +73,9 @@ _VACUITY = {
     "source": "of keys and queries",
     "certificate": "what bounds",
     "vacuous_from": "least T from which the median query needs every page; empty if none",
-    "share_longest": "median share of the pages at the longest T",
-    "best_longest": "the same if the masses were known",
+    "share_shortest": "median share of the pages at the shortest T",
+    "share_longest": "the same at the longest",
+    "best_longest": "the same if the masses were known, at the longest",
 }
 _HULLS = {
     "width": "of the normal queries",
@@ -367,6 +368,7 @@ def _vacuity(pages: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
                     "source": source,
                     "certificate": name,
                     "vacuous_from": vacuous_from([(r["tokens"], r["share"] >= 1) for r in rows]),
+                    "share_shortest": rows[0]["share"],
                     "share_longest": rows[-1]["share"],
                     "best_longest": best["share"],
                 }

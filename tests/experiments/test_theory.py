@@ -66,7 +66,7 @@ def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
 
 
 def test_the_counterexample_by_mpmath_and_by_hand() -> None:
-    epsilon = np.array([1 / 30, 1 / 300])
+    epsilon = np.array([1 / 10, 1 / 30, 1 / 300])
     given = _hulls.problem(published_constants.three_keys(10.0))
     assert given.gap == pytest.approx(1.0, abs=1e-14)
     along = _hulls.follow(given, epsilon)
@@ -106,7 +106,7 @@ def test_the_closed_form_of_the_degenerate_examples() -> None:
 
 def test_gaps_by_hand() -> None:
     # On a line with the query beyond the end: p* = 2, r* = 1, Δ = 1, logits 6, 3, 0 at ε = 1.
-    made = Instance(np.array([[0.0], [1.0], [2.0]]), np.array([3.0]), "line", 0)
+    made = Instance(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), np.array([3.0, 0.0]), "", 0)
     found = gap_taxonomy.measure(made, k=2, epsilon=1.0)
     assert found.gap == pytest.approx({"projection": 1.0, "score": 3.0, "boundary": 3.0})
     total = math.exp(6) + math.exp(3) + 1
@@ -157,7 +157,8 @@ def test_the_bounds_of_pages_are_bounds() -> None:
         assert np.max(upper - truth) < slack
 
 
-def test_quick_runs_of_the_theorem(tmp_path: Path) -> None:
+@pytest.mark.slow  # compiles the sweep
+def test_quick_run_of_the_theorem(tmp_path: Path) -> None:
     outcome = quick("theorem_constants", tmp_path)
     values = outcome["values"]
     assert values["checks"] > 100
@@ -173,6 +174,7 @@ def test_quick_runs_of_the_theorem(tmp_path: Path) -> None:
         assert line["log_mass"] <= line["t3"] + 1e-9
 
 
+@pytest.mark.slow  # compiles two shapes at many temperatures
 def test_quick_run_of_the_published_form(tmp_path: Path) -> None:
     outcome = quick("published_constants", tmp_path)
     values = outcome["values"]
@@ -197,6 +199,7 @@ def test_quick_run_of_the_degenerate_regime(tmp_path: Path) -> None:
     assert powers["negative_power", 3] == pytest.approx(-0.2, abs=0.01)
 
 
+@pytest.mark.slow  # compiles hulls of two shapes, and pages
 def test_quick_runs_of_gaps_and_lengths(tmp_path: Path) -> None:
     gaps = quick("gap_taxonomy", tmp_path)
     assert {row["kind"] for row in gaps["tables"]["gaps"]["rows"]} == {
@@ -214,6 +217,7 @@ def test_quick_runs_of_gaps_and_lengths(tmp_path: Path) -> None:
     assert lengths["values"]["iid_box_vacuous_from"] == 256
 
 
+@pytest.mark.slow  # compiles the sweep for recorded heads
 def test_quick_run_of_the_regime_map(tmp_path: Path) -> None:
     outcome = quick("regime_map", tmp_path)
     first = outcome["tables"]["heads"]["rows"][0]
@@ -251,3 +255,62 @@ def test_committed_results_are_whole(name: str) -> None:
     assert not outcome.failures
     assert stored["manifest"]["dirty"] is False
     assert all(table.rows for table in outcome.tables.values())
+
+
+def test_the_committed_theorem_has_the_reference_values() -> None:
+    outcome = _results.outcome("theorem_constants")
+    row = outcome.tables["reference values"].rows[0]
+    # Of the reference instance, found by an independent prototype.
+    assert row["gap"] == pytest.approx(0.28012510083585, abs=1e-13)
+    assert row["face"] == 14
+    assert row["tangent_norm"] == pytest.approx(0.45110816, abs=1e-8)
+    values = outcome.values
+    assert values["violations"] == 0
+    assert values["checks"] == sum(
+        values[f"checks_{s}"] for s in ("identity", "t1", "t1_published", "t2", "t3")
+    )
+    assert abs(values["rate_median"] - 1) < 1e-3
+    shares = [row["share"] for row in outcome.tables["status"].rows]
+    assert sum(shares) == pytest.approx(1)
+    for line in outcome.tables["leakage"].rows:
+        assert line["log_mass"] <= line["t3"] + 1e-9
+    for line in outcome.tables["displacement"].rows:
+        assert line["share"] <= line["share_t2"] * (1 + 1e-12)
+
+
+def test_the_committed_map_adds_up() -> None:
+    outcome = _results.outcome("regime_map")
+    rows, values = outcome.tables["heads"].rows, outcome.values
+    assert len({(row["layer"], row["head"]) for row in rows}) == len(rows) == 63
+    for row in rows:
+        assert row["gap_ratio"] == pytest.approx(row["gap"] / 8)
+        assert row["factor"] == pytest.approx(8 / row["leak_epsilon"])
+        assert row["leakage"] <= row["bound"]
+        assert row["safe_epsilon"] <= row["leak_epsilon"] * (1 + 1e-6)
+    assert values["gap_ratio_median"] == pytest.approx(np.median([r["gap_ratio"] for r in rows]))
+    assert values["in_regime"] == sum(row["gap"] >= 8 for row in rows)
+    survey = _results.outcome("head_survey").tables["hull at the model's temperature"].rows
+    quoted = {row["tokens"]: row["gap_ratio"] for row in outcome.tables["longer contexts"].rows}
+    assert quoted == {row["context"]: row["gap_ratio"] for row in survey}
+
+
+def test_the_committed_bounds_lie_above_the_truth() -> None:
+    for row in _results.outcome("gap_taxonomy").tables["points"].rows:
+        # Both were exponentiated and rounded.
+        assert row["mass"] <= row["bound"] * (1 + 1e-9)
+    published = _results.outcome("published_constants")
+    assert published.values["pairs_inside_failed"] == 0
+    for row in published.tables["counterexample"].rows:
+        reach = row["reach"]
+        by_hand = 0.5 * math.log(19) * (reach - 0.9) - 0.198515
+        assert row["predicted"] == pytest.approx(by_hand, abs=1e-5)
+        # First order in ε = 1e-4: ⟨C⁺w₀, v⟩ ε = 7.75 (X − 0.9) 1e-4.
+        assert row["predicted"] - row["measured"] == pytest.approx(
+            1.4722 / 0.19 * (reach - 0.9) * 1e-4, rel=0.02
+        )
+    pages = _results.outcome("certificate_vacuity").tables["pages"].rows
+    best = {
+        (r["source"], r["tokens"]): r["share"] for r in pages if r["certificate"] == "best possible"
+    }
+    assert all(row["share"] >= best[row["source"], row["tokens"]] for row in pages)
+    assert all(row["slack"] >= 0 for row in pages)
