@@ -85,8 +85,8 @@ def findings(
         )
     if "text_share_8192" in values:
         said.append(
-            "On real text a 4-bit certificate gets better with the length: the median share of pages "
-            f"falls from {100 * values['text_share_512']:.0f}% at 512 tokens to "
+            "On real text a 4-bit certificate gets better with the length: the median share of "
+            f"pages falls from {100 * values['text_share_512']:.0f}% at 512 tokens to "
             f"{100 * values['text_share_8192']:.0f}% at 8,192; "
             f"{100 * values['text_read_all_8192']:.1f}% of the queries read everything there."
         )
@@ -104,7 +104,7 @@ def _with_the_length(vacuity: list[dict[str, Any]]) -> list[str]:
             f"Page certificates that become vacuous as the context grows: {len(became)}"
             + (f" ({'; '.join(names)})" if names else "")
             + f". {len(always)} of {len(vacuity)} pairs of keys and certificate are vacuous at "
-            f"every length, and the share of the pages grows with the length in {len(grows)}: it "
-            "is how close the keys of a page lie that decides, not how many pages there are."
+            f"every length, and in {len(grows)} the share of the pages grows with the length: what "
+            "decides is how close the keys of a page lie, not how many pages there are."
         )
     ]
