@@ -104,7 +104,8 @@ def _with_the_length(vacuity: list[dict[str, Any]]) -> list[str]:
             f"Page certificates that become vacuous as the context grows: {len(became)}"
             + (f" ({'; '.join(names)})" if names else "")
             + f". {len(always)} of {len(vacuity)} pairs of keys and certificate are vacuous at "
-            f"every length, and in {len(grows)} the share of the pages grows with the length: what "
-            "decides is how close the keys of a page lie, not how many pages there are."
+            f"every length, and in {len(grows)} the share of the pages is larger at the longest "
+            "than at the shortest: what decides is how close the keys of a page lie, not how many "
+            "pages there are."
         )
     ]

@@ -70,7 +70,7 @@ def _name(axis: Any, pages: Any, sources: list[str], source: str) -> None:
         if name == "best possible" and source == "real heads":
             text = "8 bits, best possible"
         if last["tokens"] < 60000:
-            where, side = (5, -2), "left"
+            where, side = (5, -9 if name == "2 bits" else -2), "left"
         else:
             where, side = (0, -8 if name in ("best possible", "2 bits") else 3), "right"
         axis.annotate(text, (last["tokens"], last["share"]), where, textcoords="offset points",
@@ -105,7 +105,7 @@ def _hulls(axis: Any, rows: list[dict[str, Any]]) -> None:
         mine = [row for row in rows if row["width"] == width]
         tokens, safe = (np.array([row[c] for row in mine], float) for c in ("tokens", "safe"))
         axis.plot(tokens, safe, "o-", ms=2.5, color=colour)
-        axis.annotate(f"query × {width:g}", (tokens[-1], safe[-1]), (0, 5), size=6.5, color=colour,
+        axis.annotate(f"query × {width:g}", (tokens[-1], safe[-1]), (0, 8), size=6.5, color=colour,
                       textcoords="offset points", ha="right")  # fmt: skip
     axis.axhline(8, ls=":", lw=0.8, color="black")
     axis.text(240, 7, "the model's ε (d = 64)", size=6.5, va="top")
