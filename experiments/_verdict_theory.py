@@ -1,5 +1,7 @@
 """The claims about the theorem, the support and the criterion, each with its rule."""
 
+import itertools
+
 from experiments._verdict import FAILS, HOLDS, Claims, Found, Judged, listed, where
 
 CLAIMS = Claims()
@@ -103,8 +105,8 @@ def published_constant(constants: Found) -> Judged:
     said = (
         f"{failed} failures in {inside:,} pairs inside the range that the statement leaves unsaid, "
         f"{outside} in {beyond:,} outside it; with factor 1 and no prefactor "
-        f"{constants['pairs_factor_one_failed']} of {constants['pairs_factor_one']:,} fail. On real "
-        f"heads the model's ε is {constants['heads_model_over_range']:.0f} times the end of the "
+        f"{constants['pairs_factor_one_failed']} of {constants['pairs_factor_one']:,} fail. On "
+        f"real heads ε is {constants['heads_model_over_range']:.0f} times the end of the "
         "range (median)."
     )
     if failed:
@@ -201,7 +203,7 @@ def knob(text: Found) -> Judged:
         pages.setdefault(row["context"], {})[row["tolerance"]] = row["pages_median"]
         of[row["context"]] = row["pages"]
     obeyed = [
-        all(a >= b for (_, a), (_, b) in zip(s, s[1:], strict=False))
+        all(a >= b for (_, a), (_, b) in itertools.pairwise(s))
         for by in pages.values()
         for s in [sorted(by.items())]
     ]
@@ -227,8 +229,9 @@ def constant_support(survey: Found) -> Judged:
     share = survey["constant_heads"]
     said = (
         f"Tokens for 90 % of the mass grow like T^{survey['exponent_median']:.2f} in the median "
-        f"head (T^{survey['exponent_low']:.2f} to T^{survey['exponent_high']:.2f} between the tenth "
-        f"and ninetieth percentile); {share:.0%} of the heads are constant. Half of the mass needs "
+        f"head (T^{survey['exponent_low']:.2f} to T^{survey['exponent_high']:.2f} between the "
+        f"tenth and ninetieth percentile); {share:.0%} of the heads are constant. Half of the mass "
+        "needs "
         f"{half[0]} tokens at {ends[0]:,} and {half[1]} at {ends[1]:,}, by text."
     )
     if share >= 0.9:
