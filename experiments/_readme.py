@@ -57,7 +57,9 @@ def experiment_table() -> str:
         made: Mapping[str, object] = stored["manifest"] if stored else {}
         where = f"{made['cpu']}, JAX {made['versions']['jax']}" if made else "not measured"
         took = _time(float(made["duration"])) if made else ""
-        rows.append((f"`{name}`", _registry.claim(name), took, where, _update.BY_HAND.get(name, "")))
+        rows.append(
+            (f"`{name}`", _registry.claim(name), took, where, _update.BY_HAND.get(name, ""))
+        )
     return _table(("experiment", "question", "took", "machine", "left to you because"), rows)
 
 
