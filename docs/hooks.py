@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 _MATH = re.compile(r"^(?P<pad> *)\.\. math::(?P<body>.*(?:\n(?P=pad) +\S.*)*)", re.MULTILINE)
-_BEYOND = re.compile(r"\]\((?!https?://|docs/|#)([^)]+)\)")
+_BEYOND = re.compile(r"\[([^\]]+)\]\((?!https?://|docs/|#)[^)]+\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -52,7 +52,7 @@ def on_config(config: Any) -> Any:
 def _home() -> str:
     """The README with its links turned towards the site."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = _BEYOND.sub(lambda found: f"](#){{title='{found[1]}, in the repository'}}", text)
+    text = _BEYOND.sub(r"`\1`", text)  # files that the site does not have
     return re.sub(r"\]\(docs/", "](", text)
 
 
