@@ -1,4 +1,4 @@
-"""Rules decide from numbers: made-up results turn each verdict; committed pages are of the results."""
+"""Rules decide from numbers: made-up results turn verdicts; pages are of committed results."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def table(*rows: dict[str, Any]) -> Table:
 
 
 def test_nothing_is_known_without_results() -> None:
-    found = verdicts.outcome(lambda name: None)
+    found = verdicts.outcome(lambda _: None)
     assert {row["verdict"] for row in found.tables["verdicts"].rows} == {NOT_MEASURED}
     assert found.values["not_measured"] == found.values["claims"] > 20
 
@@ -145,12 +145,12 @@ def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.Monk
     computed: list[str] = []
     monkeypatch.setattr(_registry, "names", lambda: list(keys))
     monkeypatch.setattr(_update, "BY_HAND", {"slow": "takes hours"})
-    monkeypatch.setattr(_update, "config_of", lambda name: None)
+    monkeypatch.setattr(_update, "config_of", lambda _: None)
     monkeypatch.setattr(
         _update, "status", lambda n: (_update.CURRENT if keys[n] == "old" else _update.STALE, n)
     )
 
-    def compute(name: str, config: Any) -> int:
+    def compute(name: str, _config: Any) -> int:
         computed.append(name)
         keys[name] = "old"
         if name == "a":
