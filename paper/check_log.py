@@ -11,7 +11,8 @@ from pathlib import Path
 _WIDEST = 1.0  # pt; below that the eye sees nothing
 _OVERFULL = re.compile(r"Overfull \\[hv]box \(([\d.]+)pt too (?:wide|high)\).*")
 _WARNING = re.compile(
-    r"^(?:LaTeX|Package \S+|Class \S+|pdfTeX|LaTeX Font) [Ww]arning.*|^Warning--.*|.*undefined references.*"
+    r"^(?:LaTeX|Package \S+|Class \S+|pdfTeX|LaTeX Font) [Ww]arning.*|^Warning--.*"
+    r"|.*undefined references.*"
 )
 # Nothing to see: hyperref leaves out of bookmarks what is not text.
 _HARMLESS = ("Token not allowed in a PDF string",)

@@ -1,7 +1,7 @@
 """Writes generated/tables/*.tex: each table of the paper, from the rows of a result.
 
-tables.toml declares them: result, table, columns (key, heading, format), rows to keep. A result that
-is not there gives a table that says "not measured".
+tables.toml declares them: result, table, columns (key, heading, format), rows to keep. A result
+that is not there gives a table that says "not measured".
 
 Examples:
   python -m paper.tables
