@@ -214,13 +214,17 @@ def _hull(seed: int, name: str, *, face: int, rank: int, off: int, reach: float 
 def strict_hulls() -> list[Hull]:
     """Strict complementarity: vertices, edges, two-dimensional faces, doubles, far keys."""
     return [
-        _hull(1, "vertex", face=1, rank=0, off=4),
-        _hull(2, "edge", face=2, rank=1, off=3),
-        _hull(3, "edge with a dependent key", face=3, rank=1, off=2),
-        _hull(4, "triangle", face=3, rank=2, off=3),
-        _hull(5, "five on a plane", face=5, rank=2, off=2),
-        _hull(6, "far keys", face=2, rank=1, off=3, reach=6.0),
-        _hull(7, "everything exposed", face=4, rank=2, off=0),
+        made
+        for seed in (0, 10)
+        for made in (
+            _hull(seed + 1, "vertex", face=1, rank=0, off=4),
+            _hull(seed + 2, "edge", face=2, rank=1, off=3),
+            _hull(seed + 3, "edge with a dependent key", face=3, rank=1, off=2),
+            _hull(seed + 4, "triangle", face=3, rank=2, off=3),
+            _hull(seed + 5, "five on a plane", face=5, rank=2, off=2),
+            _hull(seed + 6, "far keys", face=2, rank=1, off=3, reach=6.0),
+            _hull(seed + 7, "everything exposed", face=4, rank=2, off=0),
+        )
     ]
 
 
