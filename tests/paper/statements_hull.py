@@ -294,11 +294,10 @@ def _reach(case: Case) -> mpf:
 def _(case: Case) -> Pairs:
     slope, reach = case.epsilon * norm(case.tangent), _reach(case)
     b = slope + reach
-    bound = (b + mp.sqrt(b**2 + 4 * reach * slope)) / 2
-    yield norm(case.delta), bound
-    yield bound, slope + 2 * reach
-    if not case.hull.axes:
-        yield norm(case.delta), reach
+    middle = (b + mp.sqrt(b**2 + 4 * reach * slope)) / 2
+    yield norm(case.delta), mp.sqrt(slope**2 + reach**2)
+    yield mp.sqrt(slope**2 + reach**2), middle
+    yield middle, slope + 2 * reach
 
 
 @statement("ineq:cells", less_entropy)
@@ -316,12 +315,11 @@ def _(case: Case) -> Pairs:
 @statement("ineq:monotone", heavier)
 def _(case: Case) -> Pairs:
     off = [case.alpha[i] if i in case.hull.off else mpf(0) for i in range(len(case.v))]
-    leaked = combine(off, case.v)
-    left = dot(case.delta, case.delta) + case.epsilon * dot(case.tangent, case.delta)
-    middle = dot(leaked, axpy(case.epsilon, case.tangent, case.delta))
-    yield left, middle
-    right = norm(case.delta) + case.epsilon * norm(case.tangent)
-    yield middle, _reach(case) * right
+    leaked, end = combine(off, case.v), [-case.epsilon * x for x in case.tangent]
+    yield dot(axpy(mpf(-1), leaked, case.delta), axpy(mpf(-1), end, case.delta)), mpf(0)
+    halves = (norm(axpy(mpf(1), end, leaked)) + norm(axpy(mpf(-1), end, leaked))) / 2
+    yield norm(case.delta), halves
+    yield halves, mp.sqrt(dot(leaked, leaked) + dot(end, end))
 
 
 @statement("ineq:T3", heavier)
