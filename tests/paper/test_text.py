@@ -29,7 +29,8 @@ ALLOWED = {
     "90 per cent": "the same",
     r"\eps=10^{-2}$,": "where the ratio of T5 is read: a choice of the experiment",
     r"$10^{-8}$ and $10^{-40}$": "the same",
-    r"$\tau=5$ per cent": "the tolerance of a table: a choice of the experiment",
+    r"$\tau=5$ per cent": "a tolerance: a choice of the experiment",
+    "at 512 tokens": "a length of context: a choice of the experiment",
 }
 _COMMANDS = re.compile(
     r"\\(?:V|code|cite[tp]?|ref|eqref|label|generatedfigure|generatedtable|input)"
