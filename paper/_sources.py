@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments import _results
 from experiments._outcome import Cell, Outcome, Table
+from vashista_theory import runs
 
 FOLDER = Path(__file__).resolve().parent
 GENERATED = FOLDER / "generated"
@@ -161,6 +162,6 @@ def escape(text: str) -> str:
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
-    """Write a generated file."""
+    """Write a generated file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    runs.write_atomically(path, "\n".join(lines) + "\n")

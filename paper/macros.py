@@ -47,19 +47,21 @@ def numbers(path: Path = DECLARED, *, results: Path | None = None) -> dict[str, 
     return found
 
 
-def main() -> int:
+def main(
+    path: Path = DECLARED, *, results: Path | None = None, output: Path = sources.GENERATED
+) -> int:
     """Write the file; returns the exit code."""
     try:
-        found = numbers()
+        found = numbers(path, results=results)
+        missing = {r for name, r, _ in declarations(path) if found[name] == sources.NOT_MEASURED}
     except sources.SourceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     lines = [
         rf"\expandafter\def\csname number@{name}\endcsname{{{tex}}}" for name, tex in found.items()
     ]
-    sources.write(sources.GENERATED / "numbers.tex", ["% by python -m paper.macros", *lines])
-    missing = sorted({r for n, r, _ in declarations() if found[n] == sources.NOT_MEASURED})
-    print(f"{len(found)} numbers; not measured: {', '.join(missing) or 'none'}")
+    sources.write(output / "numbers.tex", ["% by python -m paper.macros", *lines])
+    print(f"{len(found)} numbers; not measured: {', '.join(sorted(missing)) or 'none'}")
     return 0
 
 

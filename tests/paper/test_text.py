@@ -215,6 +215,21 @@ def test_a_name_is_declared_once(tmp_path: Path, results: Path) -> None:
         _numbers(tmp_path, results, twice)
 
 
+def test_the_command_writes_numbers_or_says_what_is_wrong(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "numbers.toml"
+    path.write_text('[generation]\n"a.b" = { value = "ratio", format = ".2f" }\n', encoding="utf-8")
+    assert macros.main(path, results=results, output=tmp_path / "made") == 0
+    written = (tmp_path / "made" / "numbers.tex").read_text(encoding="utf-8")
+    assert written.splitlines()[1:] == [
+        r"\expandafter\def\csname number@a.b\endcsname{\ensuremath{0.25}}"
+    ]
+    path.write_text('[generation]\na = { value = "rate" }\n', encoding="utf-8")
+    assert macros.main(path, results=results, output=tmp_path / "made") == 2
+    assert "error: a (result 'generation')" in capsys.readouterr().err
+
+
 def test_a_table_is_set(results: Path) -> None:
     columns = [
         {"key": "context", "heading": "tokens", "format": ",d"},
