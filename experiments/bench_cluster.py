@@ -105,8 +105,7 @@ def _timed(config: Config, workers: int, folder: Path) -> tuple[dict[str, float 
     with runs.connect(workers=workers) as cluster:
         started = time.perf_counter()
         prepared = prepare(config.sweep(folder))
-        sweep, store = prepared.config, prepared.store
-        compute = Blocks(prepared.tasks, sweep.block_size, sweep.ratios(), sweep.epsilon_unit)
+        store, compute = prepared.store, Blocks(prepared.config)
         again = prepare(config.sweep(folder.with_name(f"{folder.name}-warm-up"))).store
         # Enough blocks for each worker to meet the shape.
         few = again.missing()[: 4 * workers]

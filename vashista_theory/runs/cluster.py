@@ -67,8 +67,13 @@ class Cluster:
         from distributed.protocol.pickle import dumps
 
         job = _Job(writer, compute, package_versions())
+        # By position: Dask takes a large keyword argument for data of its own and loses its place.
         futures: list[Any] = self._client.map(
-            _perform, list(blocks), job=dumps(job), key=f"block-{uuid.uuid4().hex}", pure=False
+            _perform,
+            list(blocks),
+            [dumps(job)] * len(blocks),
+            key=f"block-{uuid.uuid4().hex}",
+            pure=False,
         )
         numbers = {future.key: block for future, block in zip(futures, blocks, strict=True)}
         try:
