@@ -93,7 +93,7 @@ def run(config: Config) -> Outcome:
         values={"speed_up": speed_up, "one_worker_s": one, "cores": os.cpu_count() or 0},
         findings=[finding],
         notes=[
-            "XLA's own threads are left as they are: one worker may use more than one core.",
+            "Each worker has one thread for its work: of XLA, of BLAS and of its own.",
             f"{os.cpu_count()} cores; the client and the scheduler run on them too.",
         ],
         failures=[] if same else ["the datasets differ with the number of workers"],

@@ -203,6 +203,8 @@ def _local(workers: int, stack: contextlib.ExitStack) -> Any:
         processes=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.ERROR,
+        # XLA's threads; Dask itself sees to those of OpenMP and of BLAS libraries.
+        env={"NPROC": "1"},
     )
     return stack.enter_context(client_class(stack.enter_context(made)))
 
