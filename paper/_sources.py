@@ -108,16 +108,21 @@ def rows_where(table: Table, where: Mapping[str, Cell], *, what: str) -> list[Ma
 
 
 def resolve(found: Outcome, spec: Mapping[str, Any], *, what: str) -> Cell:
-    """The single value that a declaration names: of `values`, or a cell of a table.
+    """The single value that a declaration names: of `values`, a cell of a table, or findings.
+
+    `last` takes the last of several findings; an `optional` one may be missing, for it is of a part
+    that a run can leave out.
 
     Raises:
         SourceError: no such value, table or column, or not exactly one row.
     """
     if "finding" in spec:
         said = [line for line in found.findings if line.startswith(spec["finding"])]
-        if not said:
-            raise SourceError(f"{what}: no finding begins with {spec['finding']!r}")
-        return " ".join(said)
+        if said:
+            return said[-1] if spec.get("last") else " ".join(said)
+        if spec.get("optional"):
+            return None
+        raise SourceError(f"{what}: no finding begins with {spec['finding']!r}")
     if "value" in spec:
         return pick(found.values, spec["value"], what=f"{what}: values")
     table = pick(found.tables, pick(spec, "table", what=what), what=f"{what}: the result")

@@ -172,6 +172,8 @@ def test_numbers_are_read_and_set(tmp_path: Path, results: Path) -> None:
         e = { table = "times", column = "time", where = { context = 512 }, format = ".2f" }
         f = { table = "times", column = "time", where = { context = 1024 }, format = ".2f" }
         g = { finding = "It is" }
+        g2 = { finding = "It", last = true }
+        g3 = { finding = "Never", optional = true }
         [latency]
         h = { value = "anything" }
         """,
@@ -184,6 +186,8 @@ def test_numbers_are_read_and_set(tmp_path: Path, results: Path) -> None:
         "e": r"\ensuremath{1.25}",
         "f": _sources.NOT_MEASURED,
         "g": "It is fast.",
+        "g2": "It is fast.",
+        "g3": _sources.NOT_MEASURED,
         "h": _sources.NOT_MEASURED,
     }
 
