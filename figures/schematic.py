@@ -79,8 +79,16 @@ def _plane(axis: Any, of: _Panel) -> None:
     _say(axis, "query $q$", of.query, (8, -3), "black")
     _say(axis, "residual $r^* = q - p^*$", middle, (7, -2), "black")
     _say(axis, "projection $p^*$", of.projection, (-5, 8), PURPLE, "right")
-    _say(axis, "exposed face $F$: multiplier μ = 0", 0.36 * ends[0] + 0.64 * ends[1], (0, 9),
-         _FACE, "center", turned=float(np.degrees(np.arctan2(*(ends[1] - ends[0])[::-1]))))  # fmt: skip
+    along = ends[1] - ends[0]
+    _say(
+        axis,
+        "exposed face $F$: multiplier μ = 0",
+        ends[0] + 0.64 * along,
+        (0, 9),
+        _FACE,
+        "center",
+        turned=float(np.degrees(np.arctan2(along[1], along[0]))),
+    )
     _say(axis, "gap Δ, as the\ndistance Δ / ‖$r^*$‖", 0.5 * (of.foot + of.nearest), (6, -5), _GAP)
     _say(axis, "best key off $F$:\nits μ is the gap Δ", of.nearest, (2, -21), _GAP)
     for epsilon, place in of.marked:
@@ -90,7 +98,7 @@ def _plane(axis: Any, of: _Panel) -> None:
     shown = np.vstack([of.keys, of.query[None]])
     low, high = shown.min(axis=0) - 0.12, shown.max(axis=0) + 0.12
     # Room for the words on the right.
-    axis.set(xlim=(low[0] - 0.35, high[0] + 1.0), ylim=(low[1], high[1]))
+    axis.set(xlim=(low[0] - 0.35, high[0] + 1.05), ylim=(low[1], high[1]))
     axis.set_aspect("equal", anchor="W")
     axis.axis("off")
 
@@ -121,6 +129,7 @@ def _space(axis: Any, of: _Panel) -> None:
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
     axis.view_init(elev=14, azim=-62)
     axis.set_box_aspect(high - low, zoom=1.12)
+    axis.patch.set_visible(False)
     axis.set_axis_off()
 
 
@@ -135,8 +144,9 @@ def _say(
     size: float = 7,
     turned: float = 0,
 ) -> None:
-    axis.annotate(text, place, shift, textcoords="offset points", fontsize=size, color=colour,
-                  ha=ha, va="center" if turned else "baseline", rotation=turned, zorder=6)  # fmt: skip
+    look = {"fontsize": size, "color": colour, "ha": ha, "rotation": turned, "zorder": 6}
+    look["va"] = "center" if turned else "baseline"
+    axis.annotate(text, place, shift, textcoords="offset points", **look)
 
 
 def _say_at(axis: Any, text: str, place: Any, colour: str, ha: str = "left") -> None:
