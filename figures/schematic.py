@@ -92,7 +92,7 @@ def _plane(axis: Any, of: _Panel) -> None:
     _say(axis, "gap Δ, as the\ndistance Δ / ‖$r^*$‖", 0.5 * (of.foot + of.nearest), (6, -5), _GAP)
     _say(axis, "best key off $F$:\nits μ is the gap Δ", of.nearest, (2, -21), _GAP)
     for epsilon, place in of.marked:
-        _say(axis, f"ε = {epsilon:g}", place, (6, -1), _PATH, size=6.5)
+        _say(axis, f"ε = {epsilon:g}", place, (6, -4), _PATH, size=6.5)
     _say(axis, "entropic\npoints $p^ε$", of.marked[-2][1], (-8, -13), _PATH, "right")
     _say(axis, "hull of the keys", of.keys[~of.face].mean(axis=0), (-12, -30), GREY, "center")
     shown = np.vstack([of.keys, of.query[None]])
