@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ _SYMBOLS = {
     "σ": r"\sigma",
     "θ": r"\theta",
     "γ": r"\gamma",
+    "β": r"\beta",
+    "λ": r"\lambda",
+    "π": r"\pi",
+    "φ": r"\varphi",
+    "ω": r"\omega",
+    "Ω": r"\Omega",
+    "Λ": r"\Lambda",
+    "Σ": r"\Sigma",
     "★": r"\star",
     "√": r"\sqrt{\,}",
     "‖": r"\Vert",
@@ -61,6 +70,7 @@ _SYMBOLS = {
     "ᵢ": r"{}_i",
     "∖": r"\setminus",
 }
+_PLAIN = "–—…“”‘’§°µ"  # LaTeX's own encodings know them
 
 
 class SourceError(ValueError):
@@ -156,8 +166,18 @@ def as_latex(value: Cell, form: str, *, what: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text, with the few symbols that results use, as LaTeX."""
+    """Plain text, with the symbols that results use, as LaTeX.
+
+    Raises:
+        SourceError: a symbol that would stop LaTeX.
+    """
     pattern = "|".join(re.escape(s) for s in sorted(_SPECIAL | _SYMBOLS, key=len, reverse=True))
+
+    for symbol in sorted(set(re.sub(pattern, "", text))):
+        if not (
+            symbol.isascii() or symbol in _PLAIN or unicodedata.name(symbol, "")[:5] == "LATIN"
+        ):
+            raise SourceError(f"{symbol!r} in {text!r} has no LaTeX: add it to paper/_sources.py")
 
     def replace(match: re.Match[str]) -> str:
         symbol = match.group()

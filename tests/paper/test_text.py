@@ -218,6 +218,14 @@ def test_what_is_not_there_is_named(
         _numbers(tmp_path, results, f"[generation]\n{declared}\n")
 
 
+def test_a_symbol_that_would_stop_latex_is_named() -> None:
+    assert _sources.escape("Peyré: Ω(Δ/ε) …") == (
+        r"Peyré: \ensuremath{\Omega}(\ensuremath{\Delta}/\ensuremath{\eps}) …"
+    )
+    with pytest.raises(_sources.SourceError, match="'☃' in 'a ☃'"):
+        _sources.escape("a ☃")
+
+
 def test_a_name_is_declared_once(tmp_path: Path, results: Path) -> None:
     twice = '[generation]\na = { value = "ratio" }\n[latency]\na = { value = "x" }\n'
     with pytest.raises(_sources.SourceError, match="'a' is declared for generation and latency"):
