@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from experiments import _published as published
+from experiments._algorithm_report import COLUMNS, cost, findings
 from experiments._gpu_report import PUBLISHED, PUBLISHED_SOURCE
 from experiments._outcome import Outcome, Table
 from experiments._page_masses import PAGE, Truth, mass_kept, truth
-from experiments._published_report import COLUMNS, cost, findings
 from experiments._tightness_runs import KINDS, Reader
 from vashista_theory import project, relax
 from vashista_theory.attention import Policy
