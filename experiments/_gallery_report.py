@@ -125,8 +125,8 @@ def _remarks(
         said.append(
             "Mass is not output: with a sink of empty value certified reads "
             f"{row['share_read']:.0%} of the pages and keeps its promise (dropped "
-            f"{row['dropped']:.3f}), and the output is off by {row['error']:.0%} of its length. The "
-            f"proven error bound says so: {row['error_bound']:.1f} times that length."
+            f"{row['dropped']:.3f}), and the output is off by {row['error']:.0%} of its length. "
+            f"The proven error bound says so: {row['error_bound']:.1f} times that length."
         )
     if "near-degenerate" in known:
         row = reads["near-degenerate", "certified"]
