@@ -9,8 +9,8 @@ import pytest
 
 from experiments import _gallery_report as report
 from experiments import _results
-from experiments._gallery_cases import CASES
 from experiments.__main__ import OK, main
+from experiments._gallery_cases import CASES
 
 
 @pytest.mark.parametrize("name", list(CASES))

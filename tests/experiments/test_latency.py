@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import _results, latency
-from experiments._latency_report import findings, page_key
 from experiments.__main__ import OK, main
+from experiments._latency_report import findings, page_key
 
 
 def timed(step: str, layout: str, p50: float, p99: float, keys: str = "real heads") -> dict:
