@@ -26,7 +26,7 @@ def draw(outcome: Any) -> Figure:
         _panel(axis, [row for row in rows if row["keys"] == keys])
         axis.set_title(title)
     axes[0].set_ylabel("times as fast as dense, medians")
-    axes[1].text(1.0, 0.96, "budget proves nothing here", size=7, ha="right", va="top",
+    axes[1].text(1.0, 0.96, "budget: fast, and proves nothing", size=7, ha="right", va="top",
                  color=style.COLOURS["budget"], transform=axes[1].transAxes)  # fmt: skip
     axes[0].annotate("thin: other layouts of the sketch", (0.015, 0.1), size=6.5,
                      xycoords="axes fraction", color=style.COLOURS["certified"])  # fmt: skip
@@ -41,7 +41,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_yticks([0.3, 1, 3, 10, 30, 100], ["0.3", "1", "3", "10", "30", "100"])
     axis.minorticks_off()
     for step in ("budget", "certified"):
-        layouts = {row["layout"] for row in rows if row["step"] == step}
+        layouts = sorted({row["layout"] for row in rows if row["step"] == step})
         of = {
             layout: {
                 row["tokens"]: row["times_dense"]

@@ -60,8 +60,8 @@ def _proved(axis: Any, reads: Any, cases: list[str]) -> None:
     colour = style.COLOURS["certified"]
     shares = [found[case]["share_read"] for case in cases]
     axis.barh(range(len(cases)), shares, 0.5, color=colour, alpha=0.8)
-    for place, case in enumerate(cases):
-        axis.text(shares[place] + 0.03, place, f"{100 * shares[place]:.0f} %", size=6.5,
+    for place, share in enumerate(shares):
+        axis.text(share + 0.03, place, f"{100 * share:.0f} %", size=6.5,
                   va="center", color=colour)  # fmt: skip
     axis.set(xlim=(0, 1.3), xlabel="share of pages read")
     axis.set_xticks([0, 0.5, 1])

@@ -42,7 +42,7 @@ def _tokens(axis: Any, rows: Any) -> None:
     # Guides for the eye, where no line is.
     ends = np.array([2 * lengths[0], lengths[-1] / 2], float)
     for power, text in ((1.0, "∝ T"), (0.5, "∝ √T")):
-        line = 9.0 * (ends / ends[0]) ** power
+        line = 6.5 * (ends / ends[0]) ** power
         axis.plot(ends, line, color=GREY, lw=0.7)
         axis.annotate(text, (ends[1], line[1]), (5, 0), textcoords="offset points", size=7,
                       color=GREY, va="center")  # fmt: skip
@@ -73,11 +73,11 @@ def _exponents(axis: Any, rows: Any, values: Any) -> None:
     axis.set_xlim(bins[0], bins[-1])
     axis.set_ylim(0, 1.25 * axis.get_ylim()[1])
     top = axis.get_ylim()[1]
-    axis.text(bins[0] + 0.02, 0.97 * top, f"constant for 90 %:\n{100 * values['constant_heads']:.0f} % of "
-              "the heads", size=7, color=BLUE, va="top")  # fmt: skip
+    constant = f"constant for 90 %:\n{100 * values['constant_heads']:.0f} % of the heads"
+    axis.text(bins[0] + 0.02, 0.97 * top, constant, size=7, color=BLUE, va="top")  # fmt: skip
     median = values["exponent_median"]
-    axis.plot([median] * 2, [0, 0.8 * top], color=BLUE, lw=0.8, ls=":")
-    axis.annotate(f"median {median:.2f}", (median, 0.8 * top), (0, 2), textcoords="offset points",
+    axis.plot([median] * 2, [0, 0.76 * top], color=BLUE, lw=0.8, ls=":")
+    axis.annotate(f"median {median:.2f}", (median, 0.76 * top), (0, 2), textcoords="offset points",
                   size=7, color=BLUE, ha="center")  # fmt: skip
     axis.set_title("Growth exponent: the support of most heads grows")
     axis.set(xlabel="exponent a of tokens ∝ $T^a$, by head", ylabel="heads")

@@ -55,15 +55,13 @@ def _proves(axis: Any, rows: Any) -> None:
             axis.annotate(f"{row['median']:.0f}", (row["median"], at), (-5, 0), size=6.5,
                           textcoords="offset points", ha="right", va="center",
                           color=colour)  # fmt: skip
-    axis.set_title("Boxes prove nothing, 8-bit keys all there is")
+    axis.set_title("Boxes prove nothing, 8-bit keys all there is", pad=14)
     axis.set_yticks(range(len(names)), [_PROVES[name] for name in names])
     axis.set_ylim(len(names) - 0.5, -0.6)
     axis.set(xlim=(0, 66), xlabel="pages of 64 read: median, 90th percentile")
     handles = [
-        Line2D(
-            [], [], color=colour, marker="o", ms=4, lw=0.9, label=f"dropped ≤ {100 * tolerance:g} %"
-        )
-        for tolerance, (colour, _) in _TOLERANCES.items()
+        Line2D([], [], color=colour, marker="o", ms=4, lw=0.9, label=f"dropped ≤ {100 * t:g} %")
+        for t, (colour, _) in _TOLERANCES.items()
     ]
     axis.legend(handles=handles, fontsize=7, frameon=False, loc="upper left")
 
@@ -75,14 +73,8 @@ def _ranks(axis: Any, rows: Any) -> None:
         kept = [known[name][f"kept_{count}"] for name in names]
         axis.plot(kept, range(len(names)), "o", ms=4, color=colour)
         axis.axvline(kept[-1], color=colour, lw=0.7, ls=":", zorder=0)
-        axis.text(
-            kept[-1],
-            -0.75,
-            f"{count} pages" if count == 4 else str(count),
-            color=colour,
-            size=7,
-            ha="center",
-        )
+        said = f"{count} pages" if count == min(_COUNTS) else str(count)
+        axis.text(kept[-1], -0.75, said, color=colour, size=7, ha="center")
     for place, name in enumerate(names):
         held = known[name]["bytes"]
         if held is not None:
