@@ -113,7 +113,7 @@ def sink(rng: np.random.Generator) -> Case:
     keys[0] += ((rest + np.log(0.97 / 0.03)) * D**0.5 / 16.0 - keys[0] @ up) * up
     values[0] = 0.0
     why = "the first key holds 97 % of the mass and an empty value"
-    return Case(why, keys, values, query, "successful", 1)
+    return Case(why, keys, values, query, "successful")
 
 
 CASES: Mapping[str, Build] = {

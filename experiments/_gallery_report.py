@@ -11,7 +11,7 @@ DIAGNOSTICS = (
     "proven bound",
 )
 COLUMNS = {
-    "theory": {
+    "cases": {
         "case": "what it is",
         "why": "what it shows",
         "outcome": "member of Result that face_stability reports",
@@ -19,7 +19,10 @@ COLUMNS = {
         "gap": "Δ, squared length; empty if there is none or it is infinite",
         "gap_kind": "finite, infinite (all keys on the face) or none (query in the hull)",
         "residual": "‖r*‖",
-        "epsilon": "temperature ε",
+    },
+    "leakage": {
+        "case": "as above",
+        "epsilon": "temperature ε, squared length; the model's is √d",
         "gap_ratio": "Δ/ε",
         "log_leakage": "log of the mass off the face, nats; empty where nothing is off it",
         "log_bound": "its bound; 0 says nothing",
@@ -49,13 +52,12 @@ COLUMNS = {
 
 
 def findings(
-    theory: Sequence[dict[str, Any]],
     reads: Sequence[dict[str, Any]],
     warnings: Sequence[dict[str, Any]],
     tolerance: float,
 ) -> tuple[dict[str, Any], list[str]]:
     """Single values, and sentences."""
-    values: dict[str, Any] = {"cases": len({row["case"] for row in theory})}
+    values: dict[str, Any] = {"cases": len({row["case"] for row in reads})}
     by_policy = {(row["case"], row["policy"]): row for row in reads}
     for (case, policy), row in by_policy.items():
         key = f"{_key(policy)}_{_key(case)}"
@@ -77,7 +79,7 @@ def findings(
             + "".join(f"; {name}: {', '.join(where)}" for name, where in counts.items() if where)
             + "."
         )
-    return values, said + _remarks(theory, by_policy)
+    return values, said + _remarks(by_policy)
 
 
 def _key(name: str) -> str:
@@ -108,28 +110,22 @@ def _lost(reads: dict[tuple[str, str], dict[str, Any]], tolerance: float) -> str
     return "; ".join(parts) + ". Neither says so: no proof was asked for."
 
 
-def _remarks(
-    theory: Sequence[dict[str, Any]], reads: dict[tuple[str, str], dict[str, Any]]
-) -> list[str]:
+def _remarks(reads: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
     said = []
-    known = {row["case"]: row for row in theory}
-    if "equal keys" in known:
-        row = reads["equal keys", "fixed, with proof"]
+    if row := reads.get(("equal keys", "fixed, with proof")):
         said.append(
             "An infinite gap is no promise of few tokens: with equal keys nothing is off the face, "
             f"the face is all of them, and {row['share_read']:.0%} of the pages drop "
             f"{row['dropped']:.0%} of the mass."
         )
-    if "sink" in known:
-        row = reads["sink", "certified"]
+    if row := reads.get(("sink", "certified")):
         said.append(
             "Mass is not output: with a sink of empty value certified reads "
             f"{row['share_read']:.0%} of the pages and keeps its promise (dropped "
             f"{row['dropped']:.3f}), and the output is off by {row['error']:.0%} of its length. "
-            f"The proven error bound says so: {row['error_bound']:.1f} times that length."
+            f"The proven error bound does warn: {row['error_bound']:.1f} times that length."
         )
-    if "near-degenerate" in known:
-        row = reads["near-degenerate", "certified"]
+    if row := reads.get(("near-degenerate", "certified")):
         said.append(
             "A tiny gap is no proof of danger: a key a millionth off the face makes Δ/ε warn, and "
             f"certified drops {row['dropped']:.1e} with {row['share_read']:.0%} of the pages."

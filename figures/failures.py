@@ -16,6 +16,7 @@ _VERDICTS = {
     "false alarm": ("false\nalarm", "#F6E3D5"),
     "missed": ("missed", ORANGE),
 }
+_ROOM = 13  # points for a line between title and panel
 _SHORT = {
     "Δ/ε of the hull": "Δ/ε of\nthe hull",
     "leakage bound": "leakage\nbound",
@@ -44,15 +45,16 @@ def draw(outcome: Any) -> Figure:
 
 
 def _dropped(axis: Any, reads: Any, cases: list[str]) -> None:
-    for place, (policy, (said, colour)) in enumerate(_READS.items()):
+    for place, (policy, (_, colour)) in enumerate(_READS.items()):
         found = {row["case"]: row["dropped"] for row in reads if row["policy"] == policy}
         shift = 0.28 * place - 0.14
         axis.barh([at + shift for at in range(len(cases))], [found[c] for c in cases], 0.26,
-                  color=colour, label=f"by {said}")  # fmt: skip
+                  color=colour)  # fmt: skip
     axis.axvline(0.05, color=GREY, lw=0.8, ls=":")
-    axis.set(xlim=(0, 1), xlabel="dropped mass (dots: 5 %)")
-    axis.set_title("16 of 64 pages drop")
-    axis.legend(fontsize=6.5, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.16))
+    axis.set(xlim=(0, 1), xlabel="dropped mass; dots: 5 %")
+    axis.set_title("What 16 of 64 pages drop", pad=_ROOM)
+    for place, (said, colour) in enumerate(_READS.values()):
+        _beside(axis, 0.45 * place, f"chosen by {said}", colour)
 
 
 def _proved(axis: Any, reads: Any, cases: list[str]) -> None:
@@ -65,7 +67,8 @@ def _proved(axis: Any, reads: Any, cases: list[str]) -> None:
                   va="center", color=colour)  # fmt: skip
     axis.set(xlim=(0, 1.3), xlabel="share of pages read")
     axis.set_xticks([0, 0.5, 1])
-    axis.set_title("A proof of 5 % reads")
+    axis.set_title("What a proof reads", pad=_ROOM)
+    _beside(axis, 0, "certified, 5 %", colour)
 
 
 def _warned(axis: Any, warnings: Any, cases: list[str]) -> None:
@@ -82,7 +85,12 @@ def _warned(axis: Any, warnings: Any, cases: list[str]) -> None:
                       color="white" if said == "missed" else "black")  # fmt: skip
     axis.set_xticks(range(len(names)), [_SHORT[name] for name in names])
     axis.tick_params(axis="x", length=0, labelsize=6.5)
-    axis.set_xticks([j + 0.5 for j in range(len(names) - 1)], minor=True)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("dark: it warned; light: it trusted the read")
-    axis.set_title("Asked whether 16 pages were safe, right were")
+    axis.set_xlabel("diagnostic asked about the 16 pages")
+    axis.set_title("What warns when too much is dropped", pad=_ROOM)
+    _beside(axis, 0, "blue: right, dark where it warned; the rest: wrong", GREY)
+
+
+def _beside(axis: Any, x: float, text: str, colour: str) -> None:
+    """A line between the title and the panel."""
+    axis.text(x, 1.02, text, size=6.5, color=colour, transform=axis.transAxes)

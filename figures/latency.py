@@ -46,10 +46,11 @@ def _percentiles(axis: Any, times: Any) -> None:
                   color=style.COLOURS[policy])  # fmt: skip
     for name, mark in (("median", "o"), ("p90", "_"), ("p99", "^")):
         axis.plot([], [], mark, ms=4, color=GREY, label=name)
-    axis.legend(fontsize=6.5, frameon=False, loc="lower right", handletextpad=0.1)
+    axis.legend(fontsize=6.5, frameon=False, loc="upper left",
+                bbox_to_anchor=(0.4, 1.03), handletextpad=0.1)  # fmt: skip
     style.tokens_axis(axis, sorted({row["tokens"] for row in times}))
     axis.set(yscale="log", ylabel="one step, milliseconds")
-    axis.set_ylim(0.4, 1500)
+    axis.set_ylim(0.4, 5000)
     axis.set_title("Times on a CPU")
 
 
@@ -58,14 +59,16 @@ def _ratios(axis: Any, times: Any) -> None:
         rows, colour = _of(times, policy), style.COLOURS[policy]
         tokens, ratio = ([row[name] for row in rows] for name in ("tokens", "ratio_p99"))
         axis.plot(tokens, ratio, "o-", ms=3, color=colour)
-        axis.annotate(f"{ratio[-1]:.1f}", (tokens[-1], ratio[-1]), (-5, 0), size=7, ha="right",
+        axis.annotate(f"{ratio[-1]:.1f}", (tokens[-1], ratio[-1]), (5, 0), size=7, ha="left",
                       va="center", textcoords="offset points", color=colour)  # fmt: skip
     axis.text(0.03, 0.97, "dense: the machine's own\nspread, its work is fixed", size=6.5, va="top",
               color=style.COLOURS["dense"], transform=axis.transAxes)  # fmt: skip
     style.tokens_axis(axis, sorted({row["tokens"] for row in times}))
+    low, high = axis.get_xlim()
+    axis.set_xlim(low, high * 1.6)
     axis.set_ylim(1, 1.15 * max(row["ratio_p99"] for row in times))
     axis.set_ylabel("p99 over median")
-    axis.set_title("The tail grows with T")
+    axis.set_title("How long the tail is")
 
 
 def _pages(axis: Any, rows: Any) -> None:
