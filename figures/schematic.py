@@ -91,8 +91,11 @@ def _plane(axis: Any, of: _Panel) -> None:
     )
     _say(axis, "gap Δ, as the\ndistance Δ / ‖$r^*$‖", 0.5 * (of.foot + of.nearest), (6, -5), _GAP)
     _say(axis, "best key off $F$:\nits μ is the gap Δ", of.nearest, (2, -21), _GAP)
-    for epsilon, place in of.marked:
-        _say(axis, f"ε = {epsilon:g}", place, (6, -4), _PATH, size=6.5)
+    # The first point lies on the face: its label goes below, on the other side.
+    shifts = [(-2, -11), *[(6, -1)] * (len(of.marked) - 1)]
+    for (epsilon, place), shift in zip(of.marked, shifts, strict=True):
+        side = "right" if shift[0] < 0 else "left"
+        _say(axis, f"ε = {epsilon:g}", place, shift, _PATH, side, size=6.5)
     _say(axis, "entropic\npoints $p^ε$", of.marked[-2][1], (-8, -13), _PATH, "right")
     _say(axis, "hull of the keys", of.keys[~of.face].mean(axis=0), (-12, -30), GREY, "center")
     shown = np.vstack([of.keys, of.query[None]])
