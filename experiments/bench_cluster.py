@@ -93,7 +93,7 @@ def run(config: Config) -> Outcome:
         values={"speed_up": speed_up, "one_worker_s": one, "cores": os.cpu_count() or 0},
         findings=[finding],
         notes=[
-            "XLA's own threads are left as they are: one worker may use more than one core.",
+            "Each worker has one thread for its work: of XLA, of BLAS and of its own.",
             f"{os.cpu_count()} cores; the client and the scheduler run on them too.",
         ],
         failures=[] if same else ["the datasets differ with the number of workers"],
@@ -105,8 +105,7 @@ def _timed(config: Config, workers: int, folder: Path) -> tuple[dict[str, float 
     with runs.connect(workers=workers) as cluster:
         started = time.perf_counter()
         prepared = prepare(config.sweep(folder))
-        sweep, store = prepared.config, prepared.store
-        compute = Blocks(prepared.tasks, sweep.block_size, sweep.ratios(), sweep.epsilon_unit)
+        store, compute = prepared.store, Blocks(prepared.config)
         again = prepare(config.sweep(folder.with_name(f"{folder.name}-warm-up"))).store
         # Enough blocks for each worker to meet the shape.
         few = again.missing()[: 4 * workers]

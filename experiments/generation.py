@@ -89,14 +89,20 @@ def outcome(rows: list["Generated"], texts: dict[str, str], prompt_tokens: int) 
         },
         values=values,
         findings=[
-            (f"After {prompt_tokens:,} tokens, faster than transformers' own attention: "
-            f"{', '.join(map(str, faster)) or 'none'}."),
-            (f"Reading all pages writes the same {cells[1]['same_tokens']} of {len(own.tokens)} "
-            "tokens as transformers' own attention."),
+            (
+                f"After {prompt_tokens:,} tokens, faster than transformers' own attention: "
+                f"{', '.join(map(str, faster)) or 'none'}."
+            ),
+            (
+                f"Reading all pages writes the same {cells[1]['same_tokens']} of {len(own.tokens)} "
+                "tokens as transformers' own attention."
+            ),
         ],
         notes=[
-            ("float32 on the CPU, greedy, one sequence. A step is the whole model: its linear "
-            "layers, which attention leaves as they are, are part of the time."),
+            (
+                "float32 on the CPU, greedy, one sequence. A step is the whole model: its linear "
+                "layers, which attention leaves as they are, are part of the time."
+            ),
         ],
     )
 

@@ -66,11 +66,12 @@ class Config:
         model: A packaged name, a GGUF file, a Hugging Face folder or a hub id.
         text: Names or files.
         contexts: Lengths, in tokens.
-        pages: Pages of 16 tokens for policies of a fixed number.
+        pages: Pages of 16 tokens for policies of a fixed number, over texts.
         segments: Stretches of each text.
         positions: Last positions of a stretch, predicted under each policy.
         tasks: Retrieval tasks; none for none.
         prompts: Prompts a task and length.
+        prompt_pages: As pages, over prompts.
         audited: Last positions of a stretch whose certificates are counted.
         workers: Processes that share the work, each on one thread; none for this one.
         store: Folder of what is measured already; a run that was stopped goes on from it.
@@ -81,34 +82,59 @@ class Config:
     text: tuple[str, ...] = ("pydoc-topics", "moby-dick", "sotu")
     contexts: tuple[int, ...] = (2048, 4096, 8192)
     pages: tuple[int, ...] = (16, 64)
-    segments: int = 2
+    segments: int = 1
     positions: int = 256
     tasks: tuple[str, ...] = tuple(tasks.tasks())
-    prompts: int = 30
+    prompts: int = 6
+    prompt_pages: tuple[int, ...] = (16,)
     audited: int = 32
     workers: int | None = None
     store: Path = Path("vashista_quality")
     quick: bool = False
 
-    def asked(self) -> evaluation.EvaluationConfig:
-        """As `python -m vashista_theory.evaluation` takes it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del fields["quick"], fields["store"]
+    def asked(self) -> dict[str, evaluation.EvaluationConfig]:
+        """As `python -m vashista_theory.evaluation` takes it: texts, then prompts by length.
+
+        Each has a store of its own, so that another length leaves the rest as it is.
+        """
+        small: dict[str, Any] = {}
+        contexts, texts, wanted = self.contexts, self.text, self.tasks
         if self.quick:
-            fields |= {"text": self.text[:1], "contexts": (512,), "pages": (8,), "segments": 1}
-            fields |= {"positions": 32, "tasks": ("needle-noise",), "prompts": 2, "audited": 2}
-            fields |= {"policy": ("dense", "budget", "boxes")}
+            contexts, texts, wanted = (512,), self.text[:1], ("needle-noise",)
+            small = {"pages": (8,), "positions": 32, "prompts": 2, "audited": 2}
+            small["policy"] = ("dense", "budget", "boxes")
+        common = {"model": self.model, "workers": self.workers, "segments": self.segments}
+        common |= {"positions": self.positions, "audited": self.audited, "prompts": self.prompts}
+        parts: dict[str, dict[str, Any]] = {}
+        if texts:
+            parts["texts"] = {"text": texts, "tasks": (), "contexts": contexts, "pages": self.pages}
+        if wanted:
+            for context in contexts:
+                part = {"text": (), "tasks": wanted, "contexts": (context,)}
+                parts[f"prompts at {context}"] = part | {"pages": self.prompt_pages}
         place = self.store / ("quick" if self.quick else "full")
-        return evaluation.EvaluationConfig(output=place, **fields)
+        return {
+            name: evaluation.EvaluationConfig(
+                output=place / name.replace(" ", "-"), **(common | part | small)
+            )
+            for name, part in parts.items()
+        }
 
 
 def run(config: Config) -> Outcome:
     """Evaluate what is missing, then put the tables into words."""
     try:
-        datasets = evaluation.run(config.asked())
+        found = [report.summarise(evaluation.run(asked)) for asked in config.asked().values()]
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    return outcome(report.summarise(datasets), config.model)
+    return outcome(
+        report.Report(
+            perplexity=tuple(row for one in found for row in one.perplexity),
+            retrieval=tuple(row for one in found for row in one.retrieval),
+            certificates=tuple(row for one in found for row in one.certificates),
+        ),
+        config.model,
+    )
 
 
 def outcome(found: report.Report, model: str) -> Outcome:

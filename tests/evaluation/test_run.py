@@ -176,8 +176,10 @@ def test_an_evaluation_on_a_cluster_is_the_local_one(
     there = evaluation.run(config(tmp_path / "there", workers=1, **chosen))
     for name, dataset in here.items():
         for variable in dataset.data_vars:
-            # Matrix products of float32 may be summed in another order by another number of threads.
-            np.testing.assert_allclose(dataset[variable], there[name][variable], rtol=1e-4, atol=1e-5)
+            # float32 products may be summed in another order by another number of threads.
+            np.testing.assert_allclose(
+                dataset[variable], there[name][variable], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_an_unreachable_scheduler_is_one_sentence(

@@ -71,4 +71,14 @@ def test_a_violated_bound_fails_the_experiment():
 
 def test_the_quick_run_asks_for_little():
     asked = model_quality.Config(quick=True).asked()
-    assert (asked.contexts, asked.prompts, asked.tasks) == ((512,), 2, ("needle-noise",))
+    assert list(asked) == ["texts", "prompts at 512"]
+    assert all(one.contexts == (512,) for one in asked.values())
+    assert asked["prompts at 512"].prompts == 2
+    assert asked["texts"].tasks == ()
+
+
+def test_lengths_have_stores_of_their_own():
+    asked = model_quality.Config(tasks=("copying",), contexts=(2048, 8192)).asked()
+    assert list(asked) == ["texts", "prompts at 2048", "prompts at 8192"]
+    assert len({one.output for one in asked.values()}) == len(asked)
+    assert asked["prompts at 8192"].pages == (16,)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def results(tmp_path: Path) -> Path:
     survey = _survey_report.outcome(made_up_survey(), pages=16, model="made up")
     path = _results.path_of("head_survey", folder=tmp_path / "results")
     _results.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
+    for name in style.names():
+        source = _results.path_of(importlib.import_module(f"figures.{name}").RESULT)
+        if source.is_file() and not (path.parent / source.name).is_file():
+            shutil.copy(source, path.parent)
     return path.parent
 
 

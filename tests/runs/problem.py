@@ -51,6 +51,17 @@ def compute(block: int) -> xr.Dataset:
     )
 
 
+class Laden:
+    """The same computation with a load that has to travel along."""
+
+    def __init__(self, load: bytes) -> None:
+        self.load = load
+
+    def __call__(self, block: int) -> xr.Dataset:
+        assert self.load
+        return compute(block)
+
+
 def open_store(path: Path) -> runs.BlockStore:
     return runs.open_store(path, template(), CONFIGURATION, block_size=BLOCK_SIZE)
 

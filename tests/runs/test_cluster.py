@@ -70,6 +70,15 @@ def test_two_workers_give_the_local_dataset(
     assert problem.open_store(tmp_path / "store").missing() == []
 
 
+def test_a_large_description_of_the_work_reaches_the_workers(
+    tmp_path: Path, cluster: runs.Cluster
+) -> None:
+    store = problem.open_store(tmp_path / "store")
+    compute = problem.Laden(b"x" * 300_000)  # above 100 kB Dask treats arguments in another way
+    runs.run_blocks(store, compute, cluster=cluster, progress="none")
+    problem.assert_identical(store.load(), problem.expected())
+
+
 def test_a_running_scheduler_is_used(tmp_path: Path, cluster: runs.Cluster) -> None:
     address = cluster._client.scheduler.address
     store = problem.open_store(tmp_path / "store")

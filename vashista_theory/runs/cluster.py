@@ -67,8 +67,13 @@ class Cluster:
         from distributed.protocol.pickle import dumps
 
         job = _Job(writer, compute, package_versions())
+        # By position: Dask takes a large keyword argument for data of its own and loses its place.
         futures: list[Any] = self._client.map(
-            _perform, list(blocks), job=dumps(job), key=f"block-{uuid.uuid4().hex}", pure=False
+            _perform,
+            list(blocks),
+            [dumps(job)] * len(blocks),
+            key=f"block-{uuid.uuid4().hex}",
+            pure=False,
         )
         numbers = {future.key: block for future, block in zip(futures, blocks, strict=True)}
         try:
@@ -198,6 +203,8 @@ def _local(workers: int, stack: contextlib.ExitStack) -> Any:
         processes=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.ERROR,
+        # XLA's threads; Dask itself sees to those of OpenMP and of BLAS libraries.
+        env={"NPROC": "1"},
     )
     return stack.enter_context(client_class(stack.enter_context(made)))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def execute(prepared: Prepared) -> xr.Dataset:
     missing = store.missing()
     if missing:
         manifest = Manifest.start(plan.identity(config), seed=config.seed, precision="float64")
-        compute = Blocks(prepared.tasks, config.block_size, config.ratios(), config.epsilon_unit)
+        compute = Blocks(config)
         with _cluster(config) as cluster:
             if cluster is None:
                 _compile(
@@ -97,25 +98,23 @@ def execute(prepared: Prepared) -> xr.Dataset:
 class Blocks:
     """From a block's number to its variables, in any process.
 
+    It goes to workers with every block, so it holds what the instances follow from, not them.
+
     Attributes:
-        tasks: The instances of all blocks, in order.
-        size: Instances of a block.
-        ratios: The temperature grid.
-        epsilon_unit: What it multiplies.
+        config: A resolved configuration.
     """
 
-    tasks: tuple[plan.Task, ...]
-    size: int
-    ratios: np.ndarray
-    epsilon_unit: str
+    config: SweepConfig
 
     def tasks_of(self, number: int) -> tuple[plan.Task, ...]:
         """The instances of one block."""
-        return self.tasks[number * self.size : (number + 1) * self.size]
+        size = self.config.block_size
+        return _tasks(self.config)[number * size : (number + 1) * size]
 
     def row(self, task: plan.Task) -> Row:
         """One instance, measured."""
-        return measure(task, ratios=self.ratios, epsilon_unit=self.epsilon_unit)
+        config = self.config
+        return measure(task, ratios=config.ratios(), epsilon_unit=config.epsilon_unit)
 
     def __call__(self, number: int) -> xr.Dataset:
         """Every variable of one block."""
@@ -126,6 +125,11 @@ class Blocks:
                 for name, variable in variables.ALL.items()
             }
         )
+
+
+@functools.lru_cache(maxsize=1)
+def _tasks(config: SweepConfig) -> tuple[plan.Task, ...]:
+    return plan.tasks(config)
 
 
 def _cluster(config: SweepConfig) -> contextlib.AbstractContextManager[Cluster | None]:
