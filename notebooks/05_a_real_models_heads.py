@@ -59,7 +59,6 @@ def measure(layer, head):
     return float(projection.gap), int(projection.face.sum()), np.exp(leaked), np.exp(bound)
 
 
-# %%
 every = 3 if QUICK else 1
 chosen = [(layer, head) for layer in range(layers) for head in range(0, per_layer, every)]
 gap, face, leaked, bound = map(np.array, zip(*(measure(*one) for one in chosen), strict=True))
