@@ -23,6 +23,7 @@ from vashista_theory.hull.stability import face_stability as face_stability
 
 if TYPE_CHECKING:
     from vashista_theory import evaluation as evaluation
+    from vashista_theory import explore as explore
     from vashista_theory import models as models
     from vashista_theory import sweep as sweep
     from vashista_theory._diagnose import Diagnosis as Diagnosis
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _LAZY_MODULES = {
     "evaluation": "vashista_theory.evaluation",
+    "explore": "vashista_theory.explore",
     "heads": "vashista_theory.hull.heads",
     "instances": "vashista_theory.hull.instances",
     "models": "vashista_theory.models",
