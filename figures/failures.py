@@ -56,7 +56,7 @@ def _dropped(axis: Any, reads: Any, cases: list[str]) -> None:
             axis.text(read[case]["dropped"] + 0.05, place, f"error {read[case]['error']:.1f}",
                       size=6, va="center")  # fmt: skip
     axis.axvline(0.05, color=GREY, lw=0.8, ls=":")
-    axis.set(xlim=(0, 1.15), xlabel="dropped mass, and error of the output")
+    axis.set(xlim=(0, 1.15), xlabel="dropped mass and output error")
     axis.set_xticks([0, 0.5, 1])
     axis.set_title("What 16 of 64 pages drop", pad=_ROOM)
     for place, (said, colour) in enumerate(_READS.values()):
