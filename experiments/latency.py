@@ -135,8 +135,9 @@ def spread(read: np.ndarray) -> dict[str, Any]:
     found["ratio_p90"] = found["p90"] / found["p50"]
     found["ratio_p99"] = found["p99"] / found["p50"]
     logs = np.log(read)
-    total = float(logs.var())
-    found["between"] = float(logs.mean(axis=0).var()) / total if total > 0 else None
+    # The variance of one number many times is its rounding, not zero.
+    varies = found["least"] < found["most"]
+    found["between"] = float(logs.mean(axis=0).var() / logs.var()) if varies else None
     found["token"] = float(read.sum(axis=(1, 2)).max() / read.sum(axis=(1, 2)).min())
     return found
 

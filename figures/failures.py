@@ -50,8 +50,14 @@ def _dropped(axis: Any, reads: Any, cases: list[str]) -> None:
         shift = 0.28 * place - 0.14
         axis.barh([at + shift for at in range(len(cases))], [found[c] for c in cases], 0.26,
                   color=colour)  # fmt: skip
+    read = {row["case"]: row for row in reads if row["policy"] == "budget"}
+    for place, case in enumerate(cases):
+        if read[case]["error"] > 0.05:
+            axis.text(read[case]["dropped"] + 0.05, place, f"error {read[case]['error']:.1f}",
+                      size=6, va="center")  # fmt: skip
     axis.axvline(0.05, color=GREY, lw=0.8, ls=":")
-    axis.set(xlim=(0, 1), xlabel="dropped mass; dots: 5 %")
+    axis.set(xlim=(0, 1.15), xlabel="dropped mass and output error")
+    axis.set_xticks([0, 0.5, 1])
     axis.set_title("What 16 of 64 pages drop", pad=_ROOM)
     for place, (said, colour) in enumerate(_READS.values()):
         _beside(axis, 0.45 * place, f"chosen by {said}", colour)
