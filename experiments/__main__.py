@@ -6,6 +6,8 @@ Examples:
   python -m experiments bench_projection --help
   python -m experiments bench_projection --sizes 1024 4096 --dimensions 64 --force
   python -m experiments all --quick
+  python -m experiments update              compute what changed, nothing else
+  python -m experiments update --dry-run    say what that would be
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import Annotated, Any
 
 import jax
 
-from experiments import _registry, _results
+from experiments import _registry, _results, _update
 from experiments._outcome import NotMeasured, Outcome
 from vashista_theory import runs
 
@@ -52,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     name, options = words[0], words[1:]
     if name == "all":
         return _run_all(options)
+    if name == "update":
+        return _run_update(options)
     try:
         # An experiment for machines without tyro and rich reads its options by itself.
         if (own := _registry.own_command(name)) is not None:
@@ -148,6 +152,26 @@ def _run_all(options: list[str]) -> int:
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()
             failed.append(name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return FAILED if failed else OK
+
+
+def _run_update(options: list[str]) -> int:
+    """Compute what is stale or missing and does not need an idle machine, a device or hours."""
+    parser = argparse.ArgumentParser(prog="python -m experiments update")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be computed")
+    given = parser.parse_args(options)
+
+    def compute(name: str, config: Any) -> int:
+        job = Job(name, _registry.load(name), config, force=False, results=_results.FOLDER)
+        try:
+            return _run(job)
+        except Exception:  # noqa: BLE001 - each failure is shown and counted
+            traceback.print_exc()
+            return FAILED
+
+    failed = _update.update(compute, dry_run=given.dry_run)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return FAILED if failed else OK

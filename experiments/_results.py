@@ -13,7 +13,7 @@ from vashista_theory import __version__, runs
 FOLDER = _registry.FOLDER / "results"
 
 # Changing how results are shown or stored does not change what they say.
-_FRAMEWORK = {"__init__", "__main__", "_outcome", "_registry", "_results"}
+_FRAMEWORK = {"__init__", "__main__", "_outcome", "_registry", "_results", "_update"}
 
 
 def path_of(name: str, *, quick: bool = False, folder: Path | None = None) -> Path:

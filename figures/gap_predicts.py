@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from figures import _style as style
-from vashista_theory.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
+from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 
 RESULT = "head_survey"
 _SHOWN = {
@@ -23,7 +23,8 @@ def draw(outcome: Any) -> Figure:
     if not curves:
         raise style.NothingToDrawError("no query lost too much mass, or all did")
     titles = ["Reads that lose more than 5 %", "Calibration", "By layer"]
-    figure, (roc, bins, layers) = style.panels(titles, height=2.7)
+    figure, (roc, bins, layers) = style.panels(titles, height=2.6)
+    figure.set_size_inches(2 * COLUMN, 2.6)  # the width of a page, so that print does not shrink it
     for name, (label, colour) in _SHOWN.items():
         mine = [row for row in curves if row["diagnostic"] == name]
         area = outcome.values.get(f"area_{name}_mass")
@@ -34,7 +35,10 @@ def draw(outcome: Any) -> Figure:
     roc.plot([0, 1], [0, 1], ls=":", lw=0.8, color="black")
     roc.set_xlabel("false alarms")
     roc.set_ylabel("unsafe reads found")
-    roc.legend(fontsize=6, title="area", title_fontsize=6)
+    # One legend under the panels: within them it hides curves.
+    handles, labels = roc.get_legend_handles_labels()
+    place = {"loc": "outside lower center", "ncols": 5, "fontsize": 6, "handlelength": 1.5}
+    figure.legend(handles, labels, title="area under the ROC curve", title_fontsize=6, **place)
     for name in ("gap_ratio", "estimate"):
         rows = [r for r in outcome.tables["calibration"].rows if r["diagnostic"] == name]
         label, colour = _SHOWN[name]
@@ -43,7 +47,6 @@ def draw(outcome: Any) -> Figure:
     bins.set_xlabel("queries ordered by the diagnostic, from least")
     bins.set_ylabel("share unsafe")
     bins.set_ylim(0, None)
-    bins.legend(fontsize=6)
     for name in ("gap_ratio", "estimate"):
         rows = outcome.tables["area under the ROC curve by layer"].rows
         mine = [r for r in rows if r["diagnostic"] == name and r["area"] is not None]

@@ -113,11 +113,13 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
             )
 
 
-def test_the_example_of_the_readme_runs() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_examples_of_the_pages_run(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert examples
-    assert 'jax.config.update("jax_enable_x64", True)' in examples[0].splitlines()[0]
+    if page == "README.md":
+        assert 'jax.config.update("jax_enable_x64", True)' in examples[0].splitlines()[0]
     for example in examples:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", example],

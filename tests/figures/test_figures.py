@@ -13,6 +13,7 @@ from experiments import _results, _survey_report
 from figures import _style as style
 from figures.__main__ import BAD_USE, OK, main
 from tests.experiments.survey_case import made_up as made_up_survey
+from tests.figures.quality_case import made_up as made_up_quality
 from vashista_theory import runs
 
 
@@ -56,6 +57,9 @@ def results(tmp_path: Path) -> Path:
     survey = _survey_report.outcome(made_up_survey(), pages=16, model="made up")
     path = _results.path_of("head_survey", folder=tmp_path / "results")
     _results.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
+    path = _results.path_of("model_quality", folder=tmp_path / "results")
+    quality = made_up_quality()
+    _results.write(path, name="model_quality", key="made up", manifest=manifest, result=quality)
     for name in style.names():
         source = _results.path_of(importlib.import_module(f"figures.{name}").RESULT)
         if source.is_file() and not (path.parent / source.name).is_file():

@@ -1,0 +1,168 @@
+"""Rules decide from numbers: made-up results turn verdicts; pages are of committed results."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from experiments import _readme, _registry, _results, _update, verdicts
+from experiments._outcome import Outcome, Table
+from experiments._verdict import FAILS, HOLDS, NOT_MEASURED, judge
+
+
+def claim(beginning: str) -> Any:
+    (found,) = [c for c in verdicts.CLAIMS if c.sentence.startswith(beginning)]
+    return found
+
+
+def judged(beginning: str, **results: Outcome) -> str:
+    return judge(claim(beginning), results.get).verdict
+
+
+def table(*rows: dict[str, Any]) -> Table:
+    return Table({name: "" for row in rows for name in row}, rows)
+
+
+def test_nothing_is_known_without_results() -> None:
+    found = verdicts.outcome(lambda _: None)
+    assert {row["verdict"] for row in found.tables["verdicts"].rows} == {NOT_MEASURED}
+    assert found.values["not_measured"] == found.values["claims"] > 20
+
+
+def test_a_result_without_the_value_is_not_measured() -> None:
+    said = judge(claim("Real heads run"), {"regime_map": Outcome()}.get)
+    assert said.verdict == NOT_MEASURED
+    assert "regime_map has no value 'epsilon'" in said.evidence
+
+
+@pytest.mark.parametrize(("violations", "rate", "verdict"), [
+    (0, 0.99, "holds where complementarity is strict"), (1, 0.99, FAILS), (0, 0.4, FAILS),
+])  # fmt: skip
+def test_leakage(violations: int, rate: float, verdict: str) -> None:
+    values = {"violations_t3": violations, "checks_t3": 10, "rate_median": 1.0}
+    values |= {"rates_fitted": 3, "rate_low": rate, "rate_high": 1.0, "constant_error_median": 0.1}
+    assert judged("Mass off the face", theorem_constants=Outcome(values=values)) == verdict
+
+
+@pytest.mark.parametrize(("constant", "verdict"), [
+    (0.95, HOLDS), (0.6, "holds where a head is of the constant ones"), (0.2, FAILS),
+])  # fmt: skip
+def test_constant_support(constant: float, verdict: str) -> None:
+    rows = table({"context": 512, "half": 3.0}, {"context": 8192, "half": 4.0})
+    values = {"constant_heads": constant, "exponent_median": 0.4, "exponent_low": 0.0}
+    survey = Outcome({"support": rows}, values | {"exponent_high": 0.7})
+    assert judged("Effective support", head_survey=survey) == verdict
+
+
+@pytest.mark.parametrize(("times", "verdict"), [
+    ((3.0, 5.0, 1.1, 2.0), HOLDS),
+    ((3.0, 5.0, 0.9, 2.0),
+     "holds where the context is long: budget from 10 tokens and certified from 20 tokens on"),
+    ((3.0, 0.8, 2.0, 0.9), FAILS),
+])  # fmt: skip
+def test_speed(times: tuple[float, ...], verdict: str) -> None:
+    names = ("budget_10", "budget_20", "certified_10", "certified_20")
+    rows = table(*({"keys": "real heads", "tokens": n} for n in (10, 20)))
+    values = {f"times_dense_{name}": t for name, t in zip(names, times, strict=True)}
+    assert judged("Strong wall-clock", decode_cpu=Outcome({"decode": rows}, values)) == verdict
+
+
+@pytest.mark.parametrize(("p99", "verdict"), [
+    ((1.5, 1.9), HOLDS), ((1.5, 2.1), "holds where the context is 10 tokens"), ((3.0, 2.1), FAILS),
+])  # fmt: skip
+def test_latency(p99: tuple[float, float], verdict: str) -> None:
+    rows = [
+        {"keys": "real heads", "step": "budget", "tokens": n, "p50_ms": 1.0, "p90_ms": 1.0}
+        | {"p99_ms": high}
+        for n, high in zip((10, 20), p99, strict=True)
+    ]
+    decode = Outcome({"decode": table(*rows)})
+    assert judged("Predictable latency (p50, p90, p99): a fixed", decode_cpu=decode) == verdict
+
+
+@pytest.mark.parametrize(("exact", "verdict"), [
+    ((0.9, 0.88), HOLDS),
+    ((0.9, 0.5), "holds where read by budget@64"),
+    ((0.2, 0.5), FAILS),
+])  # fmt: skip
+def test_retrieval(exact: tuple[float, float], verdict: str) -> None:
+    names = ("budget@64", "certified-0.05")
+    rows = table(*({"policy": n, "context": 10, "counts": True} for n in (*names, "budget@16")))
+    values = {f"exact_{n}_10": share for n, share in zip(names, exact, strict=True)}
+    quality = Outcome({"retrieval": rows}, values | {"exact_dense_10": 0.9})
+    assert judged("Minimal loss of quality: retrieval", model_quality=quality) == verdict
+
+
+@pytest.mark.parametrize(("same", "holds"), [(64, True), (63, False)])
+def test_drop_in(same: int, holds: bool) -> None:
+    values = {"same_tokens_all": same, "new_tokens": 64, "prompt_tokens": 4096}
+    found = judged("A drop-in", generation=Outcome(values=values))
+    assert found.startswith("holds where") if holds else found == FAILS
+
+
+def test_a_wrong_bound_ends_the_criterion() -> None:
+    survey = {"area_mechanism_gap_mass": 0.94, "area_bound_mass": 0.99, "violations": 0}
+    for exceeded, verdict in ((0, HOLDS), (1, FAILS)):
+        text = {"certificate_violations": exceeded, "certified_pairs": 100}
+        results = {"head_survey": Outcome(values=survey), "certified_text": Outcome(values=text)}
+        assert judged("… as the gap Δ̂", **results) == verdict
+
+
+def test_committed_verdicts_are_those_of_the_committed_results() -> None:
+    stored = _results.outcome("verdicts")
+    now = verdicts.run(verdicts.Config())
+    assert [dict(r) for r in stored.tables["verdicts"].rows] == now.tables["verdicts"].rows, (
+        "run `python -m experiments update` and `python -m experiments._readme`"
+    )
+    assert not [row for row in now.tables["verdicts"].rows if " has no " in str(row["evidence"])]
+
+
+@pytest.mark.parametrize("page", _readme.PAGES)
+def test_pages_have_the_numbers_of_the_results(page: str) -> None:
+    text = (_readme.ROOT / page).read_text(encoding="utf-8")
+    assert _readme.filled(text) == text, "run `python -m experiments._readme`"
+    assert "<!-- end -->" in text
+
+
+def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
+    folder = _readme.ROOT / "docs" / "images"
+    notes = sorted(folder.glob("*.json"))
+    assert notes
+    for path in notes:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        result = _results.FOLDER / note["result"]
+        assert note["result_sha256"] == hashlib.sha256(result.read_bytes()).hexdigest(), (
+            f"run `python -m figures {path.stem} --output docs/images`"
+        )
+        assert path.with_suffix(".png").is_file()
+        assert f"docs/images/{path.stem}.png" in (_readme.ROOT / "README.md").read_text("utf-8")
+
+
+def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # "c" reads what "a" wrote: it is stale once "a" has been computed.
+    keys = {"a": "new", "b": "old", "c": "old", "slow": "new"}
+    computed: list[str] = []
+    monkeypatch.setattr(_registry, "names", lambda: list(keys))
+    monkeypatch.setattr(_update, "BY_HAND", {"slow": "takes hours"})
+    monkeypatch.setattr(_update, "config_of", lambda _: None)
+    monkeypatch.setattr(
+        _update, "status", lambda n: (_update.CURRENT if keys[n] == "old" else _update.STALE, n)
+    )
+
+    def compute(name: str, _config: Any) -> int:
+        computed.append(name)
+        keys[name] = "old"
+        if name == "a":
+            keys["c"] = "new"
+        return 0
+
+    assert _update.update(compute, dry_run=True) == []
+    assert computed == []
+    assert _update.update(compute, dry_run=False) == []
+    assert computed == ["a", "c"]
+
+
+def test_every_reason_to_leave_an_experiment_is_one_of_an_experiment() -> None:
+    later = {"latency", "published_algorithm"}  # may not be in every checkout
+    assert _update.BY_HAND.keys() - later <= set(_registry.names())
