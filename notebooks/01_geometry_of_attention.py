@@ -88,11 +88,12 @@ gap = np.asarray(projections.gap).reshape(side.size, side.size)
 
 # %%
 figure, axes = plt.subplots(figsize=(COLUMN, COLUMN))
-shown = axes.contourf(side, side, gap, levels=np.linspace(0, 4, 17), cmap="cividis", extend="max")
+ends = (side[0], side[-1], side[0], side[-1])
+shown = axes.imshow(gap, extent=ends, origin="lower", cmap="cividis", vmin=0)
 figure.colorbar(shown, label="support gap Δ", shrink=0.8)
 axes.fill(*keys[views["edge"].outline].T, facecolor="white", edgecolor=ORANGE)
 axes.plot(*keys.T, "o", color=BLUE, ms=3)
-axes.set(aspect="equal", title="Dark queries have a small gap, white ones none")
+axes.set_title("Dark queries have a small gap, white none")
 plt.show()
 
 # %% [markdown]
@@ -109,11 +110,16 @@ on_edge = np.asarray(around.face).sum(axis=1) == 2
 # %%
 figure, axes = plt.subplots(figsize=(1.6 * COLUMN, 2))
 walked = np.degrees(angle)
-for where, colour, label in ((on_edge, ORANGE, "edge"), (~on_edge, BLUE, "vertex")):
-    axes.plot(walked, np.where(where, around.gap, np.nan), color=colour, label=f"face is a {label}")
-axes.set(xlabel="direction of the query, degrees", ylabel="support gap Δ", xlim=(-180, 180))
+for where, colour, label in ((on_edge, ORANGE, "an edge"), (~on_edge, BLUE, "a vertex")):
+    axes.plot(walked, np.where(where, around.gap, np.nan), color=colour, label=f"face: {label}")
+axes.set(
+    xlabel="direction of the query, degrees",
+    ylabel="support gap Δ",
+    xlim=(-180, 180),
+    ylim=(0, 1.3),
+)
 axes.set_title("Around the hull at distance 2: the gap falls to 0 where a corner's cone ends")
-axes.legend(frameon=False)
+axes.legend(frameon=False, ncols=2, loc="upper center")
 plt.show()
 
 # %% [markdown]

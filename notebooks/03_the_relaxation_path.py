@@ -45,16 +45,23 @@ path = vt.relax(projection, epsilon)  # one warm-started path, every temperature
 point = np.asarray(projection.point)
 
 # %%
-figure, axes = plt.subplots(figsize=(1.2 * COLUMN, 2.8))
-axes.fill(*keys[vt.explore.look(keys, query).outline].T, facecolor="#eeeeee", edgecolor=GREY)
-axes.plot(*keys.T, ".", color="black")
-axes.plot(*np.asarray(path.point).T, color=BLUE, label="entropic point")
-axes.plot(*np.stack([point, point - 0.5 * np.asarray(stability.tangent)]).T, "--", color=ORANGE)
-axes.plot(*keys.mean(axis=0), "s", color=GREY, ms=4, label="mean of the keys")
-axes.plot(*point, "o", color=ORANGE, ms=4, label="p*, with −w₀ dashed")
-axes.plot(*query, "o", color=GREEN, label="query")
-axes.set(aspect="equal", title="From the mean of the keys to p*, arriving along −w₀")
-axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+hull = keys[vt.explore.look(keys, query).outline]
+tangent = np.stack([point, point - 0.5 * np.asarray(stability.tangent)])
+figure, panels = plt.subplots(1, 2, figsize=(2 * COLUMN, 3.2))
+for axes in panels:
+    axes.fill(*hull.T, facecolor="#eeeeee", edgecolor=GREY)
+    axes.plot(*keys.T, ".", color="black")
+    axes.plot(*np.asarray(path.point).T, ".-", color=BLUE, ms=3, lw=1, label="entropic point")
+    axes.plot(*tangent.T, "--", color=ORANGE, label="direction −w₀")
+    axes.plot(*keys.mean(axis=0), "s", color=GREY, ms=4, label="mean of the keys")
+    axes.plot(*point, "o", color=ORANGE, ms=5, label="p*")
+    axes.plot(*query, "o", color=GREEN, label="query")
+    axes.set_aspect("equal")
+panels[0].set_title("From the mean of the keys to p*")
+panels[0].legend(frameon=False, loc="upper right", bbox_to_anchor=(1.02, 1))
+panels[0].set(xlim=(-1.4, 2.6), ylim=(-1.3, 2))
+panels[1].set_title("Near p*: the path arrives along −w₀")
+panels[1].set(xlim=point[0] + [-0.1, 0.06], ylim=point[1] + [-0.11, 0.03])
 plt.show()
 
 # %% [markdown]

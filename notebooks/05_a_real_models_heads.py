@@ -84,18 +84,19 @@ print(f"bound below 1 in {(bound[:, 0] < 1 - 1e-9).sum()} of {len(chosen)} heads
 assert (leaked <= bound * (1 + 1e-9)).all()
 
 # %% [markdown]
-# So the face is tiny, most of the mass is on it, and still the theorem proves next to nothing: it
-# is a statement about small temperatures. How much colder would attention have to be?
+# So the face is tiny, in the later layers most of the mass is on it, and still the theorem proves
+# next to nothing: it is a statement about small temperatures. How much colder would attention have
+# to be?
 
 # %%
 figure, axes = plt.subplots(figsize=(1.3 * COLUMN, 2.4))
 for curves, colour, name in ((leaked, BLUE, "measured"), (bound, ORANGE, "proved")):
     low, middle, high = np.quantile(curves, (0.1, 0.5, 0.9), axis=0)
     axes.fill_between(model / epsilon, low, high, color=colour, alpha=0.2, lw=0)
-    axes.semilogx(model / epsilon, middle, color=colour, label=f"{name}, median and 10 to 90 %")
-axes.set(xlabel="times colder than the model", ylabel="mass off the face", ylim=(0, 1.05))
-axes.set_title("Attention enters the theorem's regime when it is colder")
-axes.legend(frameon=False)
+    axes.semilogx(model / epsilon, middle, color=colour, label=name)
+axes.set(xlabel="times colder than the model", ylabel="mass off the face", ylim=(0, 1.3))
+axes.set_title("Colder, attention enters the regime (median, 10 to 90 % of heads)")
+axes.legend(frameon=False, ncols=2, loc="upper center")
 plt.show()
 
 # %% [markdown]

@@ -31,6 +31,8 @@ if CHROMIUM is None:
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "01_geometry_of_attention.py"
+# A kernel at once, and every cell on the page whether or not it is in sight.
+SETTINGS = {"autoStartDefaultKernel": True, "windowingMode": "none"}
 PATIENCE = 240_000  # milliseconds: a first execution compiles
 # The page shows three decimals.
 SHOWN = 6e-4
@@ -62,6 +64,10 @@ def lab(tmp_path: Path) -> Iterator[str]:
     port, token, log = _free_port(), secrets.token_hex(16), tmp_path / "lab.log"
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     own = {folder: str(tmp_path / folder.lower()) for folder in folders}
+    own["JUPYTERLAB_SETTINGS_DIR"] = str(tmp_path / "settings")
+    settings = Path(own["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text(json.dumps(SETTINGS))
     with log.open("wb") as stream:
         server = subprocess.Popen(
             [
@@ -92,9 +98,8 @@ def page(lab: str) -> Iterator[Any]:
         opened = browser.new_page(viewport={"width": 1400, "height": 1000})
         opened.goto(lab)
         opened.locator(".jp-Notebook").first.wait_for(timeout=PATIENCE)
-        opened.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
-            timeout=PATIENCE
-        )
+        # The notebook's own indicator says "idle" before there is a kernel.
+        opened.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE)
         opened.get_by_role("menuitem", name="Run", exact=True).click()
         opened.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
         yield opened

@@ -1,6 +1,7 @@
 """What has to be true of the text of every notebook; `.ci/run` executes them."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import jupytext
 import pytest
+
+from experiments import _registry
+from figures import _style
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -77,6 +81,26 @@ def test_it_narrates(path: Path) -> None:
     assert "code code code code" not in " ".join(kinds)
 
 
+def commands(text: str) -> list[tuple[str, str | None]]:
+    """Modules that the text runs, in words or by `run("-m", ...)`, each with its first argument."""
+    written = re.findall(r"python -m ([\w.]+)(?: (\w+))?", text)
+    called = re.findall(r'run\("-m", "([\w.]+)"(?:, "(\w+)")?', text)
+    return [(module, argument or None) for module, argument in written + called]
+
+
+def is_known(module: str, argument: str | None) -> bool:
+    """Whether the command line exists, and has what is asked of it."""
+    names = {"experiments": _registry.names(), "figures": _style.names()}.get(module)
+    if names is not None:
+        return argument in (None, "all", "NAME", *names)
+    return importlib.util.find_spec(module) is not None
+
+
+@each
+def test_the_commands_it_names_exist(path: Path) -> None:
+    assert not [command for command in commands(path.read_text("utf-8")) if not is_known(*command)]
+
+
 def test_no_outputs_are_stored() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: no list of tracked files")
@@ -91,3 +115,6 @@ def test_what_is_forbidden_is_noticed() -> None:
     assert list(functions(long)) == [("f", LONGEST_FUNCTION + 1)]
     code = "from a._b import c\nimport d._e\nx.y._z\nvt.__version__\n"
     assert private_names(code) == {"_b", "_e", "_z"}
+    named = "`python -m experiments no_such`, python -m no_such_module"
+    text = f'{named} run("-m", "figures", "theorem")'
+    assert [is_known(*command) for command in commands(text)] == [False, False, True]
