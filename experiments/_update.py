@@ -21,7 +21,6 @@ BY_HAND = {
     "decode_gpu": "needs a GPU",
     "generation": "needs a language model, and times want an idle machine",
     "head_survey": "reads three texts with a language model, an hour where nothing is stored",
-    "latency": "times want an idle machine",
     "model_quality": "takes hours with a language model",
 }
 

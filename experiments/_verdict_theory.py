@@ -67,18 +67,26 @@ def certified_gap(proofs: Found) -> Judged:
 
 
 @CLAIMS.add(
-    "Attention concentrates on a face of constant size", "T3", "hull.stability", "head_survey"
+    "Attention concentrates on a face of constant size",
+    "T3",
+    "hull.stability",
+    "head_survey",
+    "regime_map",
 )
-def constant_face(survey: Found) -> Judged:
+def constant_face(survey: Found, heads: Found) -> Judged:
     rows = survey.rows("hull at the model's temperature")
     first, last = (end(rows, key=lambda row: row["context"]) for end in (min, max))
+    leaked = heads["leakage_median"]
     said = (
         f"The exposed face of real heads has {first['face']:.0f} keys at {first['context']:,} "
         f"tokens and {last['face']:.0f} at {last['context']:,} (median; ninetieth percentile "
-        f"{first['face_tail']:.0f} and {last['face_tail']:.0f}). How much mass lies on it at the "
-        "model's temperature is another row."
+        f"{first['face_tail']:.0f} and {last['face_tail']:.0f}). At the model's own temperature "
+        f"ε = {heads['epsilon']:g} {leaked:.0%} of the mass lies off it (median); for 1 % ε would "
+        f"have to be {heads['factor_median']:.0f} times lower."
     )
-    return Judged(HOLDS if last["face"] <= 1.5 * first["face"] else FAILS, said)
+    if last["face"] > 1.5 * first["face"]:
+        return Judged(FAILS, said)
+    return Judged(HOLDS if leaked <= 0.05 else where("ε is far below the model's own"), said)
 
 
 @CLAIMS.add(
@@ -162,15 +170,19 @@ def regime(heads: Found) -> Judged:
 )
 def criterion(survey: Found) -> Judged:
     area, output = survey["area_gap_ratio_mass"], survey["area_gap_ratio_output"]
+    within, worst = survey["area_gap_ratio_median_layer"], survey["area_gap_ratio_worst_layer"]
+    safest = survey.rows("calibration", diagnostic="gap_ratio")[-1]["unsafe"]
     said = (
         f"Area under the ROC curve of Δ/ε for reads that lose mass: {area:.2f} (for output error "
         f"{output:.2f}; score gap {survey['area_score_gap_mass']:.2f}; 0.5 is chance) over "
-        f"{survey['queries']:,} queries; {survey['area_gap_ratio_worst_layer']:.2f} in the worst "
-        "layer."
+        f"{survey['queries']:,} queries; within a layer {within:.2f} (median) and {worst:.2f} (the "
+        f"worst layer). Of the tenth of the queries with the most Δ/ε {safest:.0%} are unsafe."
     )
-    if min(area, output) >= 0.9:
+    if min(area, output) >= 0.9 and safest <= 0.05:
         return Judged(HOLDS, said)
-    return Judged(where("an order of queries is enough") if area >= 0.65 else FAILS, said)
+    # An order that is worse than chance in a layer orders nothing there.
+    ordered = area >= 0.65 and worst >= 0.5
+    return Judged(where("an order of queries is enough") if ordered else FAILS, said)
 
 
 @CLAIMS.add(

@@ -55,6 +55,35 @@ def test_constant_support(constant: float, verdict: str) -> None:
     assert judged("Effective support", head_survey=survey) == verdict
 
 
+@pytest.mark.parametrize(("face", "leaked", "verdict"), [
+    (4.0, 0.01, HOLDS),
+    (4.0, 0.2, "holds where ε is far below the model's own"),
+    (9.0, 0.01, FAILS),
+])  # fmt: skip
+def test_a_face_must_also_hold_the_mass(face: float, leaked: float, verdict: str) -> None:
+    sizes = ((512, 3.0), (8192, face))
+    rows = table(*({"context": n, "face": size, "face_tail": 9.0} for n, size in sizes))
+    survey = Outcome({"hull at the model's temperature": rows})
+    regime = Outcome(values={"leakage_median": leaked, "epsilon": 8.0, "factor_median": 16.0})
+    said = judged("Attention concentrates", head_survey=survey, regime_map=regime)
+    assert said == verdict
+
+
+@pytest.mark.parametrize(("area", "worst", "unsafe", "verdict"), [
+    (0.95, 0.9, 0.01, HOLDS),
+    (0.95, 0.9, 0.17, "holds where an order of queries is enough"),
+    (0.72, 0.6, 0.17, "holds where an order of queries is enough"),
+    (0.72, 0.4, 0.17, FAILS),
+    (0.60, 0.6, 0.17, FAILS),
+])  # fmt: skip
+def test_criterion(area: float, worst: float, unsafe: float, verdict: str) -> None:
+    values = {f"area_gap_ratio_{kind}": area for kind in ("mass", "output")}
+    values |= {"area_gap_ratio_median_layer": area, "area_gap_ratio_worst_layer": worst}
+    bins = table(*({"diagnostic": "gap_ratio", "unsafe": share} for share in (0.8, unsafe)))
+    survey = Outcome({"calibration": bins}, values | {"area_score_gap_mass": 0.5, "queries": 10})
+    assert judged("The support gap is a practical", head_survey=survey) == verdict
+
+
 @pytest.mark.parametrize(("times", "verdict"), [
     ((3.0, 5.0, 1.1, 2.0), HOLDS),
     ((3.0, 5.0, 0.9, 2.0),
@@ -164,5 +193,4 @@ def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.Monk
 
 
 def test_every_reason_to_leave_an_experiment_is_one_of_an_experiment() -> None:
-    later = {"latency", "published_algorithm"}  # may not be in every checkout
-    assert _update.BY_HAND.keys() - later <= set(_registry.names())
+    assert _update.BY_HAND.keys() <= set(_registry.names())
