@@ -41,6 +41,7 @@ def test_names_of_values() -> None:
     assert report._key("near-degenerate") == "near_degenerate"
 
 
+@pytest.mark.slow  # compiles four policies
 def test_quick_run(tmp_path: Path) -> None:
     assert main(["failure_gallery", "--quick", "--results", str(tmp_path)]) == OK
     content = json.loads((tmp_path / "quick" / "failure_gallery.json").read_text())

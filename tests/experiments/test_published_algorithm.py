@@ -49,6 +49,7 @@ def test_the_cost_by_hand() -> None:
     assert rows[8192, "boxes on two levels"]["scored"] == 32 + 32 * 16
 
 
+@pytest.mark.slow  # compiles four routers and a relaxation
 def test_quick_run(tmp_path: Path) -> None:
     assert main(["published_algorithm", "--quick", "--results", str(tmp_path)]) == OK
     content = json.loads((tmp_path / "quick" / "published_algorithm.json").read_text())
