@@ -175,6 +175,7 @@ def test_curves_of_a_summary_that_proves_nothing() -> None:
     assert curves[0]["at_0"] == 1.0
 
 
+@pytest.mark.slow  # compiles every summary
 def test_quick_run(tmp_path: Path) -> None:
     assert main(["certificate_tightness", "--quick", "--results", str(tmp_path)]) == OK
     content = json.loads((tmp_path / "quick" / "certificate_tightness.json").read_text())

@@ -11,6 +11,7 @@ from experiments import _decode_report as report
 from experiments.__main__ import BAD_USE, OK, main
 
 
+@pytest.mark.slow  # compiles every policy
 def test_quick_run(tmp_path: Path) -> None:
     assert main(["decode_cpu", "--quick", "--results", str(tmp_path)]) == OK
     content = json.loads((tmp_path / "quick" / "decode_cpu.json").read_text())
