@@ -193,7 +193,7 @@ def test_an_unreachable_scheduler_is_one_sentence(
 
     from tests.evaluation import tiny
 
-    monkeypatch.setattr(sys.modules["vashista_theory.evaluation.run"], "SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr(sys.modules["vashista_theory.runs.cluster"], "SECONDS_TO_CONNECT", 0.5)
     folder = tiny.save(tmp_path / "model")
     arguments = ["--model", str(folder), "--tasks", "copying", "--text", "--contexts", "384"]
     arguments += ["--scheduler", "tcp://127.0.0.1:1", "--output", str(tmp_path / "out")]

@@ -14,8 +14,9 @@ from tests.runs.problem import assert_identical
 from tests.sweep import small
 from tests.sweep.refusals import refused
 from vashista_theory import runs
-from vashista_theory.sweep import run
+from vashista_theory.sweep import plan, run
 from vashista_theory.sweep.__main__ import main
+from vashista_theory.sweep.run import Blocks
 
 pytest.importorskip("distributed")
 
@@ -28,7 +29,7 @@ def test_unreachable_scheduler(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["vashista_theory.sweep.run"], "SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr(sys.modules["vashista_theory.runs.cluster"], "SECONDS_TO_CONNECT", 0.5)
     arguments = small.arguments(tmp_path / "out", heads_file)
     said = refused([*arguments, "--scheduler", "tcp://127.0.0.1:1"], capsys)
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in said
@@ -62,6 +63,19 @@ def test_a_store_elsewhere(
     assert "store/data.zarr" in "".join(capsys.readouterr().out.split())
     said = refused(small.arguments(folder, heads_file), capsys)
     assert "is for the sweep stored at" in said
+
+
+def test_a_heads_file_that_changed_is_refused(tmp_path: Path, heads_file: Path) -> None:
+    """On a worker it may be another file, and in a long session a newer one."""
+    mine = tmp_path / "mine.npz"
+    mine.write_bytes(heads_file.read_bytes())
+    config = small.config(tmp_path / "out", mine).resolved()
+    blocks = Blocks(config, plan.heads_sha256(config))
+    assert len(blocks.tasks_of(0)) == config.block_size
+    mine.write_bytes(heads_file.read_bytes() + b"more")
+    assert plan.heads_sha256(config) != blocks.heads_sha256
+    with pytest.raises(OSError, match=r"mine\.npz has changed, or is another file"):
+        Blocks(config, "0" * 64).tasks_of(0)
 
 
 @pytest.mark.slow  # two workers compile the sweep apart

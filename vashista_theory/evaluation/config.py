@@ -10,6 +10,7 @@ import tyro
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
+from vashista_theory.runs import check_request
 from vashista_theory.runs.progress import Mode
 
 QUICK_POLICIES = ("dense", registry.CONTROL, "published", "boxes", "budget", "certified-0.05")
@@ -75,7 +76,7 @@ class EvaluationConfig:
             ("segments", 1), ("positions", 1), ("prompts", 1), ("audited", 0), ("seed", 0),
         ):  # fmt: skip
             _check_integer(name, getattr(self, name), least)
-        _check_cluster(self.workers, self.scheduler)
+        check_request(self.workers, self.scheduler)
         for name, least in (("pages", 2), ("contexts", 64)):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -125,16 +126,6 @@ class EvaluationConfig:
             else:
                 rows[name] = (policy, min(self.pages))
         return rows
-
-
-def _check_cluster(workers: int | None, scheduler: str | None) -> None:
-    if workers is not None:
-        _check_integer("workers", workers, 1)
-        if scheduler is not None:
-            raise ValueError(
-                f"workers is {workers} and scheduler is {scheduler}; a cluster is either started "
-                "here or running already: give one of them"
-            )
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

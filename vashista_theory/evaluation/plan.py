@@ -149,11 +149,16 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
         CERTIFICATES: (*common, *stretch, "audited", "tolerances"),
     }[measurement]
     found: dict[str, Any] = {name: getattr(config, name) for name in fields}
-    found["text"] = [_named(name) for name in found["text"]] if "text" in found else []
+    found["text"] = list(named_texts(config)) if "text" in found else []
     if measurement != CERTIFICATES:
         found["policy"] = list(config.readers())
     software = package_versions(("jax", "torch", "transformers"))
     return {"measurement": measurement, **found, "software": software}
+
+
+def named_texts(config: EvaluationConfig) -> tuple[str, ...]:
+    """The texts, a user's file with the checksum of its content."""
+    return tuple(_named(name) for name in config.text)
 
 
 def _named(text: str) -> str:

@@ -1,6 +1,5 @@
 """Running an evaluation: check the request, load the model, compute what is missing."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -17,15 +16,12 @@ from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.retrieval import Reader
 from vashista_theory.runs import (
     BlockStore,
-    Cluster,
     Manifest,
     check_writable,
-    connect,
+    if_asked,
     open_store,
     run_blocks,
 )
-
-SECONDS_TO_CONNECT = 10.0
 
 
 class Loaded(NamedTuple):
@@ -101,23 +97,27 @@ def execute(prepared: Prepared) -> dict[str, xr.Dataset]:
         ClusterError: The cluster that was asked for cannot be used, or not any longer.
         OSError: A store cannot be written.
     """
-    config = prepared.config
     missing = {name: store for name, store in prepared.stores.items() if store.missing()}
-    with _cluster(config) if missing else contextlib.nullcontext() as cluster:
+    if missing:
+        _compute(prepared.loaded, missing)
+    return {name: store.load() for name, store in prepared.stores.items()}
+
+
+def _compute(loaded: Loaded, missing: dict[str, BlockStore]) -> None:
+    config, texts = loaded.config, plan.named_texts(loaded.config)
+    with if_asked(config.workers, config.scheduler) as cluster:
         for name, store in missing.items():
             identity = plan.identity(config, name)
             manifest = Manifest.start(identity, seed=config.seed, precision="float32")
-            here = functools.partial(_COMPUTE[name], prepared.loaded)
+            here = functools.partial(_COMPUTE[name], loaded)
             run_blocks(
                 store,
-                here if cluster is None else Blocks(config, name),
+                here if cluster is None else Blocks(config, name, texts),
                 cluster=cluster,
                 progress=config.progress,
                 description=name.capitalize(),
             )
-            found = manifest.finish().attributes() | {"model": prepared.loaded.model.name}
-            store.annotate(found)
-    return {name: store.load() for name, store in prepared.stores.items()}
+            store.annotate(manifest.finish().attributes() | {"model": loaded.model.name})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,27 +127,28 @@ class Blocks:
     Attributes:
         config: The evaluation.
         measurement: Which of its stores.
+        texts: Its texts by name, or by name and checksum (`plan.named_texts`).
     """
 
     config: EvaluationConfig
     measurement: str
+    texts: tuple[str, ...]
 
     def __call__(self, number: int) -> xr.Dataset:
         """Every variable of one block."""
-        return _COMPUTE[self.measurement](_loaded_once(self.config), number)
+        return _COMPUTE[self.measurement](_loaded_once(self.config, self.texts), number)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded_once(config: EvaluationConfig) -> Loaded:
+def _loaded_once(config: EvaluationConfig, texts: tuple[str, ...]) -> Loaded:
+    if plan.named_texts(config) != texts:
+        raise OSError(
+            f"a text of {', '.join(config.text)} has changed, or is another file on this worker "
+            "than where the evaluation was started; give files that are the same for all of them"
+        )
     # A process computes many blocks, and the model is larger than any of them.
     model = load_model(config.model)
     return Loaded(config, model, plan.tokens_of(config, model))
-
-
-def _cluster(config: EvaluationConfig) -> contextlib.AbstractContextManager[Cluster | None]:
-    if config.workers is None and config.scheduler is None:
-        return contextlib.nullcontext()
-    return connect(workers=config.workers, scheduler=config.scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 def run(config: EvaluationConfig | None = None) -> dict[str, xr.Dataset]:

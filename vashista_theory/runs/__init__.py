@@ -24,7 +24,9 @@ from vashista_theory.runs.manifest import Manifest as Manifest
 if TYPE_CHECKING:
     from vashista_theory.runs.cluster import Cluster as Cluster
     from vashista_theory.runs.cluster import ClusterError as ClusterError
+    from vashista_theory.runs.cluster import check_request as check_request
     from vashista_theory.runs.cluster import connect as connect
+    from vashista_theory.runs.cluster import if_asked as if_asked
     from vashista_theory.runs.progress import Progress as Progress
     from vashista_theory.runs.runner import run_blocks as run_blocks
     from vashista_theory.runs.store import BlockStore as BlockStore
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from vashista_theory.runs.store import open_store as open_store
 
 _LAZY_NAMES = {
-    **dict.fromkeys(("Cluster", "ClusterError", "connect"), "cluster"),
+    **dict.fromkeys(("Cluster", "ClusterError", "check_request", "connect", "if_asked"), "cluster"),
     "Progress": "progress",
     "run_blocks": "runner",
     **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),

@@ -22,6 +22,7 @@ Compute = Callable[[int], xr.Dataset]
 _PROBE = (
     "__import__('vashista_theory.runs.manifest', fromlist=['package_versions']).package_versions()"
 )
+SECONDS_TO_CONNECT = 10.0
 _AGAIN = "finished blocks are kept; run the same command again to go on from there"
 
 
@@ -151,6 +152,30 @@ def _open(job: bytes) -> _Job:
         ) from error
     _refuse_other_versions(address, package_versions(), opened.versions)
     return opened
+
+
+def check_request(workers: int | None, scheduler: str | None) -> None:
+    """Refuse what `if_asked` could not serve.
+
+    Raises:
+        ValueError: `workers` is no integer above 0, or both were given.
+    """
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ValueError(f"workers is {workers!r}; expected an integer of at least 1")
+    if workers is not None and scheduler is not None:
+        raise ValueError(
+            f"workers is {workers} and scheduler is {scheduler}; a cluster is either started here "
+            "or running already: give one of them"
+        )
+
+
+def if_asked(
+    workers: int | None, scheduler: str | None
+) -> contextlib.AbstractContextManager[Cluster | None]:
+    """`connect`, or nothing where neither workers nor a scheduler were asked for."""
+    if workers is None and scheduler is None:
+        return contextlib.nullcontext()
+    return connect(workers=workers, scheduler=scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import tyro
 
 from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
+from vashista_theory.runs import check_request
 from vashista_theory.runs.progress import Mode
 
 _QUICK: dict[str, int] = {
@@ -84,7 +85,7 @@ class SweepConfig:
         for name, least in (
             ("instances", 1), ("regime_side", 1), ("head_instances", 1), ("n", 1), ("d", 1),
             ("temperatures_per_decade", 1), ("seed", 0), ("oracle_sample", 0), ("block_size", 1),
-            ("threads", 1), *(() if self.workers is None else (("workers", 1),)),
+            ("threads", 1),
         ):  # fmt: skip
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -96,11 +97,7 @@ class SweepConfig:
                     f"{name} is {value!r}; a temperature must be positive and finite "
                     f"(it counts in units of the {self.epsilon_unit})"
                 )
-        if self.workers is not None and self.scheduler is not None:
-            raise ValueError(
-                f"workers is {self.workers} and scheduler is {self.scheduler}; a cluster is either "
-                "started here or running already: give one of them"
-            )
+        check_request(self.workers, self.scheduler)
         if self.epsilon_min > self.epsilon_max:
             raise ValueError(
                 f"epsilon_min = {self.epsilon_min} is above epsilon_max = {self.epsilon_max}"

@@ -137,12 +137,16 @@ def identity(config: SweepConfig) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if field.name not in _ELSEWHERE
     }
-    if config.heads is not None:
-        digest = hashlib.sha256(config.heads.read_bytes()).hexdigest()
+    if (digest := heads_sha256(config)) is not None:
         fields["heads_sha256"] = digest
     versions = package_versions()
     fields["software"] = {"vashista-theory": __version__, "jax": versions["jax"]}
     return fields
+
+
+def heads_sha256(config: SweepConfig) -> str | None:
+    """Of the heads file, where the configuration names one."""
+    return None if config.heads is None else hashlib.sha256(config.heads.read_bytes()).hexdigest()
 
 
 def parameters_text(instance: Instance) -> str:

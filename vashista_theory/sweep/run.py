@@ -1,6 +1,5 @@
 """Running a sweep: check the request, compute what is missing, record, draw."""
 
-import contextlib
 import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,11 +10,10 @@ import xarray as xr
 
 from vashista_theory.runs import (
     BlockStore,
-    Cluster,
     Manifest,
     Progress,
     check_writable,
-    connect,
+    if_asked,
     open_store,
     run_blocks,
     write_atomically,
@@ -27,7 +25,6 @@ from vashista_theory.sweep.measure import Row, measure
 STORE, FIGURES = "store", "figures"
 # In the output folder: where the store is, if not there.
 ELSEWHERE = "store.txt"
-SECONDS_TO_CONNECT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,6 @@ class Prepared:
     """A sweep that was accepted: nothing left that a user could have asked for wrongly."""
 
     config: SweepConfig
-    tasks: tuple[plan.Task, ...]
     store: BlockStore
 
 
@@ -59,7 +55,7 @@ def prepare(config: SweepConfig) -> Prepared:
     )
     if config.store is not None:
         write_atomically(config.output / ELSEWHERE, config.store + "\n")
-    return Prepared(config, planned, store)
+    return Prepared(config, store)
 
 
 def execute(prepared: Prepared) -> xr.Dataset:
@@ -73,8 +69,8 @@ def execute(prepared: Prepared) -> xr.Dataset:
     missing = store.missing()
     if missing:
         manifest = Manifest.start(plan.identity(config), seed=config.seed, precision="float64")
-        compute = Blocks(config)
-        with _cluster(config) as cluster:
+        compute = Blocks(config, plan.heads_sha256(config))
+        with if_asked(config.workers, config.scheduler) as cluster:
             if cluster is None:
                 _compile(
                     [task for number in missing for task in compute.tasks_of(number)],
@@ -102,14 +98,16 @@ class Blocks:
 
     Attributes:
         config: A resolved configuration.
+        heads_sha256: Of the heads file that it names.
     """
 
     config: SweepConfig
+    heads_sha256: str | None = None
 
     def tasks_of(self, number: int) -> tuple[plan.Task, ...]:
         """The instances of one block."""
         size = self.config.block_size
-        return _tasks(self.config)[number * size : (number + 1) * size]
+        return _tasks(self.config, self.heads_sha256)[number * size : (number + 1) * size]
 
     def row(self, task: plan.Task) -> Row:
         """One instance, measured."""
@@ -128,14 +126,13 @@ class Blocks:
 
 
 @functools.lru_cache(maxsize=1)
-def _tasks(config: SweepConfig) -> tuple[plan.Task, ...]:
+def _tasks(config: SweepConfig, heads_sha256: str | None) -> tuple[plan.Task, ...]:
+    if plan.heads_sha256(config) != heads_sha256:
+        raise OSError(
+            f"{config.heads} has changed, or is another file on this worker than where the sweep "
+            "was started; give a file that is the same for all of them"
+        )
     return plan.tasks(config)
-
-
-def _cluster(config: SweepConfig) -> contextlib.AbstractContextManager[Cluster | None]:
-    if config.workers is None and config.scheduler is None:
-        return contextlib.nullcontext()
-    return connect(workers=config.workers, scheduler=config.scheduler, timeout=SECONDS_TO_CONNECT)
 
 
 def run(config: SweepConfig | None = None) -> xr.Dataset:
