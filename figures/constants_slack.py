@@ -25,7 +25,7 @@ def draw(outcome: Any) -> Figure:
     if not curves:
         raise style.NothingToDrawError("no instance was compared")
     titles = [
-        "Leakage: T1′ gives away half\nof the decades, T3 about one",
+        "Leakage: T1′ gives away half\nof the decades, T3 is close",
         "Displacement: T2 becomes\nexact, T1 does not",
         "Beyond its range T1′ fails,\nwithout limit in X",
     ]
