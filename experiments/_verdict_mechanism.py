@@ -212,8 +212,8 @@ def _spread_rule(step: str, promise: str) -> None:
             n for n, row in sorted(by.items()) if row["p99_ms"] <= TAIL * own[n] * row["p50_ms"]
         ]
         said += (
-            f". Predictable means p99 over p50 at most {TAIL:g} times that of dense, which does the "
-            "same work for every query."
+            f". Predictable means p99 over p50 at most {TAIL:g} times that of dense, which does "
+            "the same work for every query."
         )
         if len(narrow) == len(by):
             return Judged(HOLDS, said)
