@@ -158,9 +158,11 @@ def predictions(quality: Found) -> Judged:
 
 @CLAIMS.add("Minimal loss of quality: retrieval", "T7", "evaluation", "model_quality")
 def retrieval(quality: Found) -> Judged:
-    rows = [row for row in quality.rows("retrieval") if row["counts"]]
+    rows = quality.rows("retrieval")
     policies = _policies(rows)
-    contexts = sorted({row["context"] for row in rows})
+    contexts = sorted({row["context"] for row in rows if row["counts"]})
+    if not contexts:
+        return Judged(NOT_MEASURED, "Dense attention solves no task, so nothing can be lost.")
     exact = {
         policy: {n: quality[f"exact_{policy}_{n}"] for n in contexts}
         for policy in ("dense", *policies)
@@ -273,8 +275,6 @@ def _policies(rows: list[Mapping[str, Any]]) -> list[str]:
 
 def _by_policy(kept: Mapping[str, list[int]], contexts: list[int], said: str) -> Judged:
     """One verdict about several policies and lengths."""
-    if not contexts:
-        return Judged(NOT_MEASURED, "Dense attention solves no task, so nothing can be lost.")
     if all(found == contexts for found in kept.values()):
         return Judged(HOLDS, said)
     conditions = [

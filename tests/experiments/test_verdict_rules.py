@@ -1,0 +1,224 @@
+"""The rules whose test is one table: made-up results on both sides of each limit."""
+
+from typing import Any
+
+import pytest
+
+from experiments import verdicts
+from experiments._outcome import Outcome, Table
+from experiments._verdict import FAILS, HOLDS, NOT_MEASURED, judge
+
+Rows = list[dict[str, Any]]
+
+
+def judged(beginning: str, *outcomes: Outcome) -> str:
+    (claim,) = [c for c in verdicts.CLAIMS if c.sentence.startswith(beginning)]
+    known = dict(zip(claim.needs, outcomes, strict=True))
+    said = judge(claim, known.get)
+    # A rule that lacks a value says so in this way: the made-up result would be incomplete.
+    assert " has no " not in said.evidence, said.evidence
+    return said.verdict
+
+
+def outcome(values: dict[str, Any] | None = None, **tables: Rows) -> Outcome:
+    made = {
+        name: Table({column: "" for row in rows for column in row}, rows)
+        for name, rows in tables.items()
+    }
+    return Outcome(tables=made, values=values or {})
+
+
+# ---------------------------------------------------------------- theory
+
+
+@pytest.mark.parametrize(("median", "tail", "verdict"), [
+    (40, 50, HOLDS), (40, 60, "holds where a head is not diffuse (most heads)"), (60, 70, FAILS),
+])  # fmt: skip
+def test_few_tokens(median: int, tail: int, verdict: str) -> None:
+    # Of 1,000 tokens; the shorter context must not count.
+    rows: Rows = [
+        {"context": 100, "median": 90, "tail": 99},
+        {"context": 1000, "median": median, "tail": tail},
+    ]
+    assert judged("Only a small part", outcome(support=rows)) == verdict
+
+
+@pytest.mark.parametrize("violations", [0, 1])
+def test_the_identity(violations: int) -> None:
+    theorem = outcome({"identity_defect": 1e-14, "violations_identity": violations})
+    published = outcome({"sharpness": 1.2, "hull_variation": 0.5})
+    found = judged("Attention is a projection", theorem, published)
+    assert found == FAILS if violations else found.startswith("holds where the query is far")
+
+
+@pytest.mark.parametrize(("changed", "verdict"), [
+    ({}, HOLDS),
+    ({"open": 1}, "holds where the numbers decide it"),
+    ({"accepted": 9}, FAILS),
+    ({"refused": 19}, FAILS),
+])  # fmt: skip
+def test_certified_gap(changed: dict[str, int], verdict: str) -> None:
+    values = {"instances": 10, "open": 0, "proved": 8, "inside": 1, "degenerate": 1}
+    values |= {"accepted": 10, "refused": 20, "tampered": 20} | changed
+    assert judged("KKT multipliers", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("failed", "beyond", "excess", "verdict"), [
+    (0, 0, -1.0, HOLDS),
+    (0, 3, -1.0, "holds where ε ≤ κ²/(4(log n − h))"),
+    (0, 0, 5.0, "holds where ε ≤ κ²/(4(log n − h))"),
+    (1, 3, 5.0, FAILS),
+])  # fmt: skip
+def test_published_constant(failed: int, beyond: int, excess: float, verdict: str) -> None:
+    values = {"pairs_inside": 10, "pairs_inside_failed": failed, "pairs_beyond": 10}
+    values |= {"pairs_beyond_failed": beyond, "counterexample_far_excess": excess}
+    values |= {"pairs_factor_one": 10, "pairs_factor_one_failed": 5, "heads_model_over_range": 9.0}
+    assert judged("… with the published constant", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("violations", "error", "verdict"), [
+    (0, 0.05, "holds where complementarity is strict"), (0, 0.06, FAILS), (1, 1e-6, FAILS),
+])  # fmt: skip
+def test_linear_error(violations: int, error: float, verdict: str) -> None:
+    values = {"violations_t2": violations, "checks_t2": 10, "slopes_measured": 3}
+    values |= {"slope_error_median": error, "slope_error_worst": error}
+    assert judged("The error on the face", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("slope", "linear", "verdict"), [
+    (1.01, 0.9, HOLDS), (1.1, 0.99, FAILS), (0.99, 1.1, HOLDS),
+])  # fmt: skip
+def test_the_margin_is_needed(slope: float, linear: float, verdict: str) -> None:
+    values = {"instances": 4, "slope_median": slope, "linear_slope_median": linear}
+    assert judged("The strict complementarity", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("heads", "verdict"), [
+    (9, HOLDS), (1, "holds where a head leaks under 1 %"), (0, FAILS),
+])  # fmt: skip
+def test_regime(heads: int, verdict: str) -> None:
+    values = {"epsilon": 8.0, "gap_ratio_median": 0.1, "gap_ratio_most": 1.0, "heads": 10}
+    values |= {"leakage_median": 0.5, "leaks_under_one_percent": heads, "factor_median": 16.0}
+    assert judged("Real heads run", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("strict", "violations", "verdict"), [
+    (20, 0, HOLDS), (9, 0, FAILS), (20, 1, FAILS),
+])  # fmt: skip
+def test_knob(strict: int, violations: int, verdict: str) -> None:
+    # A tolerance of 5 % reads 10 pages: one of 1 % must not read fewer.
+    rows: Rows = [
+        {"context": 512, "tolerance": tolerance, "pages_median": read, "pages": 32}
+        for tolerance, read in ((0.05, 10), (0.01, strict))
+    ]
+    values = {"certificate_violations": violations}
+    assert judged("A principled knob", outcome(values, certificates=rows)) == verdict
+
+
+# ---------------------------------------------------------------- mechanism
+
+
+@pytest.mark.parametrize(("read", "normal", "verdict"), [
+    (0.25, 0.5, HOLDS), (0.25, 0.9, "holds where attention is concentrated"), (0.26, 0.5, FAILS),
+])  # fmt: skip
+def test_small_set(read: float, normal: float, verdict: str) -> None:
+    common = {"step": "certified", "layout": "8 bits"}
+    rows: Rows = [
+        common | {"keys": "real heads", "tokens": 10, "share_read": 0.9},
+        common | {"keys": "real heads", "tokens": 20, "share_read": read},
+        common | {"keys": "normal", "tokens": 20, "share_read": normal},
+    ]
+    assert judged("A small candidate set", outcome(reading=rows)) == verdict
+
+
+@pytest.mark.parametrize(("growth", "kept", "verdict"), [
+    (1.0, 0.85, HOLDS), (16.0, 0.85, FAILS), (1.0, 0.84, FAILS),
+])  # fmt: skip
+def test_published_routing(growth: float, kept: float, verdict: str) -> None:
+    values = {"scored_growth_published": growth, "scored_published_131072": 2048}
+    values |= {"kept_page_means_16": kept, "kept_best_possible_16": 0.9}
+    assert judged("… as published", outcome(values | {"kept_2-bit_keys_16": 0.89})) == verdict
+
+
+@pytest.mark.parametrize(("times", "verdict"), [
+    ((1.5, 1.2), HOLDS), ((1.5, 0.9), "holds where read by sketch"), ((1.0, 0.9), FAILS),
+])  # fmt: skip
+def test_speed_in_a_model(times: tuple[float, float], verdict: str) -> None:
+    # Neither the baseline nor reading all pages can make it hold.
+    rows: Rows = [
+        {"read_by": name, "pages_read": share, "times_dense": t}
+        for name, share, t in zip(
+            ("transformers (sdpa)", "all pages", "sketch", "boxes"),
+            (1.0, 1.0, 0.25, 0.25), (9.0, 9.0, *times), strict=True,
+        )
+    ]  # fmt: skip
+    found = outcome({"prompt_tokens": 4096}, generation=rows)
+    assert judged("… inside a language model", found) == verdict
+
+
+@pytest.mark.parametrize(("slowest", "verdict"), [
+    (1.1, HOLDS), (0.9, "holds where the list says so"), (None, HOLDS),
+])  # fmt: skip
+def test_speed_on_a_gpu(slowest: float | None, verdict: str) -> None:
+    def row(keys: str, times: float | None, tokens: int = 10) -> dict[str, Any]:
+        common = {"step": "budget", "kv_heads": 8, "tokens": tokens}
+        return common | {"keys": keys, "times_dense": times}
+
+    # Of two ways to run a step the faster counts; other keys do not.
+    rows = [row("real heads", 0.5), row("real heads", 2.0), row("normal", 0.1)]
+    rows.append(row("real heads", slowest, 20))
+    assert judged("… on a GPU", outcome({"machine device": "a card"}, decode=rows)) == verdict
+
+
+@pytest.mark.parametrize(("least", "most", "verdict"), [
+    (1.1, 2.0, HOLDS), (0.5, 2.0, "holds where contexts are long"), (0.1, 0.9, FAILS),
+])  # fmt: skip
+def test_published_times(least: float, most: float, verdict: str) -> None:
+    values = {"recorded_least": least, "recorded_most": most}
+    assert judged("… of the published implementation", outcome(values)) == verdict
+
+
+@pytest.mark.parametrize(("divergences", "verdict"), [
+    ({"budget@64": (0.01, 0.05), "certified-0.05": (0.001, 0.002)}, HOLDS),
+    ({"budget@64": (0.01, 0.06), "certified-0.05": (0.001, 0.002)},
+     "holds where read by budget@64 at 10 tokens and certified-0.05"),
+    ({"budget@64": (0.06, 0.06), "certified-0.05": (0.06, 0.06)}, FAILS),
+])  # fmt: skip
+def test_predictions(divergences: dict[str, tuple[float, float]], verdict: str) -> None:
+    # The fewer pages and the ceiling are not what is offered, and do not count.
+    shown = divergences | {"budget@16": (9.0, 9.0), "oracle-pages@64": (0.0, 0.0)}
+    rows: Rows = [{"policy": name, "context": n} for name in shown for n in (10, 20)]
+    values = {
+        f"divergence_{name}_{n}": kl
+        for name, pair in shown.items()
+        for n, kl in zip((10, 20), pair, strict=True)
+    }
+    assert judged("Minimal loss of quality: pred", outcome(values, perplexity=rows)) == verdict
+
+
+def test_no_task_that_dense_solves_says_nothing_about_retrieval() -> None:
+    rows: Rows = [{"policy": "budget@16", "context": 10, "counts": False}]
+    assert judged("Minimal loss of quality: ret", outcome(retrieval=rows)) == NOT_MEASURED
+
+
+@pytest.mark.parametrize(("unsafe", "verdict"), [
+    (0.05, "holds where Δ/ε is in its highest tenth"), (0.06, FAILS),
+])  # fmt: skip
+def test_predicted_regimes(unsafe: float, verdict: str) -> None:
+    rows: Rows = [
+        {"diagnostic": name, "unsafe": share}
+        for name, shares in (("gap_ratio", (0.9, unsafe)), ("estimate", (0.9, 0.0)))
+        for share in shares
+    ]
+    assert judged("… in the regimes", outcome(calibration=rows)) == verdict
+
+
+@pytest.mark.parametrize(("ratio", "stored", "verdict"), [
+    (1.5, 3.0, HOLDS), (1.6, 3.0, FAILS), (1.1, 4.0, FAILS),
+])  # fmt: skip
+def test_cost(ratio: float, stored: float, verdict: str) -> None:
+    rows: Rows = [
+        {"tokens": n, "share_of_kv": 0.3, "summary_mb": stored, "formula_mb": 3.0} for n in (1, 2)
+    ]
+    made = outcome({"append_ratio": ratio}, **{"append and summaries": rows})
+    assert judged("Predictable cost", made) == verdict
