@@ -115,7 +115,7 @@ class Statements(NamedTuple):
 
 
 def statements(solved: Solved) -> Statements:
-    """T1 to T3 written out from theory.md, in extended precision and without logarithms' tricks."""
+    """T1 to T3 as the paper displays them, in extended precision and without logarithms' tricks."""
     seen, epsilons = view(solved), solved.epsilons.astype(LONG)[:, None]
     off = ~seen.face
     h = LONG(float(solved.stability.entropy))
@@ -143,8 +143,7 @@ def statements(solved: Solved) -> Statements:
         )[:, None]  # fmt: skip
         least = np.minimum(np.minimum(weights_t1, t3), 0)
         reach = np.sum((seen.lengths[None] * np.exp(least))[:, off], axis=1)
-        b2 = e * slope + reach
-        bootstrap = 0.5 * (b2 + np.sqrt(b2**2 + 4 * reach * e * slope))
+        bootstrap = np.sqrt((e * slope) ** 2 + reach**2)
         return Statements(np.log(b), np.log(t2), np.log(bootstrap), weights_t1, t3, log_sum)
 
 

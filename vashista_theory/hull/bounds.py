@@ -109,15 +109,16 @@ def log_off_face_reach(geometry: Geometry, epsilon: Float[Array, ""]) -> Float[A
 
 
 def displacement_bounds(geometry: Geometry, epsilon: Float[Array, ""]) -> DisplacementBounds:
-    """T1, T2 and the bootstrap of T2 for log ‖p^ε − p*‖."""
+    """T1, T2 and its bootstrap √(ε²‖w₀‖² + A²), A the off-face reach, for log ‖p^ε − p*‖.
+
+    The bootstrap holds as δ lies in the ball that has −εw₀ and δ's off-face part at the ends of a
+    diameter (the paper's proof of T2), and implies ε‖w₀‖ + A and ε‖w₀‖ + 2A.
+    """
     linear = jnp.log(epsilon) + jnp.log(geometry.tangent_norm)
     spread = 0.5 * (jnp.log(4 * epsilon) + log_off_face_factor(geometry, epsilon))
     root = 0.5 * jnp.logaddexp(2 * linear, 2 * spread)
     t2 = jnp.logaddexp(linear, root) - jnp.log(2.0)
-    leaked = log_off_face_reach(geometry, epsilon)
-    sum_ = jnp.logaddexp(linear, leaked)
-    discriminant = 0.5 * jnp.logaddexp(2 * sum_, jnp.log(4.0) + leaked + linear)
-    bootstrap = jnp.logaddexp(sum_, discriminant) - jnp.log(2.0)
+    bootstrap = 0.5 * jnp.logaddexp(2 * linear, 2 * log_off_face_reach(geometry, epsilon))
     return DisplacementBounds(
         t1=log_t1_displacement(geometry, epsilon),
         t2=jnp.where(geometry.strict, t2, jnp.inf),

@@ -64,8 +64,7 @@ def displacement_bound(c: Constants, epsilon: float) -> float:
         linear, r = eps * c.tangent_norm, _off_face_factor(c, eps)
         t2 = (linear + (linear**2 + 4 * eps * r).sqrt()) / 2
         leaked = total(o.copies * o.length * b.exp() for o, b in _weight_bounds(c, eps, reach))
-        both = linear + leaked
-        bootstrap = (both + (both**2 + 4 * leaked * linear).sqrt()) / 2
+        bootstrap = (linear**2 + leaked**2).sqrt()
         return min(best, ceil_float(t2), ceil_float(bootstrap))
 
 
