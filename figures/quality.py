@@ -34,7 +34,7 @@ def draw(outcome: Any) -> Figure:
     axes[0].set_ylim(len(names) - 0.5, -0.6)
     axes[0].set(xscale="log", xlabel="KL(dense ‖ policy), nats a token")
     axes[0].set_title("How far predictions move from dense")
-    axes[1].set(xlim=(-0.03, 1.03), xlabel="share of exact answers, tasks that dense solves")
+    axes[1].set(xlim=(-0.03, 1.03), xlabel="share of exact answers, tasks that count")
     axes[1].set_title("What retrieval is left")
     axes[1].tick_params(left=False)
     _key(figure, contexts, sorted({pages for _, pages, _ in (*found, *exact) if pages}))
