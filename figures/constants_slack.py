@@ -14,7 +14,7 @@ _FORMS = {
     "t1": ("T1", GREEN, (0.8, 0.5)),
     "t3": ("T3", BLUE, (0.75, 0.3)),
 }
-_MOVED = {"moved_t1": ("T1", GREEN, (0.72, 0.72)), "moved_t2": ("T2", BLUE, (0.72, 0.5))}
+_MOVED = {"moved_t1": ("T1", GREEN, (0.72, 0.72)), "moved_t2": ("T2", BLUE, (0.82, 0.54))}
 _GROUPS = {"synthetic": "-", "real heads": "--"}
 
 
