@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments._latency_report import TAIL
+from experiments._right_answers import right_answers
 from experiments._verdict import (
     FAILS,
     HOLDS,
@@ -20,6 +21,7 @@ CLAIMS = Claims()
 
 # Answers lost before quality counts as degraded, and KL from dense, nats.
 _LOST, _DIVERGED = 0.05, 0.05
+_ROUNDING = 1e-9  # of a difference of two shares of few prompts
 _REAL = "real heads"
 
 
@@ -160,21 +162,22 @@ def predictions(quality: Found) -> Judged:
 def retrieval(quality: Found) -> Judged:
     rows = quality.rows("retrieval")
     policies = _policies(rows)
-    contexts = sorted({row["context"] for row in rows if row["counts"]})
+    right = right_answers(rows)
+    contexts = sorted({context for _, context in right})
     if not contexts:
         return Judged(NOT_MEASURED, "Dense attention solves no task, so nothing can be lost.")
-    exact = {
-        policy: {n: quality[f"exact_{policy}_{n}"] for n in contexts}
-        for policy in ("dense", *policies)
-    }
     kept = {
-        policy: [n for n in contexts if exact[policy][n] >= exact["dense"][n] - _LOST]
+        policy: [
+            n
+            for n in contexts
+            if right["dense", n].share - right[policy, n].share <= _LOST + _ROUNDING
+        ]
         for policy in policies
     }
-    said = f"Exact answers at {listed(f'{n:,}' for n in contexts)} tokens: "
-    said += "; ".join(
-        f"{policy} " + listed(f"{share:.0%}" for share in by.values())
-        for policy, by in exact.items()
+    prompts = listed(f"{right['dense', n].prompts} prompts at {n:,}" for n in contexts)
+    said = f"Right answers over the tasks that dense solves ({prompts} tokens): " + "; ".join(
+        f"{policy} " + listed(f"{right[policy, n].share:.0%}" for n in contexts)
+        for policy in ("dense", *policies)
     )
     return _by_policy(kept, contexts, f"{said}. Kept means within {_LOST:.0%} of dense.")
 

@@ -1,9 +1,10 @@
-"""What policies do to a language model: divergence from dense, and exact answers, by policy."""
+"""What policies do to a language model: divergence from dense, and right answers, by policy."""
 
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments._right_answers import right_answers
 from figures import _style as style
 from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 
@@ -20,13 +21,16 @@ def draw(outcome: Any) -> Figure:
     if not predicted and not answered:
         raise style.NothingToDrawError("the result has neither texts nor tasks")
     found = _values(outcome.values, predicted, "divergence")
-    exact = _values(outcome.values, [row for row in answered if row["counts"]], "exact")
-    names = _order({name for name, _, _ in (*found, *exact)}, found)
-    contexts = sorted({context for _, _, context in (*found, *exact)})
+    right = {
+        (*_label(policy), context): score.share
+        for (policy, context), score in right_answers(answered).items()
+    }
+    names = _order({name for name, _, _ in (*found, *right)}, found)
+    contexts = sorted({context for _, _, context in (*found, *right)})
     height = 1.1 + 0.2 * len(names)
     figure = Figure(figsize=(2 * COLUMN, height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for name, axis, cells in (("divergence", axes[0], found), ("exact", axes[1], exact)):
+    for name, axis, cells in (("divergence", axes[0], found), ("right", axes[1], right)):
         _dots(axis, cells, names, contexts, least=_LEAST if name == "divergence" else 0.0)
         if not cells:
             axis.text(0.5, 0.5, "not measured", size=8, ha="center", transform=axis.transAxes)
@@ -34,10 +38,10 @@ def draw(outcome: Any) -> Figure:
     axes[0].set_ylim(len(names) - 0.5, -0.6)
     axes[0].set(xscale="log", xlabel="KL(dense ‖ policy), nats a token")
     axes[0].set_title("How far predictions move from dense")
-    axes[1].set(xlim=(-0.03, 1.03), xlabel="share of exact answers, tasks that count")
+    axes[1].set(xlim=(-0.03, 1.03), xlabel="share of right answers, tasks that dense solves")
     axes[1].set_title("What retrieval is left")
     axes[1].tick_params(left=False)
-    _key(figure, contexts, sorted({pages for _, pages, _ in (*found, *exact) if pages}))
+    _key(figure, contexts, sorted({pages for _, pages, _ in (*found, *right) if pages}))
     return figure
 
 
@@ -48,11 +52,15 @@ def _values(values: Any, rows: Any, name: str) -> Cells:
     """By policy, pages (0 if it decides itself) and length: the mean that the result has."""
     found: Cells = {}
     for row in rows:
-        policy, _, pages = row["policy"].partition("@")
         key = f"{name}_{row['policy']}_{row['context']}"
         if key in values:
-            found[policy, int(pages or 0), row["context"]] = values[key]
+            found[(*_label(row["policy"]), row["context"])] = values[key]
     return found
+
+
+def _label(row: str) -> tuple[str, int]:
+    policy, _, pages = row.partition("@")
+    return policy, int(pages or 0)
 
 
 def _order(names: set[str], found: Cells) -> list[str]:

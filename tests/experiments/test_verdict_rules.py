@@ -197,7 +197,7 @@ def test_predictions(divergences: dict[str, tuple[float, float]], verdict: str) 
 
 
 def test_no_task_that_dense_solves_says_nothing_about_retrieval() -> None:
-    rows: Rows = [{"policy": "budget@16", "context": 10, "counts": False}]
+    rows: Rows = [{"policy": "budget@16", "context": 10, "counts": False, "task": "words"}]
     assert judged("Minimal loss of quality: ret", outcome(retrieval=rows)) == NOT_MEASURED
 
 

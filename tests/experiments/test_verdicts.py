@@ -112,16 +112,20 @@ def test_latency(p99: tuple[float, float], verdict: str) -> None:
     assert judged("Predictable latency (p50, p90, p99): a fixed", decode_cpu=decode) == verdict
 
 
-@pytest.mark.parametrize(("exact", "verdict"), [
-    ((0.9, 0.88), HOLDS),
+@pytest.mark.parametrize(("right", "verdict"), [
+    ((0.9, 0.85), HOLDS),  # 5 points less are kept, whatever the subtraction rounds to
     ((0.9, 0.5), "holds where read by budget@64"),
     ((0.2, 0.5), FAILS),
 ])  # fmt: skip
-def test_retrieval(exact: tuple[float, float], verdict: str) -> None:
-    names = ("budget@64", "certified-0.05")
-    rows = table(*({"policy": n, "context": 10, "counts": True} for n in (*names, "budget@16")))
-    values = {f"exact_{n}_10": share for n, share in zip(names, exact, strict=True)}
-    quality = Outcome({"retrieval": rows}, values | {"exact_dense_10": 0.9})
+def test_retrieval(right: tuple[float, float], verdict: str) -> None:
+    # One task is solved exactly, one by choice: each is held to its own test.
+    shares = {"dense": 0.9, "budget@64": right[0], "certified-0.05": right[1], "budget@16": 0.0}
+    rows = table(*(
+        {"task": task, "reach": "", "context": 10, "policy": name, "prompts": 20, "counts": True}
+        | ({"exact": s, "chosen": 0.3} if task == "needle" else {"exact": 0.0, "chosen": s})
+        for name, s in shares.items() for task in ("needle", "copy")
+    ))  # fmt: skip
+    quality = Outcome({"retrieval": rows})
     assert judged("Minimal loss of quality: retrieval", model_quality=quality) == verdict
 
 
