@@ -81,7 +81,7 @@ def outcome(known: Callable[[str], Outcome | None]) -> Outcome:
     }
     said = (
         f"Of {values['claims']} claims {values['hold']} hold, {values['hold_where']} hold under a "
-        f"condition, {values['fail']} do not hold, {values['not_measured']} are not measured."
+        f"condition, {values['fail']} do not hold, {values['not_measured']} not measured."
     )
     return Outcome(tables={"verdicts": Table(_COLUMNS, rows)}, values=values, findings=[said])
 
