@@ -175,7 +175,9 @@ def retrieval(quality: Found) -> Judged:
         for policy in policies
     }
     prompts = listed(f"{right['dense', n].prompts} prompts at {n:,}" for n in contexts)
-    said = f"Right answers over the tasks that dense solves ({prompts} tokens): " + "; ".join(
+    asked = listed(sorted({row["task"] for row in rows}))
+    said = f"Tasks compared: {asked}. Right answers where dense solves them ({prompts} tokens): "
+    said += "; ".join(
         f"{policy} " + listed(f"{right[policy, n].share:.0%}" for n in contexts)
         for policy in ("dense", *policies)
     )

