@@ -1,9 +1,9 @@
 """Which retrieval tasks does the model solve when it reads everything? Only those can be lost.
 
 Dense attention on every task, by length of the context, beside a window of the first page and the
-last ones, which shows what a task needs beyond its end. Cheaper than `model_quality`, which compares
-policies: run it first to choose that one's tasks. Needs the extra lm; the model is fetched by
-package. Resumable: a run that was stopped goes on.
+last ones, which shows what a task needs beyond its end. Cheaper than `model_quality`, which
+compares policies: run it first to choose that one's tasks. Needs the extra lm; the model is fetched
+by package. Resumable: a run that was stopped goes on.
 
 Examples:
   python -m experiments solved_tasks
