@@ -17,7 +17,8 @@ def test_each_task_is_held_to_its_own_test() -> None:
         # Solved by choice: exact answers must not be asked for.
         row("copy", "dense", 0.6, 1.0), row("copy", "boxes", 0.0, 0.4),
         # Not solved: does not count.
-        row("words", "dense", 0.0, 0.2, counts=False), row("words", "boxes", 1.0, 1.0, counts=False),
+        row("words", "dense", 0.0, 0.2, counts=False),
+        row("words", "boxes", 1.0, 1.0, counts=False),
         # The same task beyond the model's reach, and at another length, are tasks of their own.
         row("needle", "dense", 0.0, 1.0, reach="far", prompts=1),
         row("needle", "boxes", 0.0, 1.0, reach="far", prompts=1),
