@@ -26,6 +26,17 @@ def default_tolerance(dtype: DTypeLike) -> float:
     return 4096 * unit_roundoff(dtype)
 
 
+def power_of_two(length: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The power of two at or below a length: a unit that changes no digit of what it divides.
+
+    Zero and what is not finite give 1. Kept where its reciprocal is a normal number as well.
+    """
+    usable = jnp.isfinite(length) & (length > 0)
+    exponent = jnp.frexp(jnp.where(usable, length, 1.0))[1] - 1
+    limit = -int(jnp.finfo(length.dtype).minexp)
+    return jnp.ldexp(jnp.ones_like(length), jnp.clip(exponent, -limit, limit))
+
+
 def masked_logsumexp(
     logits: Float[Array, "*batch n"], mask: Bool[Array, "*#batch n"]
 ) -> Float[Array, "*batch"]:

@@ -16,22 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.hull.frame import Frame
 
 _DEPENDENT = 64.0
 """Units of roundoff below which a key counts as affinely dependent on the corral."""
 
-
-class Frame(NamedTuple):
-    """What stays fixed during a solve: origin, homogenising length, query seen from the origin."""
-
-    origin: Float[Array, " d"]
-    length: Float[Array, ""]
-    target: Float[Array, " d"]
-
-    def homogeneous(self, shifted: Float[Array, "... d"]) -> Float[Array, "... d1"]:
-        """Rows (k − o, s) of keys given from the origin."""
-        last = jnp.broadcast_to(self.length, (*shifted.shape[:-1], 1))
-        return jnp.concatenate([shifted, last], axis=-1)
+WEIGHT_NOISE = 8.0
+"""Units of roundoff, relative to the mean reach of the support, below which a weight is none."""
 
 
 class Corral(NamedTuple):
@@ -41,6 +32,7 @@ class Corral(NamedTuple):
     rows: Float[Array, "slots d1"]
     dual: Float[Array, "slots d1"]
     weights: Float[Array, " slots"]
+    reach: Float[Array, " slots"]
 
     @property
     def used(self) -> Bool[Array, " slots"]:
@@ -52,27 +44,61 @@ class Corral(NamedTuple):
         return self.weights @ self.rows[:, :-1]
 
 
+def homogeneous(shifted: Float[Array, "... d"]) -> Float[Array, "... d1"]:
+    """Rows (k − o, s): s is the length of a vector whose coordinates are all one unit."""
+    d = shifted.shape[-1]
+    last = jnp.full((*shifted.shape[:-1], 1), d**0.5, shifted.dtype)
+    return jnp.concatenate([shifted, last], axis=-1)
+
+
 def start(index: Int[Array, ""], frame: Frame, slots: int) -> Corral:
     """The corral of one key: the origin of the frame itself."""
     d = frame.origin.shape[0]
-    first = jnp.zeros((slots, d + 1), frame.origin.dtype).at[0, d]
+    dtype = frame.origin.dtype
+    first = jnp.zeros((slots, d + 1), dtype).at[0, d]
     return Corral(
         key_index=jnp.full((slots,), -1, jnp.int32).at[0].set(index.astype(jnp.int32)),
-        rows=first.set(frame.length),
-        dual=first.set(1 / frame.length),
-        weights=jnp.zeros((slots,), frame.origin.dtype).at[0].set(1.0),
+        rows=first.set(d**0.5),
+        dual=first.set(d**-0.5),
+        weights=jnp.zeros((slots,), dtype).at[0].set(1.0),
+        reach=jnp.zeros((slots,), dtype),
     )
 
 
+def falling_weights(
+    used: Bool[Array, " slots"], wanted: Float[Array, " slots"], reach: Float[Array, " slots"]
+) -> Bool[Array, " slots"]:
+    """Keys of the corral that the affine optimum gives no weight beyond rounding.
+
+    A weight moves the point by weight × reach: a distant key counts with a weight that is far
+    below the roundoff of 1.
+    """
+    noise = WEIGHT_NOISE * unit_roundoff(wanted.dtype)
+    mean_reach = jnp.sum(jnp.abs(wanted) * reach)
+    share = jnp.where(reach > mean_reach, mean_reach / jnp.where(reach > 0, reach, 1.0), 1.0)
+    return used & (wanted <= noise * share)
+
+
+def step_towards(
+    weights: Float[Array, " slots"], wanted: Float[Array, " slots"], falling: Bool[Array, " slots"]
+) -> tuple[Float[Array, " slots"], Int[Array, ""]]:
+    """As far towards the affine optimum as weights stay positive, and the slot that stops it."""
+    drop_rate = jnp.where(falling, weights - wanted, 1.0)
+    share = jnp.where(falling, weights / drop_rate, jnp.inf)
+    slot = jnp.argmin(share)
+    step = jnp.clip(share[slot], 0.0, 1.0)
+    return weights + step * (wanted - weights), slot
+
+
 def add(
-    corral: Corral, frame: Frame, index: Int[Array, ""], shifted: Float[Array, " d"]
+    corral: Corral, index: Int[Array, ""], shifted: Float[Array, " d"]
 ) -> tuple[Corral, Bool[Array, ""]]:
     """Add the key at `index` (at `shifted` from the origin) with weight 0.
 
     Returns the corral and whether the key was refused as affinely dependent. The part of the row
     outside the span is orthogonalised twice: once leaves an error of κ·u, twice leaves u.
     """
-    row = frame.homogeneous(shifted)
+    row = homogeneous(shifted)
     first = corral.dual @ row
     outside = row - first @ corral.rows
     second = corral.dual @ outside
@@ -90,6 +116,7 @@ def add(
             rows=jnp.where(entering[:, None], row[None], corral.rows),
             dual=corral.dual - jnp.outer(coordinates, new_dual),
             weights=corral.weights,
+            reach=jnp.where(entering, jnp.max(jnp.abs(shifted)), corral.reach),
         ),
         dependent,
     )
@@ -107,6 +134,7 @@ def drop(corral: Corral, slot: Int[Array, ""]) -> Corral:
         rows=jnp.where(leaving[:, None], 0.0, corral.rows),
         dual=dual,
         weights=jnp.where(leaving, 0.0, corral.weights),
+        reach=jnp.where(leaving, 0.0, corral.reach),
     )
 
 
@@ -116,7 +144,7 @@ def affine_weights(corral: Corral, frame: Frame) -> Float[Array, " slots"]:
     The projection of (q − o, s) on the span of the rows, moved along the projection of the last
     unit vector until its last coordinate is s again, that is until the weights sum to 1.
     """
-    inside = corral.dual @ frame.homogeneous(frame.target)
+    inside = corral.dual @ homogeneous(frame.target)
     upward = corral.dual[:, -1]
     return inside + upward * ((1.0 - jnp.sum(inside)) / jnp.sum(upward))
 
@@ -151,19 +179,15 @@ def polish(corral: Corral, frame: Frame) -> Corral:
     return jax.lax.while_loop(spoiled, mend, correct(correct(corral, frame), frame))
 
 
-def rebuild(corral: Corral, frame: Frame) -> Corral:
+def rebuild(corral: Corral) -> Corral:
     """The same corral with its dual basis computed afresh, free of accumulated rounding."""
     slots = corral.key_index.shape[0]
-    empty = corral._replace(
-        key_index=jnp.full_like(corral.key_index, -1),
-        rows=jnp.zeros_like(corral.rows),
-        dual=jnp.zeros_like(corral.dual),
-        weights=jnp.zeros_like(corral.weights),
-    )
+    empty = jax.tree.map(jnp.zeros_like, corral)
+    empty = empty._replace(key_index=jnp.full_like(corral.key_index, -1))
 
     def body(slot: Array, fresh: Corral) -> Corral:
         position = jnp.argmin(fresh.used)
-        grown, refused = add(fresh, frame, corral.key_index[slot], corral.rows[slot, :-1])
+        grown, refused = add(fresh, corral.key_index[slot], corral.rows[slot, :-1])
         keep = corral.used[slot] & ~refused
         weights = jnp.where(jnp.arange(slots) == position, corral.weights[slot], fresh.weights)
         grown = grown._replace(weights=weights)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vashista_theory._numerics import map_rows, unit_roundoff
-from vashista_theory.hull import corral as corrals
-from vashista_theory.hull.active_set import search
+from vashista_theory.hull.active_set import pose, search
+from vashista_theory.hull.refinement import refine
 from vashista_theory.hull.span import SPAN_NOISE, Centred, face_basis
 
 
@@ -73,13 +73,13 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
         rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)][None])
         exact, most = jnp.zeros((), zero.dtype), jnp.int32(50 * (d + 2))
-        found = search(rows, zero, None, exact, most)
-        corral = corrals.correct(found.corral, found.frame)
-        nearest = found.frame.origin + corral.shifted_point()
+        problem, start = pose(rows, zero, exact, most)
+        optimum = refine(problem, search(problem, start, None))
+        nearest, support = optimum.place.point, optimum.support
         separated = jnp.linalg.norm(nearest) > negligible
         carrying = (
             jnp.zeros((n,), bool)
-            .at[jnp.where(corral.used, corral.key_index, n)]
+            .at[jnp.where(support.used, support.key_index, n)]
             .set(True, mode="drop")
         )
         grown = jnp.where(separated | ~jnp.any(rest), members, members | (carrying & rest))

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import default_tolerance, unit_roundoff
+from vashista_theory._numerics import default_tolerance, map_rows
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull import corral as corrals
 from vashista_theory.hull import kkt
-from vashista_theory.hull.active_set import search, slots_for
+from vashista_theory.hull.active_set import pose, search, slots_for
 from vashista_theory.hull.kkt import Residuals
 from vashista_theory.hull.problem import as_problem, check_finite, is_traced, settle
+from vashista_theory.hull.refinement import Optimum, refine, support_violation
 
 FAILURES = (
     Result.nonfinite_input,
@@ -32,8 +32,6 @@ FAILURES = (
     Result.ambiguous_face,
 )
 """Outcomes for which `throw=True` raises; `inside_hull` is a fact about the input."""
-
-_INSIDE_NOISE = 64.0
 
 
 class Projection(eqx.Module):
@@ -78,11 +76,9 @@ class _Solution(NamedTuple):
     point: Float[Array, " d"]
     weights: Float[Array, " n"]
     multipliers: Float[Array, " n"]
-    corral: corrals.Corral
-    reach: Float[Array, " n"]
-    scale: Float[Array, ""]
-    steps: Int[Array, ""]
-    passes: Int[Array, ""]
+    optimum: Optimum
+    support_violation: Float[Array, ""]
+    allowance: Float[Array, ""]
 
 
 @jax.custom_jvp
@@ -93,22 +89,17 @@ def _solve(
     allowance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> _Solution:
-    found = search(keys, query, initial_face, allowance, max_steps)
-    frame = found.frame
-    corral = corrals.polish(found.corral, frame)
-    point = frame.origin + corral.shifted_point()
-    slots = jnp.where(corral.used, corral.key_index, keys.shape[0])
-    weights = jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(corral.weights, mode="drop")
-    multipliers, reach = kkt.multipliers(keys, query, point)
+    problem, nearest = pose(keys, query, allowance, max_steps)
+    optimum = refine(problem, search(problem, nearest, initial_face))
+    support, unit = optimum.support, problem.frame.unit
+    slots = jnp.where(support.used, support.key_index, keys.shape[0])
     return _Solution(
-        point,
-        weights,
-        multipliers,
-        corral,
-        reach.from_point,
-        reach.scale,
-        found.steps,
-        found.passes + 1,
+        optimum.place.point,
+        jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(support.weights, mode="drop"),
+        optimum.prices.multipliers * unit * unit,
+        optimum,
+        support_violation(problem, optimum),
+        problem.allowance,
     )
 
 
@@ -117,32 +108,62 @@ def _solve_jvp(
     primals: tuple[Array, Array, Array | None, Array, Array],
     tangents: tuple[Array, Array, Array | None, Array, Array],
 ) -> tuple[_Solution, _Solution]:
-    """Implicit derivative on the fixed face: differentiate the corral's own KKT system."""
+    """Implicit derivative on the fixed face: differentiate the support's own KKT system.
+
+    Moving keys carry the point along at fixed weights; the query's motion relative to that, and
+    the tilt of the face against the residual, change the weights.
+    """
     keys, query = primals[:2]
-    keys_dot, query_dot = tangents[:2]
     solution = _solve(*primals)
-    corral, point = solution.corral, solution.point
-    residual = query - point
-    support_dot = jnp.where(corral.used[:, None], keys_dot[corral.key_index], 0.0)
-    shifted = corral.rows[:, :-1]
-    # Moving keys carry the point along at fixed weights; the query's motion relative to that, and
-    # the tilt of the face against the residual, change the weights.
-    carried = corral.weights @ support_dot
-    pull = support_dot @ residual + shifted @ (query_dot - carried)
-    change = corral.dual @ (corral.dual.T @ pull)
-    upward = corral.dual[:, -1]
-    change = change - upward * (jnp.sum(change) / jnp.sum(upward))
+    support, place = solution.optimum.support, solution.optimum.place
+    inverse = 1 / place.frame.unit
+    keys_dot, query_dot = tangents[0] * inverse, tangents[1] * inverse
+    index = jnp.maximum(support.key_index, 0)
+    support_dot = jnp.where(support.used[:, None], keys_dot[index], 0.0)
+    shifted = jnp.where(
+        support.used[:, None], place.frame.shifted(keys[index]) - place.offset[None], 0.0
+    )
+    carried = support.weights @ support_dot
+    pull = support_dot @ place.residual + shifted @ (query_dot - carried)
+    change = _weight_change(shifted, support.weights, support.used, pull)
     point_dot = carried + change @ shifted
-    slots = jnp.where(corral.used, corral.key_index, keys.shape[0])
+    slots = jnp.where(support.used, support.key_index, keys.shape[0])
     weights_dot = jnp.zeros_like(solution.weights).at[slots].add(change, mode="drop")
     residual_dot = query_dot - point_dot
+
+    def block(rows: Array) -> tuple[Array]:
+        return ((place.offset[None] - place.frame.shifted(rows)) @ residual_dot,)
+
     multipliers_dot = (
-        point @ residual_dot - keys @ residual_dot + residual @ point_dot - keys_dot @ residual
+        map_rows(block, keys)[0] + place.residual @ point_dot - keys_dot @ place.residual
     )
+    unit = place.frame.unit
     still = jax.tree.map(_zero_tangent, solution)
     return solution, still._replace(
-        point=point_dot, weights=weights_dot, multipliers=multipliers_dot
+        point=point_dot * unit,
+        weights=weights_dot,
+        multipliers=multipliers_dot * unit * unit,
     )
+
+
+def _weight_change(
+    shifted: Float[Array, "slots d"],
+    weights: Float[Array, " slots"],
+    used: Bool[Array, " slots"],
+    pull: Float[Array, " slots"],
+) -> Float[Array, " slots"]:
+    """c with Σc = 0 and ⟨k_j − k_0, Σ c_i k_i⟩ = pull_j − pull_0: from the R of the differences."""
+    slots, d = shifted.shape
+    pivot = jnp.argmax(jnp.where(used, weights, -jnp.inf))
+    others = used & (jnp.arange(slots) != pivot)
+    rows = jnp.where(others[:, None], shifted - shifted[pivot][None], 0.0)
+    # A slot without a key has a coordinate of its own, which nothing else shares.
+    padded = jnp.concatenate([rows, jnp.diag(jnp.where(others, 0.0, 1.0)).astype(rows.dtype)], 1)
+    triangle = jnp.linalg.qr(padded.T, mode="r")
+    tilted = jnp.where(others, pull - pull[pivot], 0.0)
+    half = jax.scipy.linalg.solve_triangular(triangle.T, tilted, lower=True)
+    change = jnp.where(others, jax.scipy.linalg.solve_triangular(triangle, half), 0.0)
+    return change.at[pivot].set(-jnp.sum(change))
 
 
 def _zero_tangent(value: Array) -> Array:
@@ -167,46 +188,56 @@ def _project(
     sketch = jnp.max(jnp.sum((keys[:: max(1, keys.shape[0] // 128)] - query[None]) ** 2, axis=1))
     allowance = jnp.where(exact, 0.0, tolerance * sketch)
     solution = _solve(keys, query, initial_face, allowance, max_steps)
-    point, corral = solution.point, solution.corral
-    residual_norm = jnp.linalg.norm(jax.lax.stop_gradient(query - point))
-    magnitude = jnp.linalg.norm(query) + jnp.linalg.norm(point)
-    support_reach = jnp.max(jnp.where(corral.used, solution.reach[corral.key_index], 0.0))
-    noise = _INSIDE_NOISE * unit_roundoff(keys.dtype)
-    inside = residual_norm <= noise * (support_reach + magnitude)
-    face_tolerance = kkt.face_tolerance(solution.reach, support_reach, residual_norm, magnitude)
-    face, ambiguous = kkt.exposed_face(solution.multipliers, face_tolerance)
+    judged = jax.lax.stop_gradient(solution)
+    optimum = judged.optimum
+    support, place, prices = optimum.support, optimum.place, optimum.prices
+    unit = place.frame.unit
+    inside = kkt.inside(place, query)
+    face, ambiguous = kkt.exposed_face(prices.multipliers, prices.tolerances)
+    ambiguous |= kkt.undetermined(prices.tolerances, prices.squared_reach, face, place)
     multipliers = jnp.where(inside, 0.0, solution.multipliers)
-    residuals = kkt.residuals(
-        keys[corral.key_index],
-        point,
-        corral.weights,
-        solution.multipliers,
-        jnp.where(corral.used, solution.multipliers[corral.key_index], 0.0),
+    worst = jnp.maximum(
+        jnp.max(kkt.violation(prices, judged.allowance)), judged.support_violation
     )
-    duality_gap = residuals.dual
-    nonfinite = ~jnp.isfinite(solution.scale) | ~jnp.isfinite(magnitude)
-    unsolved = duality_gap > tolerance * (solution.scale + magnitude**2)
+    index = jnp.maximum(support.key_index, 0)
+    residuals = kkt.residuals(
+        keys[index],
+        solution.point,
+        support.weights,
+        solution.multipliers,
+        jnp.where(support.used, solution.multipliers[index], 0.0),
+    )
+    slots = support.key_index.shape[0]
+    excess = kkt.excess(prices.multipliers, prices.tolerances, keys.shape[1], slots)
+    duality_gap = kkt.duality_gap(jnp.max(excess), place, slots)
+    scale = kkt.squared_scale(prices.multipliers, prices.squared_reach, place) * unit * unit
+    gap = kkt.support_gap(multipliers, face, inside)
+    tiny = jnp.finfo(keys.dtype).tiny
+    unsolved = ~(worst <= 1.0) & ~inside
+    unusable = ~jnp.isfinite(scale) | (gap < tiny) | kkt.hidden_by_underflow(keys, query, place)
     result = Result.successful
     for happened, outcome in (
         (ambiguous, Result.ambiguous_face),
         (inside, Result.inside_hull),
         (unsolved, Result.stagnated),
-        (unsolved & (solution.steps >= max_steps), Result.max_steps_reached),
-        (nonfinite, Result.nonfinite_input),
+        (unsolved & (optimum.steps >= max_steps), Result.max_steps_reached),
+        (unusable, Result.nonfinite_input),
     ):
         result = Result.where(happened, outcome, result)
     failed = functools.reduce(jnp.logical_or, [result == failure for failure in FAILURES])
     return {
-        "point": point,
+        "point": solution.point,
         "weights": solution.weights,
         "multipliers": multipliers,
         "face": face | inside,
-        "gap": kkt.support_gap(multipliers, face, inside),
+        "gap": gap,
         "residuals": jax.lax.stop_gradient(residuals),
-        "duality_gap": jax.lax.stop_gradient(duality_gap),
-        "scale": solution.scale,
-        "steps": solution.steps,
-        "passes": solution.passes,
+        "duality_gap": jnp.where(
+            duality_gap > 0, jnp.maximum(duality_gap * unit * unit, tiny), 0.0
+        ),
+        "scale": scale,
+        "steps": optimum.steps,
+        "passes": optimum.passes,
         "result": result,
     }, failed
 

@@ -24,13 +24,15 @@ from vashista_theory.hull.bounds import (
     Statements,
     WeightBounds,
 )
-from vashista_theory.hull.kkt import FACE_NOISE
 from vashista_theory.hull.minimal_face import minimal_face
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
 from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import solve_tilt
+
+
+FACE_NOISE = 64.0
 
 
 class FaceStability(eqx.Module):

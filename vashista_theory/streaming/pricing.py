@@ -8,47 +8,78 @@ cache: a block is read once from memory and no copy of it is made.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from vashista_theory._numerics import ROW_BLOCK, unit_roundoff
-from vashista_theory.hull.kkt import AMBIGUOUS_BAND, FACE_NOISE
+from vashista_theory._numerics import ROW_BLOCK
+from vashista_theory.hull import kkt
+from vashista_theory.hull.frame import Frame
+from vashista_theory.hull.kkt import Place, Tolerance
 
-ROUNDOFF = unit_roundoff(np.float64)
-_PRICING_NOISE = 8.0  # of a violation, in roundoff; below it the active-set method sees none
+_PRICING_SHARE = 0.5
+"""Share of its tolerance that a violation must exceed: below it the solver sees none."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The nearest point of the hull of some keys: rows, weights and indices of its support."""
+    """The nearest point of the hull of some keys: rows, weights and indices of its support.
+
+    Attributes:
+        query: (d,).
+        index: rows of the support.
+        rows: those keys, float64.
+        weights: their weights.
+        place: the point seen from its heaviest key, in a unit that is a power of two.
+        tolerance: what rounding does to multipliers there.
+    """
 
     query: np.ndarray
     index: np.ndarray
     rows: np.ndarray
     weights: np.ndarray
-    point: np.ndarray
-    residual: np.ndarray = field(init=False)
-    residual_norm: float = field(init=False)
-    magnitude: float = field(init=False)
-    support_reach: float = field(init=False)
+    place: Place = field(init=False)
+    tolerance: Tolerance = field(init=False)
 
     def __post_init__(self) -> None:
-        residual = self.query - self.point
-        reach = np.linalg.norm(self.rows - self.point, axis=1).max()
-        found = {
-            "residual": residual,
-            "residual_norm": float(np.linalg.norm(residual)),
-            "magnitude": float(np.linalg.norm(self.query) + np.linalg.norm(self.point)),
-            "support_reach": float(reach),
-        }
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
+        origin = self.rows[np.argmax(self.weights)]
+        from_origin = self.rows - origin
+        length = np.max(np.abs(from_origin)) or np.max(np.abs(self.query - origin)) or 1.0
+        unit = np.ldexp(1.0, int(np.clip(np.frexp(length)[1], -1000, 1000)) - 1)
+        shifted, target = from_origin / unit, (self.query - origin) / unit
+        offset = self.weights @ shifted
+        spread = self.weights @ np.abs(shifted)
+        # The fields of a Place are annotated as JAX's arrays; these formulas take NumPy's too.
+        frame: Any = Frame(origin, unit, target)  # pyright: ignore[reportArgumentType]
+        place: Any = Place(frame, offset, target - offset, spread)
+        tolerance = kkt.tolerance(place.residual, spread, self.query / unit, place.point / unit)
+        object.__setattr__(self, "place", place)
+        object.__setattr__(self, "tolerance", tolerance)
+
+    @property
+    def point(self) -> np.ndarray:
+        """p in the coordinates of the caller."""
+        return np.asarray(self.place.point)
+
+    @property
+    def residual(self) -> np.ndarray:
+        """q − p in units of the place."""
+        return np.asarray(self.place.residual)
+
+    @property
+    def unit(self) -> float:
+        """Length of the caller that is 1 in `place`."""
+        return float(self.place.frame.unit)
+
+    def multipliers(self, rows: np.ndarray) -> np.ndarray:
+        """μ of some keys, in squared units of the place."""
+        shifted = (rows - self.place.frame.origin) / self.unit - self.place.offset
+        return -(shifted @ self.residual)
 
     @property
     def inside(self) -> bool:
         """Whether the query is this point, to rounding."""
-        noise = FACE_NOISE * ROUNDOFF
-        return self.residual_norm <= noise * (self.support_reach + self.magnitude)
+        return bool(kkt.inside(self.place, self.query))
 
 
 @dataclass(frozen=True)
@@ -60,11 +91,15 @@ class Seen:
         gap: min μ_i off the face; +inf where all keys are on it.
         face: rows with μ_i = 0 to rounding.
         face_size: how many they are, also where the rows were dropped.
-        ambiguous: some μ_i is too close to its tolerance.
+        ambiguous: some μ_i is too close to its tolerance, or leaves open where the point is.
+        violation: the greatest −μ_i over what is allowed for it; above 1, not the projection.
+        excess: the greatest upper end of −μ_i, its rounding included.
         scale: max ‖k_i − q‖².
         violators: rows that lower the distance, the most violating of each tile.
         candidates: those keys, float64.
         multipliers: all μ_i.
+
+    Multipliers and what is made of them are squared lengths of the caller.
     """
 
     least: float
@@ -72,6 +107,8 @@ class Seen:
     face: np.ndarray
     face_size: int
     ambiguous: bool
+    violation: float
+    excess: float
     scale: float
     violators: np.ndarray
     candidates: np.ndarray
@@ -116,35 +153,40 @@ def _tile(
     most: int,
     buffer: np.ndarray,
 ) -> Seen:
-    residual = optimum.residual
-    with np.errstate(invalid="ignore", over="ignore"):
+    place, unit = optimum.place, optimum.unit
+    squared_unit = unit * unit
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         shifted = np.subtract(
-            tile.astype(np.float64, copy=False), optimum.point, out=buffer[: len(tile)]
+            tile.astype(np.float64, copy=False), place.frame.origin, out=buffer[: len(tile)]
         )
-        multipliers = -(shifted @ residual)
-        squared = np.einsum("ij,ij->i", shifted, shifted)
-        # ‖k − q‖² from ‖k − p‖² needs no second difference.
-        scale = float(np.max(squared + 2 * multipliers)) + optimum.residual_norm**2
-    if not np.isfinite(scale) or not np.isfinite(squared.sum()):
-        _refuse(tile, squared, start)
-    reach = np.sqrt(squared)
-    unit = FACE_NOISE * ROUNDOFF * (optimum.residual_norm + optimum.support_reach)
-    tolerance = unit * (reach + optimum.magnitude)
-    exposed = multipliers <= tolerance
-    excess = -multipliers - np.maximum(tolerance * (_PRICING_NOISE / FACE_NOISE), allowance)
-    worst = np.flatnonzero(excess > 0)
+        shifted /= unit
+        shifted -= place.offset
+        scaled = -(shifted @ optimum.residual)
+        squared_reach = np.einsum("ij,ij->i", shifted, shifted)
+        scale = float(kkt.squared_scale(scaled, squared_reach, place)) * squared_unit
+        if not np.isfinite(scale):
+            _refuse(tile, squared_reach, start)
+        tolerances = np.abs(shifted, out=shifted) @ optimum.tolerance.slope
+        tolerances += optimum.tolerance.level
+        multipliers = scaled * unit * unit
+        excess = kkt.excess(scaled, tolerances, tile.shape[1], len(optimum.weights))
+    exposed, ambiguous = kkt.exposed_face(scaled, tolerances)
+    ambiguous |= kkt.undetermined(tolerances, squared_reach, exposed, place)
+    allowed = np.maximum(tolerances, allowance / squared_unit)
+    violations = np.divide(-scaled, allowed, out=np.zeros_like(scaled), where=allowed > 0)
+    worst = np.flatnonzero(violations > _PRICING_SHARE)
     if len(worst) > most:
-        worst = worst[np.argpartition(excess[worst], -most)[-most:]]
+        worst = worst[np.argpartition(violations[worst], -most)[-most:]]
     face = start + np.flatnonzero(exposed)
-    low, high = AMBIGUOUS_BAND
-    size = np.abs(multipliers)
     return Seen(
         least=float(multipliers.min()),
         gap=float(np.min(multipliers, where=~exposed, initial=np.inf)),
         face=face,
         face_size=len(face),
-        ambiguous=bool(np.any((size > low * tolerance) & (size < high * tolerance))),
-        scale=max(scale, 0.0),
+        ambiguous=bool(ambiguous),
+        violation=float(violations.max()),
+        excess=float(excess.max()),
+        scale=scale,
         violators=start + worst,
         candidates=tile[worst].astype(np.float64),
         multipliers=multipliers,
@@ -161,6 +203,8 @@ def merge(parts: Sequence[Seen]) -> Seen:
         face=np.concatenate([part.face for part in parts]),
         face_size=sum(part.face_size for part in parts),
         ambiguous=any(part.ambiguous for part in parts),
+        violation=max(part.violation for part in parts),
+        excess=max(part.excess for part in parts),
         scale=max(part.scale for part in parts),
         violators=np.concatenate([part.violators for part in parts]),
         candidates=np.concatenate([part.candidates for part in parts]),

@@ -29,6 +29,9 @@ from vashista_theory.streaming.working_set import WorkingSet
 FACE_ROWS = 2**22
 """Rows of an exposed face that are listed (32 MiB); a larger face is counted."""
 
+_STALLS = 8
+"""Solves that bring the point no nearer, as far as rounding can tell, before it is left alone."""
+
 
 def project_blocks(
     keys: RowSource | ArrayLike,
@@ -63,8 +66,8 @@ def project_blocks(
     falls with every solve and no support comes twice; there are finitely many, and between two
     solves at most all blocks are visited once. The number of supports is no useful bound of the
     number of passes, hence `max_passes`. In floating point, violations below the rounding of the
-    solver do not count, and a solve that does not lower the distance is undone and its block
-    counts as clean; the residuals say what it left.
+    solver do not count, and when eight solves have not lowered the distance the next is undone and
+    its block counts as clean; the residuals say what that left.
 
     Memory. Beside the interpreter: the working set, some MiB for each worker, a block per worker
     where the store decompresses, and the exposed face. A memory-mapped file is page cache, which
@@ -129,7 +132,7 @@ class _Search:
         self._clean: dict[int, Seen] = {}
         self._listed = 0
         self._scale = 0.0
-        self._solves = 0
+        self._solves = self._stalls = 0
         self._exhausted = False
         self.steps = -(-rows.blocks // workers)
 
@@ -187,6 +190,9 @@ class _Search:
         grown = self._current.enter(seen)
         if grown is None:
             return False
+        self._stalls += not grown.is_nearer_than(self._current)
+        if self._stalls > _STALLS:
+            return False
         self._current = grown
         return True
 
@@ -207,8 +213,10 @@ class _Search:
                 self._sink[start:stop] = np.zeros(stop - start)
         seen = merge(told)
         residuals = _residuals(optimum, seen.least)
-        duality_gap = float(residuals.dual)
-        unsolved = duality_gap > self._tolerance * (self._scale + optimum.magnitude**2)
+        squared_unit = optimum.unit * optimum.unit
+        gap = kkt.duality_gap(np.float64(seen.excess), optimum.place, len(optimum.weights))
+        duality_gap = float(gap) * squared_unit
+        unsolved = not seen.violation <= 1.0 and not inside
         result = Result.successful
         for happened, outcome in (
             (seen.ambiguous, Result.ambiguous_face),
@@ -241,7 +249,7 @@ class _Search:
 
 def _residuals(optimum: Optimum, least: float) -> kkt.Residuals:
     """The four residuals; `least` is the least multiplier of all keys."""
-    own = (optimum.point - optimum.rows) @ optimum.residual
+    own = optimum.multipliers(optimum.rows) * optimum.unit**2
     # Keys without weight up to one fixed shape: nothing is compiled anew for each support.
     free = max(0, len(optimum.point) + 1 - len(own))
     rows = np.concatenate(

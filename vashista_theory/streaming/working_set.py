@@ -29,9 +29,9 @@ class WorkingSet:
     optimum: Optimum
 
     def enter(self, seen: Seen) -> "WorkingSet | None":
-        """Let violators enter and solve; None where rounding allows no decrease of the distance."""
+        """Let violators enter and solve; None where all of them are in the set already."""
         size = capacity(self.rows.shape[1])
-        violation = seen.candidates @ self.optimum.residual
+        violation = -self.optimum.multipliers(seen.candidates)
         violation[np.isin(seen.violators, self.index)] = -np.inf
         worst = np.argsort(-violation, kind="stable")[: size // 2]
         worst = worst[np.isfinite(violation[worst])]
@@ -39,14 +39,19 @@ class WorkingSet:
         if not len(index):
             return None
         room = size - len(index)
-        grown = solve(
+        return solve(
             np.concatenate([self.index[:room], index]),
             np.concatenate([self.rows[:room], rows]),
             self.optimum.query,
             self.optimum.index,
         )
-        before, after = self.optimum.residual, grown.optimum.residual
-        return grown if (before - after) @ (before + after) > 0 else None
+
+    def is_nearer_than(self, other: "WorkingSet") -> bool:
+        """Whether its point is nearer to the query, from the way between the two points."""
+        new, old, unit = self.optimum, other.optimum, other.optimum.unit
+        way = (new.place.frame.origin - old.place.frame.origin) / unit
+        way = way + (new.place.offset * (new.unit / unit) - old.place.offset)
+        return bool(way @ (old.residual + new.residual * (new.unit / unit)) > 0)
 
 
 def solve(
@@ -63,7 +68,6 @@ def solve(
     # The caller's setting is not touched: inside, float64 whatever it is.
     with jax.enable_x64(True):
         found = project(rows[copied], query, initial_face=start, throw=False)
-        point = np.asarray(found.point)
         weights = np.asarray(found.weights)
         multipliers = np.asarray(found.multipliers)
     own, least = np.zeros(count), np.zeros(count)
@@ -71,5 +75,5 @@ def solve(
     least[copied] = multipliers
     carrying = own > 0
     order = np.lexsort((least, ~carrying))
-    optimum = Optimum(query, index[carrying], rows[carrying], own[carrying], point)
+    optimum = Optimum(query, index[carrying], rows[carrying], own[carrying])
     return WorkingSet(index[order], rows[order], optimum)

@@ -1,0 +1,56 @@
+"""Where a projection is computed from: an origin among the keys and a unit that is a power of two.
+
+Nothing depends on where the coordinates have their zero, nor on the unit they are given in: the
+solvers work with ``(k − origin) / unit``, and a power of two changes no digit.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vashista_theory._numerics import power_of_two
+
+SAMPLE = 128
+"""Keys that are looked at to choose origin and unit."""
+
+
+class Frame(NamedTuple):
+    """Origin (a key), unit (a power of two), and the query seen from the origin in that unit."""
+
+    origin: Float[Array, " d"]
+    unit: Float[Array, ""]
+    target: Float[Array, " d"]
+
+    def shifted(self, keys: Float[Array, "m d"]) -> Float[Array, "m d"]:
+        """Keys seen from the origin, in the unit."""
+        return (keys - self.origin[None]) * (1 / self.unit)
+
+    def moved_to(self, origin: Float[Array, " d"], query: Float[Array, " d"]) -> "Frame":
+        """The frame of another origin, in the same unit."""
+        return Frame(origin, self.unit, (query - origin) * (1 / self.unit))
+
+
+def frame_at(
+    keys: Float[Array, "n d"], query: Float[Array, " d"]
+) -> tuple[Frame, Int[Array, ""]]:
+    """Origin at the sampled key nearest to the query; unit from the median distance to it.
+
+    The median, since one distant key must not set the unit for all others. Lengths are largest
+    coordinates: a square would leave the range of the type long before.
+
+    Returns:
+        The frame, and the index of its origin.
+    """
+    n = keys.shape[0]
+    count = min(SAMPLE, n)
+    sample = jnp.arange(count) * (n // count)
+    points = keys[sample]
+    nearest = sample[jnp.argmin(jnp.max(jnp.abs(points - query[None]), axis=1))]
+    origin = keys[nearest]
+    distances = jnp.sort(jnp.max(jnp.abs(points - origin[None]), axis=1))
+    length = jnp.max(jnp.abs(query - origin))
+    for distance in (distances[-1], distances[count // 2]):
+        length = jnp.where(distance > 0, distance, length)
+    frame = Frame(origin, power_of_two(length), origin)
+    return frame.moved_to(origin, query), nearest
