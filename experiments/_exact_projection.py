@@ -116,7 +116,7 @@ def as_integers(rows: Sequence[Sequence[float]]) -> tuple[list[Vector], int]:
 
 
 def _split(x: float) -> tuple[int, int]:
-    """x = m·2^e with m odd, or m = 0."""
+    """The pair (m, e) of x = m·2^e with m odd, or m = 0."""
     if not math.isfinite(x):
         raise ValueError(f"the exact projection takes finite numbers, got {x}")
     fraction, exponent = math.frexp(x)
@@ -125,7 +125,7 @@ def _split(x: float) -> tuple[int, int]:
     return m >> zeros, exponent - 53 + zeros
 
 
-def dot(a: Sequence, b: Sequence):  # noqa: ANN201 - integers or fractions, as given
+def dot(a: Sequence, b: Sequence):
     """⟨a, b⟩ without rounding."""
     return sum(x * y for x, y in zip(a, b, strict=True))
 
