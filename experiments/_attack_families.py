@@ -163,7 +163,7 @@ def far_query(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -> Draw
     return keys, query * dtype.type(2 ** rng.uniform(low, high))
 
 
-@_family()
+@_family(undecidable=True)
 def far_query_of_a_lattice(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -> Drawn:
     """The same with integer keys and direction: exact ties at a distance."""
     low, high = (27, 56) if dtype.itemsize == 8 else (7, 27)
@@ -173,19 +173,29 @@ def far_query_of_a_lattice(rng: np.random.Generator, n: int, d: int, dtype: np.d
 
 @_family()
 def tiny(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -> Drawn:
-    """A cloud times 2^−480 to 2^−560 (2^−55 to 2^−75): squares underflow."""
+    """A cloud times 2^−400 to 2^−490 (2^−40 to 2^−52): squares near the least normal number."""
     keys, query = _cloud(rng, n, d, dtype)
-    low, high = (480, 561) if dtype.itemsize == 8 else (55, 76)
+    low, high = (400, 491) if dtype.itemsize == 8 else (40, 53)
     unit = dtype.type(2.0 ** -int(rng.integers(low, high)))
     return keys * unit, query * unit
 
 
 @_family()
 def huge(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -> Drawn:
-    """A cloud times 2^480 to 2^1000 (2^55 to 2^120): squares overflow."""
+    """A cloud times 2^400 to 2^500 (2^40 to 2^58): squares near the largest number."""
     keys, query = _cloud(rng, n, d, dtype)
-    low, high = (480, 1001) if dtype.itemsize == 8 else (55, 121)
+    low, high = (400, 501) if dtype.itemsize == 8 else (40, 59)
     unit = dtype.type(2.0 ** int(rng.integers(low, high)))
+    return keys * unit, query * unit
+
+
+@_family(undecidable=True)
+def beyond_the_range(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -> Drawn:
+    """A cloud times 2^±500 to 2^±1000 (2^±55 to 2^±120): squares leave the range of the type."""
+    keys, query = _cloud(rng, n, d, dtype)
+    low, high = (500, 1001) if dtype.itemsize == 8 else (55, 121)
+    sign = int(rng.choice([-1, 1]))
+    unit = dtype.type(2.0 ** (sign * int(rng.integers(low, high))))
     return keys * unit, query * unit
 
 

@@ -22,8 +22,8 @@ from vashista_theory.hull.frame import Frame, frame_at
 CANDIDATES = 128
 """Blocks, hence candidates, a pass: 64 to 256 take the same time within the noise."""
 
-PRICING_SHARE = 0.25
-"""Share of its tolerance that a violation must exceed to count: four roundings."""
+PRICING_SHARE = 0.5
+"""Share of its tolerance that a violation must exceed to count: eight roundings."""
 
 
 class Problem(NamedTuple):
@@ -33,6 +33,7 @@ class Problem(NamedTuple):
         keys: (n, d).
         query: (d,).
         frame: origin and unit.
+        start: index of the key at the origin.
         allowance: duality gap, in squared units of the frame, at which to stop early.
         max_steps: most keys that may enter.
     """
@@ -40,6 +41,7 @@ class Problem(NamedTuple):
     keys: Float[Array, "n d"]
     query: Float[Array, " d"]
     frame: Frame
+    start: Int[Array, ""]
     allowance: Float[Array, ""]
     max_steps: Int[Array, ""]
 
@@ -73,8 +75,8 @@ def pose(
     query: Float[Array, " d"],
     allowance: Float[Array, ""],
     max_steps: Int[Array, ""],
-) -> tuple[Problem, Int[Array, ""]]:
-    """Choose origin and unit; the second answer is the index of the key at the origin.
+) -> Problem:
+    """Choose origin and unit.
 
     Args:
         keys: (n, d).
@@ -85,26 +87,24 @@ def pose(
     """
     frame, nearest = frame_at(keys, query)
     inverse = 1 / frame.unit
-    return Problem(keys, query, frame, allowance * inverse * inverse, max_steps), nearest
+    return Problem(keys, query, frame, nearest, allowance * inverse * inverse, max_steps)
 
 
-def search(
-    problem: Problem, nearest: Int[Array, ""], initial_face: Bool[Array, " n"] | None
-) -> Search:
+def search(problem: Problem, initial_face: Bool[Array, " n"] | None) -> Search:
     """Find the corral of the projection, starting from one key or from those of `initial_face`.
 
     Only as many keys of `initial_face` count as are affinely independent.
     """
-    state = _init(problem, nearest)
+    state = _init(problem)
     if initial_face is not None:
         warm = _warm_start(problem, state, initial_face)
         state = jax.tree.map(lambda w, s: jnp.where(jnp.any(initial_face), w, s), warm, state)
     return jax.lax.while_loop(lambda s: ~s.finished, lambda s: _pass(problem, s), state)
 
 
-def _init(problem: Problem, nearest: Int[Array, ""]) -> Search:
+def _init(problem: Problem) -> Search:
     no = jnp.asarray(False)
-    corral = corrals.start(nearest, problem.frame, slots_for(*problem.keys.shape))
+    corral = corrals.start(problem.start, problem.frame, slots_for(*problem.keys.shape))
     zero = jnp.int32(0)
     target = problem.frame.target
     return Search(corral, jnp.zeros_like(target), target, zero, zero, no, no, no)
@@ -140,10 +140,8 @@ def _candidates(problem: Problem, state: Search) -> _Candidates:
     frame, residual, offset = problem.frame, state.residual, state.offset
     index = _price_blocks(problem, residual)
     shifted = frame.shifted(problem.keys[index])
-    inverse = 1 / frame.unit
     spread = state.corral.weights @ jnp.abs(state.corral.rows[:, :-1])
-    point = frame.origin * inverse + offset
-    slope, level = kkt.tolerance(residual, spread, problem.query * inverse, point)
+    slope, level, _ = kkt.tolerance(kkt.Place(frame, offset, residual, spread))
     noise = PRICING_SHARE * (jnp.abs(shifted - offset[None]) @ slope + level)
     return _Candidates(index, shifted, jnp.maximum(noise, problem.allowance))
 

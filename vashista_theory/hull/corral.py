@@ -166,17 +166,19 @@ def correct(corral: Corral, frame: Frame) -> Corral:
 
 
 def polish(corral: Corral, frame: Frame) -> Corral:
-    """Two corrections; a key whose weight they turn negative carried rounding alone and leaves."""
+    """Two corrections; a key whose weight they bring down to rounding leaves."""
 
-    def spoiled(corral: Corral) -> Bool[Array, ""]:
-        return jnp.any(corral.used & (corral.weights < 0))
+    def spoiled(corral: Corral) -> Bool[Array, " slots"]:
+        return falling_weights(corral.used, corral.weights, corral.reach)
 
     def mend(corral: Corral) -> Corral:
-        corral = drop(corral, jnp.argmin(corral.weights))
+        corral = drop(corral, jnp.argmin(jnp.where(spoiled(corral), corral.weights, jnp.inf)))
         corral = corral._replace(weights=affine_weights(corral, frame))
         return correct(correct(corral, frame), frame)
 
-    return jax.lax.while_loop(spoiled, mend, correct(correct(corral, frame), frame))
+    return jax.lax.while_loop(
+        lambda corral: jnp.any(spoiled(corral)), mend, correct(correct(corral, frame), frame)
+    )
 
 
 def rebuild(corral: Corral) -> Corral:

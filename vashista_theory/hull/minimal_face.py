@@ -73,8 +73,8 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
         rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)][None])
         exact, most = jnp.zeros((), zero.dtype), jnp.int32(50 * (d + 2))
-        problem, start = pose(rows, zero, exact, most)
-        optimum = refine(problem, search(problem, start, None))
+        problem = pose(rows, zero, exact, most)
+        optimum = refine(problem, search(problem, None))
         nearest, support = optimum.place.point, optimum.support
         separated = jnp.linalg.norm(nearest) > negligible
         carrying = (

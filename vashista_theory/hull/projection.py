@@ -89,8 +89,8 @@ def _solve(
     allowance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> _Solution:
-    problem, nearest = pose(keys, query, allowance, max_steps)
-    optimum = refine(problem, search(problem, nearest, initial_face))
+    problem = pose(keys, query, allowance, max_steps)
+    optimum = refine(problem, search(problem, initial_face))
     support, unit = optimum.support, problem.frame.unit
     slots = jnp.where(support.used, support.key_index, keys.shape[0])
     return _Solution(
@@ -192,9 +192,11 @@ def _project(
     optimum = judged.optimum
     support, place, prices = optimum.support, optimum.place, optimum.prices
     unit = place.frame.unit
-    inside = kkt.inside(place, query)
-    face, ambiguous = kkt.exposed_face(prices.multipliers, prices.tolerances)
+    inside = kkt.inside(place)
+    inputs = kkt.tolerance(place).inputs
+    face, ambiguous = kkt.exposed_face(prices.multipliers, prices.tolerances, inputs)
     ambiguous |= kkt.undetermined(prices.tolerances, prices.squared_reach, face, place)
+    ambiguous |= jnp.all(face) & ~kkt.is_clear(jnp.max(prices.tolerances), place)
     multipliers = jnp.where(inside, 0.0, solution.multipliers)
     worst = jnp.maximum(
         jnp.max(kkt.violation(prices, judged.allowance)), judged.support_violation
@@ -232,9 +234,8 @@ def _project(
         "face": face | inside,
         "gap": gap,
         "residuals": jax.lax.stop_gradient(residuals),
-        "duality_gap": jnp.where(
-            duality_gap > 0, jnp.maximum(duality_gap * unit * unit, tiny), 0.0
-        ),
+        # Differences below the least normal number are not seen.
+        "duality_gap": jnp.maximum(duality_gap * unit * unit, tiny),
         "scale": scale,
         "steps": optimum.steps,
         "passes": optimum.passes,

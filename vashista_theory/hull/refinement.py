@@ -68,11 +68,18 @@ def refine(problem: Problem, found: Search) -> Optimum:
     """Judge the answer of a search, and go on from it until every key agrees or rounding stops."""
     corral = polish(found.corral, problem.frame)
     support = _normalised(Support(corral.key_index, corral.weights))
+    # Where rounding has spoilt the basis altogether, from one key again.
+    spoilt = ~jnp.all(jnp.isfinite(support.weights))
+    alone = jnp.arange(support.weights.shape[0]) == 0
+    support = Support(
+        jnp.where(spoilt, jnp.where(alone, problem.start, -1), support.key_index),
+        jnp.where(spoilt, jnp.where(alone, 1.0, 0.0), support.weights),
+    )
     place = locate(problem, support)
     first = Optimum(
         support,
         place,
-        kkt.price(problem.keys, problem.query, place),
+        kkt.price(problem.keys, place),
         found.steps,
         found.passes + 1,
         jnp.int32(0),
@@ -122,7 +129,7 @@ def _step(problem: Problem, state: Optimum) -> Optimum:
     return Optimum(
         settled,
         place,
-        kkt.price(problem.keys, problem.query, place),
+        kkt.price(problem.keys, place),
         state.steps + 1,
         state.passes + 1,
         state.stalls + (~progress).astype(jnp.int32),

@@ -52,7 +52,7 @@ class Optimum:
         # The fields of a Place are annotated as JAX's arrays; these formulas take NumPy's too.
         frame: Any = Frame(origin, unit, target)  # pyright: ignore[reportArgumentType]
         place: Any = Place(frame, offset, target - offset, spread)
-        tolerance = kkt.tolerance(place.residual, spread, self.query / unit, place.point / unit)
+        tolerance = kkt.tolerance(place)
         object.__setattr__(self, "place", place)
         object.__setattr__(self, "tolerance", tolerance)
 
@@ -79,7 +79,7 @@ class Optimum:
     @property
     def inside(self) -> bool:
         """Whether the query is this point, to rounding."""
-        return bool(kkt.inside(self.place, self.query))
+        return bool(kkt.inside(self.place))
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Seen:
         ambiguous: some μ_i is too close to its tolerance, or leaves open where the point is.
         violation: the greatest −μ_i over what is allowed for it; above 1, not the projection.
         excess: the greatest upper end of −μ_i, its rounding included.
+        tolerance: the greatest tolerance of a multiplier.
         scale: max ‖k_i − q‖².
         violators: rows that lower the distance, the most violating of each tile.
         candidates: those keys, float64.
@@ -109,6 +110,7 @@ class Seen:
     ambiguous: bool
     violation: float
     excess: float
+    tolerance: float
     scale: float
     violators: np.ndarray
     candidates: np.ndarray
@@ -170,9 +172,9 @@ def _tile(
         tolerances += optimum.tolerance.level
         multipliers = scaled * unit * unit
         excess = kkt.excess(scaled, tolerances, tile.shape[1], len(optimum.weights))
-    exposed, ambiguous = kkt.exposed_face(scaled, tolerances)
+    exposed, ambiguous = kkt.exposed_face(scaled, tolerances, optimum.tolerance.inputs)
     ambiguous |= kkt.undetermined(tolerances, squared_reach, exposed, place)
-    allowed = np.maximum(tolerances, allowance / squared_unit)
+    allowed = np.maximum(tolerances, allowance / unit / unit)
     violations = np.divide(-scaled, allowed, out=np.zeros_like(scaled), where=allowed > 0)
     worst = np.flatnonzero(violations > _PRICING_SHARE)
     if len(worst) > most:
@@ -186,6 +188,7 @@ def _tile(
         ambiguous=bool(ambiguous),
         violation=float(violations.max()),
         excess=float(excess.max()),
+        tolerance=float(tolerances.max()),
         scale=scale,
         violators=start + worst,
         candidates=tile[worst].astype(np.float64),
@@ -205,6 +208,7 @@ def merge(parts: Sequence[Seen]) -> Seen:
         ambiguous=any(part.ambiguous for part in parts),
         violation=max(part.violation for part in parts),
         excess=max(part.excess for part in parts),
+        tolerance=max(part.tolerance for part in parts),
         scale=max(part.scale for part in parts),
         violators=np.concatenate([part.violators for part in parts]),
         candidates=np.concatenate([part.candidates for part in parts]),

@@ -215,14 +215,16 @@ class _Search:
         residuals = _residuals(optimum, seen.least)
         squared_unit = optimum.unit * optimum.unit
         gap = kkt.duality_gap(np.float64(seen.excess), optimum.place, len(optimum.weights))
-        duality_gap = float(gap) * squared_unit
+        duality_gap = max(float(gap) * squared_unit, float(np.finfo(np.float64).tiny))
         unsolved = not seen.violation <= 1.0 and not inside
+        unclear = np.isposinf(seen.gap) and not kkt.is_clear(seen.tolerance, optimum.place)
         result = Result.successful
         for happened, outcome in (
-            (seen.ambiguous, Result.ambiguous_face),
+            (seen.ambiguous or unclear, Result.ambiguous_face),
             (inside, Result.inside_hull),
             (unsolved, Result.stagnated),
             (unsolved and self._exhausted, Result.max_passes_reached),
+            (seen.gap < np.finfo(np.float64).tiny, Result.nonfinite_input),
         ):
             result = outcome if happened else result
         order = np.argsort(optimum.index)
