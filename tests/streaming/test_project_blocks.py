@@ -17,7 +17,7 @@ from tests.hull.problems import PROBLEMS
 from tests.hull.problems import Problem as Worked
 from tests.hull.strategies import Problem, family_problems, problems
 
-# 64 units of roundoff: what rounding makes of a zero multiplier, see `kkt.FACE_NOISE`; a few such
+# 64 units of roundoff: several times what rounding makes of a zero multiplier; a few such
 # errors meet in a residual.
 ROUNDING = 4 * 64 * 2.0**-52
 

@@ -20,7 +20,7 @@ from vashista_theory._diagnose.verdict import judge
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.kkt import FACE_NOISE
+from vashista_theory.hull.kkt import FACE_ROUNDINGS
 from vashista_theory.hull.problem import as_float_array, as_problem, check_finite, is_traced
 from vashista_theory.hull.projection import Projection, project
 from vashista_theory.hull.relaxation import Relaxation, relax
@@ -228,8 +228,8 @@ def _softmax(
 ) -> tuple[Softmax, Float[np.ndarray, " n"], np.ndarray]:
     rows, direction = np.asarray(keys), np.asarray(query)
     scores = rows @ direction
-    longest = float(np.linalg.norm(rows, axis=1).max() * np.linalg.norm(direction))
-    tie = FACE_NOISE * unit_roundoff(np.float64) * longest
+    rounding = np.abs(rows) @ np.abs(direction)
+    tie = FACE_ROUNDINGS * unit_roundoff(np.float64) * (rounding + rounding[np.argmax(scores)])
     tops = scores >= scores.max() - tie
     logits = scale * (scores - scores.max())
     weights = np.exp(logits) / np.exp(logits).sum()

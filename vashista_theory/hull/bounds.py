@@ -13,7 +13,10 @@ from vashista_theory._numerics import log_softplus, masked_logsumexp, unit_round
 
 
 class Geometry(NamedTuple):
-    """What the statements are about. Units: lengths L, multipliers and gap L², tangent 1/L."""
+    """What the statements are about. Units: lengths L, multipliers and gap L², tangent 1/L.
+
+    L is whatever length keeps their squares in range; temperatures and answers are in it too.
+    """
 
     multipliers: Float[Array, " n"]
     face: Bool[Array, " n"]
@@ -124,6 +127,13 @@ def displacement_bounds(geometry: Geometry, epsilon: Float[Array, ""]) -> Displa
         t2=jnp.where(geometry.strict, t2, jnp.inf),
         bootstrap=jnp.where(geometry.strict, bootstrap, jnp.inf),
     )
+
+
+def ball_radius(geometry: Geometry, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+    """T2 as it is proved: √(¼ε²‖w₀‖² + εr), the radius about p* − ½εw₀ within which p^ε lies."""
+    half = 0.5 * epsilon * geometry.tangent_norm
+    spread = jnp.exp(jnp.log(epsilon) + log_off_face_factor(geometry, epsilon))
+    return jnp.where(geometry.strict, jnp.sqrt(half**2 + spread), jnp.nan)
 
 
 def leakage_bounds(geometry: Geometry, epsilon: Float[Array, ""]) -> LeakageBounds:

@@ -31,9 +31,7 @@ class Frame(NamedTuple):
         return Frame(origin, self.unit, (query - origin) * (1 / self.unit))
 
 
-def frame_at(
-    keys: Float[Array, "n d"], query: Float[Array, " d"]
-) -> tuple[Frame, Int[Array, ""]]:
+def frame_at(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Frame, Int[Array, ""]]:
     """Origin at the sampled key nearest to the query; unit from the median distance to it.
 
     The median, since one distant key must not set the unit for all others. Lengths are largest

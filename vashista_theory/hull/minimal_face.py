@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vashista_theory._numerics import map_rows, unit_roundoff
-from vashista_theory.hull.active_set import pose, search
-from vashista_theory.hull.refinement import refine
-from vashista_theory.hull.span import SPAN_NOISE, Centred, face_basis
+from vashista_theory._numerics import map_rows, safe_norm
+from vashista_theory.hull.projection import project
+from vashista_theory.hull.span import Centred, face_basis
 
 
 class MinimalFace(NamedTuple):
@@ -52,37 +51,29 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
     Returns:
         A `MinimalFace`, in units of the view's length.
     """
-    n, d = view.keys.shape
-    roundoff = unit_roundoff(view.keys.dtype)
+    d = view.keys.shape[1]
     zero = jnp.zeros((d,), view.keys.dtype)
 
     def enlarge(state: _State) -> _State:
         basis = face_basis(view, state.members)
-        along = jnp.where(basis.along[None], basis.columns, 0.0)
 
         def split(keys: Array) -> tuple[Array, Array]:
             rows = view.rows(keys)
-            return rows - (rows @ along) @ along.T, jnp.sum(rows**2, axis=1)
+            return basis.across(rows), basis.noise(rows)
 
-        across, squared = map_rows(split, view.keys)
-        longest = jnp.sqrt(jnp.max(jnp.where(face, squared, 0.0)))
-        negligible = 4 * SPAN_NOISE * roundoff * (longest + view.magnitude)
-        lengths = jnp.sqrt(jnp.sum(across**2, axis=1))
-        members = state.members | (face & (lengths <= negligible))
+        across, noise = map_rows(split, view.keys)
+        members = state.members | (face & (safe_norm(across) <= noise))
         rest = face & ~members
         # Rows that do not count are replaced by one that does: a duplicate changes no hull.
-        rows = jnp.where(rest[:, None], across, across[jnp.argmax(rest)][None])
-        exact, most = jnp.zeros((), zero.dtype), jnp.int32(50 * (d + 2))
-        problem = pose(rows, zero, exact, most)
-        optimum = refine(problem, search(problem, None))
-        nearest, support = optimum.place.point, optimum.support
-        separated = jnp.linalg.norm(nearest) > negligible
-        carrying = (
-            jnp.zeros((n,), bool)
-            .at[jnp.where(support.used, support.key_index, n)]
-            .set(True, mode="drop")
-        )
+        filler = jnp.argmax(rest)
+        rows = jnp.where(rest[:, None], across, across[filler][None])
+        found = project(rows, zero, throw=False)
+        rounding = found.weights @ jnp.where(rest, noise, noise[filler])
+        separated = safe_norm(found.point) > rounding
+        carrying = (found.weights > 0) & rest
+        carrying |= (jnp.arange(len(rest)) == filler) & jnp.any((found.weights > 0) & ~rest)
         grown = jnp.where(separated | ~jnp.any(rest), members, members | (carrying & rest))
+        nearest = found.point
         done = separated | ~jnp.any(face & ~grown) | jnp.all(grown == state.members)
         return _State(grown, jnp.where(separated & jnp.any(rest), nearest, zero), done)
 

@@ -198,9 +198,7 @@ def _project(
     ambiguous |= kkt.undetermined(prices.tolerances, prices.squared_reach, face, place)
     ambiguous |= jnp.all(face) & ~kkt.is_clear(jnp.max(prices.tolerances), place)
     multipliers = jnp.where(inside, 0.0, solution.multipliers)
-    worst = jnp.maximum(
-        jnp.max(kkt.violation(prices, judged.allowance)), judged.support_violation
-    )
+    worst = jnp.maximum(jnp.max(kkt.violation(prices, judged.allowance)), judged.support_violation)
     index = jnp.maximum(support.key_index, 0)
     residuals = kkt.residuals(
         keys[index],

@@ -120,9 +120,7 @@ def _step(problem: Problem, state: Optimum) -> Optimum:
     known = jnp.any(support.used & (support.key_index == entering))
     enters = (ratio[entering] > SOLVED_SHARE) & ~known & ~jnp.all(support.used)
     slot = (jnp.arange(support.key_index.shape[0]) == jnp.argmin(support.used)) & enters
-    grown = Support(
-        jnp.where(slot, entering, support.key_index), support.weights
-    )
+    grown = Support(jnp.where(slot, entering, support.key_index), support.weights)
     settled = _normalised(_settle(problem, grown))
     place = locate(problem, settled)
     progress = _way(problem, state.place, place) @ (state.place.residual + place.residual) > 0
@@ -183,7 +181,9 @@ def _affine_optimum(
     lengths = jnp.where(others, seen.reach, 1.0)[order]
     columns = jnp.where(others[order, None], seen.rows[order] / lengths[:, None], 0.0).T
     solution = solve_columns(columns, seen.frame.target) / lengths
-    wanted = jnp.zeros((slots,), solution.dtype).at[order].set(jnp.where(others[order], solution, 0.0))
+    wanted = (
+        jnp.zeros((slots,), solution.dtype).at[order].set(jnp.where(others[order], solution, 0.0))
+    )
     return wanted.at[seen.pivot].set(1.0 - jnp.sum(wanted)), seen.reach
 
 

@@ -16,18 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vashista_theory._numerics import (
-    default_tolerance,
-    log_share,
-    masked_logsumexp,
-    safe_norm,
-)
+from vashista_theory._numerics import log_share, masked_logsumexp, safe_norm
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.problem import as_float_array, is_traced, settle
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.span import centred, face_basis, face_coordinates
-from vashista_theory.hull.tilt import MAX_NEWTON_STEPS, objective, solve_tilt
+from vashista_theory.hull.tilt import objective, solve_tilt
+
+UNSOLVED = (Result.stagnated, Result.max_steps_reached, Result.nonfinite_input)
+"""Outcomes of a projection with which there is nothing to relax."""
 
 
 class Relaxation(eqx.Module):
@@ -58,28 +56,22 @@ class Relaxation(eqx.Module):
     result: Result
 
 
-def _path(
-    keys: Array,
-    query: Array,
-    point: Array,
-    multipliers: Array,
-    face: Array,
-    scale: Array,
-    epsilons: Array,
-) -> dict[str, Any]:
+def _path(projection: Projection, epsilons: Array) -> dict[str, Any]:
     """Solve for temperatures in descending order, each warm-started from the ones before."""
+    keys, face, multipliers = projection.keys, projection.face, projection.multipliers
     dtype = keys.dtype
-    view = centred(keys, query, point, scale)
-    length = view.length
+    view = centred(keys, projection.weights, face, multipliers)
     basis = face_basis(view, face)
     coordinates = face_coordinates(view, face, basis)
-    excess = jnp.where(face, 0.0, multipliers) / length**2
+    excess = jnp.where(face, 0.0, multipliers)
+    local = view.temperature(epsilons)
 
     def solve(
-        carry: tuple[Array, ...], epsilon: Array
+        carry: tuple[Array, ...], temperatures: tuple[Array, Array]
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         tilt, log_epsilon, older, older_log_epsilon = carry
-        offsets = -excess / epsilon
+        given, epsilon = temperatures
+        offsets = -excess / given
         span = log_epsilon - older_log_epsilon
         ratio = jnp.where(span < 0, (jnp.log(epsilon) - log_epsilon) / span, 0.0)
         starts = jnp.stack(
@@ -90,27 +82,25 @@ def _path(
         found = solve_tilt(coordinates, offsets, epsilon, best)
         outputs = _describe(found.log_weights, coordinates, found.tilt, epsilon, face, basis.along)
         carry = (found.tilt, jnp.log(epsilon), tilt, log_epsilon)
-        return carry, (*outputs, found.log_weights, found.tilt, found.residual, found.steps)
+        told = (found.log_weights, found.tilt, found.residual, found.steps, found.converged)
+        return carry, (*outputs, *told)
 
     zero = jnp.zeros((keys.shape[1],), dtype)
-    first = jnp.log(epsilons[0] / length**2)
-    _, outputs = jax.lax.scan(solve, (zero, first, zero, first), epsilons / length**2)
-    log_displacement, log_off_face_mass, log_weights, tilt, residual, steps = outputs
-    log_displacement = log_displacement + jnp.log(length)
-    # tilt is per unit of (length / scale): w = r/ε has unit 1/length.
-    tilt = (tilt / length) @ basis.columns.T
-    residual = residual * length
-    converged = (steps < MAX_NEWTON_STEPS) & (residual <= default_tolerance(dtype) * length)
+    first = jnp.log(local[0])
+    _, outputs = jax.lax.scan(solve, (zero, first, zero, first), (epsilons, local))
+    log_displacement, log_off_face_mass, log_weights, tilt, residual, steps, converged = outputs
+    log_displacement = log_displacement + jnp.log(view.unit)
+    tilt = tilt @ basis.columns.T
     return {
         "log_weights": log_weights,
-        "point": point[None] - epsilons[:, None] * tilt,
+        "point": projection.point[None] - view.unit * (local[:, None] * tilt),
         "displacement": jnp.exp(log_displacement),
         "log_displacement": log_displacement,
         "log_off_face_mass": log_off_face_mass,
-        "tilt": tilt,
-        "residual": residual,
+        "tilt": tilt / view.unit,
+        "residual": residual * view.unit,
         "steps": steps,
-        "result": jax.vmap(_outcome)(converged),
+        "result": jax.vmap(lambda one: _outcome(projection, one))(converged),
     }
 
 
@@ -129,14 +119,30 @@ def _describe(
     return 0.5 * jnp.logaddexp(2 * log_along, 2 * log_across), log_share(off_face, on_face)
 
 
-def _outcome(converged: Array) -> Result:
-    return Result.where(converged, Result.successful, Result.stagnated)
+def unless_unsolved(projection: Projection, own: Result) -> Result:
+    """A result, or the failure of the projection that it rests on.
+
+    Ambiguity is no such failure: it moves weights by no more than the multiplier's rounding does.
+    Multipliers off the face that have left the range of their type are one, whatever was said.
+    """
+    off = projection.multipliers
+    least = jnp.finfo(off.dtype).tiny
+    told = jnp.all(projection.face | ((off >= least) & jnp.isfinite(off)))
+    result = Result.where(told, own, Result.nonfinite_input)
+    for failure in UNSOLVED:
+        result = Result.where(projection.result == failure, failure, result)
+    return result
+
+
+def _outcome(projection: Projection, converged: Array) -> Result:
+    own = Result.where(converged, Result.successful, Result.stagnated)
+    return unless_unsolved(projection, own)
 
 
 @jax.jit
-def _relax_path(*args: Array) -> dict[str, Any]:
+def _relax_path(projection: Projection, epsilons: Array) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
-        return _path(*args)
+        return _path(projection, epsilons)
 
 
 def as_epsilon(epsilon: ArrayLike, dtype: jnp.dtype) -> Array:
@@ -152,12 +158,15 @@ def as_epsilon(epsilon: ArrayLike, dtype: jnp.dtype) -> Array:
                 "`epsilon` must be a positive number or a non-empty one-dimensional list of them, "
                 f"got {values.dtype} of shape {values.shape}."
             )
-        bad = np.argwhere(~(np.isfinite(values) & (values > 0)))
+        info = np.finfo(np.dtype(dtype))
+        # Below the smallest normal number digits are lost, and some devices read zero.
+        bad = np.argwhere(~((values >= info.smallest_normal) & (values <= info.max)))
         if len(bad):
             place = tuple(int(i) for i in bad[0])
             name = f"epsilon[{place[0]}]" if place else "epsilon"
             raise ValueError(
-                f"`{name}` is {values[place]}; a temperature must be positive and finite "
+                f"`{name}` is {values[place]}; a temperature must be positive and finite, "
+                f"{info.smallest_normal:.2g} to {info.max:.2g} in {info.dtype} "
                 "(squared length; try multiples of `projection.scale`)."
             )
         return as_float_array(values.astype(np.dtype(dtype)), "epsilon")
@@ -170,7 +179,8 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
     One path from the largest temperature to the smallest, each solve started from the last ones,
     whatever the order of `epsilon`. Log-domain throughout: off-face masses of exp(−1e8) keep
     their digits. Relative accuracy about 1e-12 × max(1, scale/Δ) in float64 for ε from 1e3 down to
-    1e-8 times the scale, for displacements above the rounding of p* itself.
+    1e-8 times the scale, for displacements above the rounding of p* itself. Powers of two, shifts
+    and single distant keys change nothing in that: a weight's own key sets its rounding.
 
     Args:
         projection: from `project`; one problem, not a batch (use `jax.vmap` or `jax.lax.map`).
@@ -182,7 +192,8 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
 
     Raises:
         ValueError: an epsilon that is not positive and finite; a batched projection.
-        RuntimeError: Newton's method stagnated, when `throw` is true.
+        RuntimeError: Newton's method stagnated, or the projection had failed, when `throw` is
+            true.
     """
     keys = projection.keys
     if keys.ndim != 2:
@@ -195,15 +206,7 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
     # A path that already descends is left as it is: no second copy of the log-weights.
     descends = not is_traced(flat) and bool(jnp.all(flat[1:] <= flat[:-1]))
     order = jnp.argsort(-flat)
-    fields = _relax_path(
-        keys,
-        projection.query,
-        projection.point,
-        projection.multipliers,
-        projection.face,
-        projection.scale,
-        flat if descends else flat[order],
-    )
+    fields = _relax_path(projection, flat if descends else flat[order])
     if not epsilon_.ndim:
         fields = jax.tree.map(lambda leaf: leaf[0], fields)
     elif not descends:
@@ -220,6 +223,4 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
             f"{float(projection.scale):.3g})."
         )
     )
-    return settle(
-        relaxation, relaxation.result, failures=(Result.stagnated,), doing="relax", detail=detail
-    )
+    return settle(relaxation, relaxation.result, failures=UNSOLVED, doing="relax", detail=detail)

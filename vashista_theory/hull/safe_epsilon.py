@@ -21,13 +21,25 @@ def largest_safe_epsilon(geometry: Geometry, log_mass: float) -> Float[Array, ""
     bisected in log ε; the lower end of the bracket is returned, where the bound was evaluated.
 
     Raises:
-        ValueError: `log_mass` is NaN or +inf.
+        ValueError: `log_mass` is above 0 or NaN.
     """
-    if not is_traced(log_mass) and (math.isnan(log_mass) or log_mass == math.inf):
-        raise ValueError(
-            f"`log_mass` must be a logarithm of a mass, such as math.log(0.01), got {log_mass}."
-        )
+    if not is_traced(log_mass):
+        check_log_mass(log_mass)
     return _scan(geometry, jnp.asarray(log_mass, geometry.gap.dtype))
+
+
+def check_log_mass(log_mass: float) -> None:
+    """Refuse what is no logarithm of a share: NaN, and a mass passed by mistake for its logarithm.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if not log_mass <= 0:
+        instead = f" Did you mean math.log({log_mass})?" if 0 < log_mass < 1 else ""
+        raise ValueError(
+            "`log_mass` must be the logarithm of a mass between 0 and 1, so at most 0, such as "
+            f"math.log(0.01), got {log_mass}.{instead}"
+        )
 
 
 @jax.jit
@@ -52,5 +64,6 @@ def _scan(geometry: Geometry, log_mass: Array) -> Array:
 
     low, _ = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     found = jnp.where(jnp.any(over), jnp.where(first == 0, 0.0, jnp.exp(low)), jnp.inf)
-    always = jnp.isposinf(gap) | (log_mass >= 0)
-    return jnp.where(jnp.isnan(gap), jnp.nan, jnp.where(always, jnp.inf, found))
+    always = jnp.isposinf(gap) | (log_mass == 0)
+    undefined = jnp.isnan(gap) | ~(log_mass <= 0)
+    return jnp.where(undefined, jnp.nan, jnp.where(always, jnp.inf, found))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vashista_theory._numerics import unit_roundoff, weighted_gram
+from vashista_theory._numerics import safe_norm, unit_roundoff, weighted_gram
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull import bounds
@@ -26,19 +26,21 @@ from vashista_theory.hull.bounds import (
 )
 from vashista_theory.hull.minimal_face import minimal_face
 from vashista_theory.hull.projection import Projection
-from vashista_theory.hull.relaxation import Relaxation, as_epsilon
+from vashista_theory.hull.relaxation import Relaxation, as_epsilon, unless_unsolved
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
 from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import solve_tilt
 
-
-FACE_NOISE = 64.0
+_TIE_NOISE = 64.0
+"""Units of roundoff, relative to lengths, within which two multipliers count as equal: they come
+out at 1 to 10 units."""
 
 
 class FaceStability(eqx.Module):
     """The constants of the face-stability theorem at one projection, and its bounds.
 
-    Methods take `epsilon` () or (E,) in squared length and return that shape.
+    Methods take `epsilon` () or (E,) in squared length and return that shape. The numbers that the
+    bounds are made of are kept in units of `unit`, so that no square of them leaves the range.
 
     Attributes:
         projection: what this is about.
@@ -50,7 +52,8 @@ class FaceStability(eqx.Module):
         log_optimal_weights: (n,) log α*, the maximum-entropy optimum; −inf off G.
         degeneracy_distance: ρ of T5, length; NaN if `strict`.
         margin: y of T5 (d,), 1/length; NaN if `strict`.
-        geometry: the numbers the bounds are made of.
+        unit: a power of two, length.
+        geometry: the numbers the bounds are made of, in units of `unit`.
         result: `inside_hull`, `degenerate_face`, or the projection's own outcome.
     """
 
@@ -63,13 +66,14 @@ class FaceStability(eqx.Module):
     log_optimal_weights: Float[Array, " n"]
     degeneracy_distance: Float[Array, ""]
     margin: Float[Array, " d"]
+    unit: Float[Array, ""]
     geometry: Geometry
     result: Result
 
     @property
     def tangent_norm(self) -> Float[Array, ""]:
         """‖w₀‖, the slope of the displacement: 0 at a vertex, NaN on a degenerate face."""
-        return jnp.linalg.norm(self.tangent)
+        return self.geometry.tangent_norm / self.unit
 
     @property
     def log_asymptote_constant(self) -> Float[Array, ""]:
@@ -87,7 +91,12 @@ class FaceStability(eqx.Module):
 
     def displacement_bounds(self, epsilon: ArrayLike) -> DisplacementBounds:
         """Logarithms of T1, T2 and the bootstrap one by one."""
-        return self._statements(epsilon).displacement
+        three = self._statements(epsilon).displacement
+        return DisplacementBounds(*(bound + jnp.log(self.unit) for bound in three))
+
+    def ball_radius(self, epsilon: ArrayLike) -> Array:
+        """T2 as it is proved: p^ε is within this of p* − ½εw₀. NaN on a degenerate face."""
+        return _ball_radius(self.geometry, self._epsilon(epsilon)) * self.unit
 
     def log_leakage_bound(self, epsilon: ArrayLike) -> Array:
         """Upper bound on log off-face mass in nats: min(0, T1, T3). NaN inside the hull."""
@@ -124,7 +133,7 @@ class FaceStability(eqx.Module):
         g = self.geometry
         ratio = jnp.min(jnp.where(g.face, jnp.inf, g.multipliers / g.lengths))
         limit = theta**2 * ratio**2 / (jnp.log(float(g.face.shape[0])) - g.entropy)
-        return jnp.where(jnp.isnan(self.gap), jnp.nan, limit)
+        return jnp.where(jnp.isnan(self.gap), jnp.nan, limit * self.unit * self.unit)
 
     def log_published_bound(self, epsilon: ArrayLike, theta: float = 0.5) -> Array:
         """T1′ by key, (…, n): −h − (1 − θ)μ_i/ε. A bound only for ε ≤ `published_range`."""
@@ -139,8 +148,11 @@ class FaceStability(eqx.Module):
 
         Returns:
             Squared length; +inf if no ε leaks more, 0 if none is proved safe, NaN inside the hull.
+
+        Raises:
+            ValueError: `log_mass` is above 0 or NaN.
         """
-        return largest_safe_epsilon(self.geometry, log_mass)
+        return largest_safe_epsilon(self.geometry, log_mass) * self.unit * self.unit
 
     def identity_defect(self, relaxation: Relaxation, *, at_tangent: bool = False) -> Array:
         """Left minus right side of the master identity (★) at w̄ = 0 or w̄ = w₀, squared length.
@@ -150,12 +162,14 @@ class FaceStability(eqx.Module):
         """
         tilts = self.geometry.tilts if at_tangent else jnp.zeros_like(self.geometry.tilts)
         tangent = self.tangent if at_tangent else jnp.zeros_like(self.tangent)
-        return _identity_defect(
-            self, relaxation.log_weights, relaxation.tilt, relaxation.epsilon, tilts, tangent
-        )
+        local = self._epsilon(relaxation.epsilon)
+        tilt, tangent = relaxation.tilt * self.unit, tangent * self.unit
+        defect = _identity_defect(self, relaxation.log_weights, tilt, local, tilts, tangent)
+        return defect * self.unit * self.unit
 
     def _epsilon(self, epsilon: ArrayLike) -> Array:
-        return as_epsilon(epsilon, self.gap.dtype)
+        """Checked, and in units."""
+        return as_epsilon(epsilon, self.gap.dtype) / self.unit / self.unit
 
     def _statements(self, epsilon: ArrayLike) -> Statements:
         return _evaluate(self.geometry, self._epsilon(epsilon))
@@ -180,9 +194,19 @@ def _asymptote_error(geometry: Geometry, epsilon: Array) -> Array:
 
 
 @jax.jit
+def _ball_radius(geometry: Geometry, epsilon: Array) -> Array:
+    flat = jax.lax.map(lambda e: bounds.ball_radius(geometry, e), jnp.atleast_1d(epsilon))
+    return flat.reshape(epsilon.shape)
+
+
+@jax.jit
 def _log_asymptote_constant(stability: FaceStability) -> Array:
     g = stability.geometry
-    tie = FACE_NOISE * unit_roundoff(g.gap.dtype) * stability.projection.scale
+    # Two multipliers tie where they differ by less than the rounding of the two keys.
+    off = jnp.where(g.face, jnp.inf, g.multipliers)
+    residual = safe_norm(stability.projection.query - stability.projection.point) / stability.unit
+    reach = g.lengths + g.lengths[jnp.argmin(off)] + 0.5 * g.diameter
+    tie = _TIE_NOISE * unit_roundoff(g.gap.dtype) * (residual + 0.5 * g.diameter) * reach
     nearest = ~g.face & (g.multipliers <= g.gap + tie)
     constant = jax.nn.logsumexp(jnp.where(nearest, g.tilts - g.entropy, -jnp.inf))
     return jnp.where(stability.strict & ~jnp.isnan(g.gap), constant, jnp.nan)
@@ -226,10 +250,9 @@ def _analyse(projection: Projection) -> dict[str, Any]:
 
 def _face_stability(projection: Projection) -> dict[str, Any]:
     """Every field but the projection itself, whose keys need not be copied."""
-    keys, query, point = projection.keys, projection.query, projection.point
-    face = projection.face
-    view = centred(keys, query, point, projection.scale)
-    length = view.length
+    keys, face = projection.keys, projection.face
+    view = centred(keys, projection.weights, face, projection.multipliers)
+    unit = view.unit
     minimal = minimal_face(view, face, projection.weights > 0)
     basis = face_basis(view, minimal.members)
     coordinates = face_coordinates(view, minimal.members, basis)
@@ -247,42 +270,46 @@ def _face_stability(projection: Projection) -> dict[str, Any]:
     optimal = jnp.where(minimal.members, jnp.exp(found.log_weights), 0.0)
     # 0.0 − x and not −x: the entropy of a vertex is 0.0, not −0.0.
     entropy = 0.0 - jnp.sum(jnp.where(optimal > 0, optimal * found.log_weights, 0.0))
-    covariance = weighted_gram(coordinates, optimal) + jnp.diag(jnp.where(free, 0.0, 1.0))
+    moment = weighted_gram(coordinates, optimal)
+    covariance = moment + jnp.diag(jnp.where(free, 0.0, 1.0))
     curvature = jnp.where(free, jnp.linalg.solve(covariance, tilt), 0.0)
-    # Fixed coordinates carry a unit eigenvalue that must not pass for the least one.
-    lifted = covariance + jnp.diag(jnp.where(free, 0.0, jnp.trace(covariance)))
-    least = jnp.where(basis.rank > 0, jnp.linalg.eigvalsh(lifted)[0], jnp.inf)
-    lengths = jnp.sqrt(jnp.sum(coordinates**2, axis=1))
+    # Fixed coordinates carry an eigenvalue that must not pass for the least one, and eigenvalues
+    # have the rounding of the largest.
+    trace = jnp.sum(jnp.where(free, jnp.diag(moment), 0.0))
+    lifted = covariance + jnp.diag(jnp.where(free, 0.0, trace))
+    least = jnp.linalg.eigvalsh(lifted)[0] - 4 * d * unit_roundoff(keys.dtype) * trace
+    least = jnp.where(basis.rank > 0, jnp.maximum(least, 0.0), jnp.inf)
+    lengths = safe_norm(coordinates)
     strict = minimal.strict
     undefined = jnp.where(strict, zero, jnp.nan)
     inside = projection.result == Result.inside_hull
+    gap = view.temperature(projection.gap)
     geometry = Geometry(
-        multipliers=jnp.where(face, 0.0, projection.multipliers),
+        multipliers=jnp.where(face, 0.0, view.temperature(projection.multipliers)),
         face=face,
-        lengths=lengths * length,
+        lengths=lengths,
         tilts=coordinates @ tilt + undefined,
-        curvature_tilts=(coordinates @ curvature) / length**2 + undefined,
-        tangent_norm=jnp.linalg.norm(tilt) / length + undefined,
+        curvature_tilts=coordinates @ curvature + undefined,
+        tangent_norm=safe_norm(tilt) + undefined,
         entropy=entropy,
-        gap=projection.gap,
-        least_curvature=least * length**2,
-        diameter=2 * jnp.max(jnp.where(face, lengths, 0.0)) * length,
+        gap=gap,
+        least_curvature=least,
+        diameter=2 * jnp.max(jnp.where(face, lengths, 0.0)),
         strict=strict,
     )
-    result = Result.where(
-        inside,
-        Result.inside_hull,
-        Result.where(strict, projection.result, Result.degenerate_face),
-    )
+    result = Result.where(found.converged, projection.result, Result.stagnated)
+    result = Result.where(strict, result, Result.degenerate_face)
+    result = unless_unsolved(projection, Result.where(inside, Result.inside_hull, result))
     return {
-        "tangent": basis.columns @ tilt / length + undefined,
+        "tangent": basis.columns @ tilt / unit + undefined,
         "entropy": entropy,
         "gap": projection.gap,
         "minimal_face": minimal.members,
         "strict": strict,
         "log_optimal_weights": jnp.where(minimal.members, found.log_weights, -jnp.inf),
-        "degeneracy_distance": minimal.distance * length,
-        "margin": minimal.margin / length,
+        "degeneracy_distance": minimal.distance * unit,
+        "margin": minimal.margin / unit,
+        "unit": unit,
         "geometry": geometry,
         "result": result,
     }

@@ -13,19 +13,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import unit_roundoff, weighted_gram
+from vashista_theory._numerics import (
+    default_tolerance,
+    safe_norm,
+    unit_roundoff,
+    weighted_gram,
+)
 
 MAX_NEWTON_STEPS = 100
 _HALVINGS = 40
 
 
 class Tilt(NamedTuple):
-    """The minimiser, the log-weights it induces, ‖gradient‖ there, Newton steps taken."""
+    """The minimiser, and what it induces.
+
+    Attributes:
+        tilt: w.
+        log_weights: log softmax of ⟨w, z_i⟩ + o_i.
+        residual: ‖gradient‖.
+        steps: Newton steps taken.
+        converged: the gradient is zero to a few thousand of its own roundings, or the last step
+            changed no logarithm of a weight by more.
+    """
 
     tilt: Float[Array, " d"]
     log_weights: Float[Array, " n"]
     residual: Float[Array, ""]
     steps: Int[Array, ""]
+    converged: Bool[Array, ""]
 
 
 class _State(NamedTuple):
@@ -53,8 +68,11 @@ def solve_tilt(
 ) -> Tilt:
     """Minimise by damped Newton steps until rounding stops them.
 
+    Steps are measured by what they change in the logarithms of the weights, and the gradient by
+    the terms that it is the sum of: units of length and single long rows do not enter.
+
     Args:
-        coordinates: rows z_i, scaled to lengths of order one.
+        coordinates: rows z_i.
         offsets: o_i, −inf to leave a row out.
         epsilon: strong convexity ε ≥ 0 of the objective.
         start: first tilt.
@@ -102,17 +120,17 @@ def solve_tilt(
             too_long, lambda c: (0.5 * c[0], c[1] + 1), (jnp.ones((), start.dtype), jnp.int32(0))
         )
         tilt = state.tilt + length * step
-        size = length * jnp.max(jnp.abs(step))
-        relative = size / jnp.maximum(jnp.max(jnp.abs(tilt)), jnp.finfo(start.dtype).tiny)
-        # Converged, or no longer contracting although the objective cannot tell the steps apart.
-        at_floor = (relative <= 1e4 * roundoff) | (jnp.abs(decrease) <= roundoff * slack)
-        # On a nearly flat direction rounding of the gradient alone makes long steps.
-        at_floor |= jnp.max(jnp.abs(slope)) <= 2 * roundoff
-        small = (relative <= 4 * roundoff) | (at_floor & (relative >= 0.5 * state.last))
-        # A tilt that is zero but for rounding has no relative accuracy to wait for: this step
-        # moves no logarithm of a weight and no displacement by a rounding of the scale.
-        small |= size <= roundoff / jnp.maximum(epsilon, 1.0)
-        return _State(tilt, coordinates @ tilt + offsets, state.steps + 1, relative, small)
+        logits = coordinates @ tilt + offsets
+        # Relative to the logarithm of the weight itself: a key at −1e8 has no more digits.
+        depth = 1.0 + jnp.abs(logits - jax.nn.logsumexp(logits))
+        moved = jnp.max(jnp.where(jnp.isfinite(offsets), jnp.abs(length * change) / depth, 0.0))
+        # Converged, or no longer contracting although the objective cannot tell the steps apart,
+        # or the gradient may be rounding of the terms that it is the sum of.
+        at_floor = (moved <= 1e4 * roundoff) | (jnp.abs(decrease) <= roundoff * slack)
+        terms = jnp.sqrt(jnp.diag(moment)) + epsilon * jnp.abs(state.tilt)
+        at_floor |= jnp.all(jnp.abs(slope) <= 2 * roundoff * terms)
+        small = (moved <= 4 * roundoff) | (at_floor & (moved >= 0.5 * state.last))
+        return _State(tilt, logits, state.steps + 1, moved, small)
 
     first = _State(
         start,
@@ -122,5 +140,14 @@ def solve_tilt(
         jnp.asarray(False),
     )
     last = jax.lax.while_loop(lambda s: ~s.finished & (s.steps < MAX_NEWTON_STEPS), newton, first)
-    slope, *_ = gradient(last.logits, last.tilt)
-    return Tilt(last.tilt, jax.nn.log_softmax(last.logits), jnp.linalg.norm(slope), last.steps)
+    slope, weights, _ = gradient(last.logits, last.tilt)
+    terms = weights @ jnp.abs(coordinates) + epsilon * jnp.abs(last.tilt)
+    residual, tolerance = safe_norm(slope), default_tolerance(start.dtype)
+    settled = (residual <= tolerance * safe_norm(terms)) | (last.last <= tolerance)
+    return Tilt(
+        last.tilt,
+        jax.nn.log_softmax(last.logits),
+        residual,
+        last.steps,
+        settled & (last.steps < MAX_NEWTON_STEPS),
+    )

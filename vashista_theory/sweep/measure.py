@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory._results import Result
-from vashista_theory.hull import bounds
 from vashista_theory.hull.oracle import project_qp
 from vashista_theory.hull.projection import Projection, project
 from vashista_theory.hull.relaxation import relax
@@ -83,15 +82,11 @@ def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
         each = each if on_face else jnp.where(face[None], jnp.nan, each)
         return _worst(jnp.moveaxis(each, -1, 0))
 
-    def two_term(epsilon: Array, tilt: Array) -> tuple[Array, Array]:
-        half = 0.5 * epsilon * stability.geometry.tangent_norm
-        spread = jnp.exp(jnp.log(epsilon) + bounds.log_off_face_factor(stability.geometry, epsilon))
-        moved = jnp.linalg.norm(0.5 * epsilon * stability.tangent - epsilon * tilt)
-        return moved, jnp.sqrt(half**2 + spread)
-
-    moved, allowed = jax.lax.map(lambda pair: two_term(*pair), (epsilon, relaxation.tilt))
-    # T2 needs strict complementarity; its point has no meaning without.
-    allowed = jnp.where(stability.strict, allowed, jnp.nan)
+    # T2's ball. It needs strict complementarity; its centre has no meaning without.
+    moved = jnp.linalg.norm(
+        0.5 * jnp.outer(epsilon, stability.tangent) - epsilon[:, None] * relaxation.tilt, axis=-1
+    )
+    allowed = stability.ball_radius(epsilon)
     mass = relaxation.log_off_face_mass
     defects = jnp.abs(
         jnp.stack([stability.identity_defect(relaxation, at_tangent=at) for at in (False, True)])

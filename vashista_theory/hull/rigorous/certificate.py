@@ -15,6 +15,7 @@ from vashista_theory._types import ArrayLike
 from vashista_theory.hull.rigorous import safe_epsilon, statements
 from vashista_theory.hull.rigorous.balls import Enclosure, Rational
 from vashista_theory.hull.rigorous.statements import Constants
+from vashista_theory.hull.safe_epsilon import check_log_mass
 
 PROVED = frozenset({"successful", "degenerate_face", "inside_hull"})
 
@@ -114,7 +115,11 @@ class Certificate:
 
         Returns:
             Squared length; +inf if no ε leaks more, 0 if none is proved safe, NaN inside the hull.
+
+        Raises:
+            ValueError: `log_mass` is above 0 or NaN.
         """
+        check_log_mass(log_mass)
         if self.constants is None:
             return 0.0
         return safe_epsilon.largest_safe_epsilon(self.constants, float(log_mass))
