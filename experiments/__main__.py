@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import jax
 
-from experiments import _registry, _results, _update
-from experiments._outcome import NotMeasured, Outcome
+from experiments.framework import registry, results, update
+from experiments.framework.outcome import NotMeasured, Outcome
 from vashista_theory import runs
 
 OK, FAILED, BAD_USE = 0, 1, 2
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def path(self) -> Path:
-        return _results.path_of(self.name, quick=self.config.quick, folder=self.results)
+        return results.path_of(self.name, quick=self.config.quick, folder=self.results)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "--list"):
         if not words or words[0] != "--list":
             print(__doc__)
-        for name in _registry.names():
-            print(f"{name:24} {_registry.claim(name)}")
+        for name in registry.names():
+            print(f"{name:24} {registry.claim(name)}")
         return OK if words else BAD_USE
     name, options = words[0], words[1:]
     if name == "all":
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run_update(options)
     try:
         # An experiment for machines without tyro and rich reads its options by itself.
-        if (own := _registry.own_command(name)) is not None:
+        if (own := registry.own_command(name)) is not None:
             return own(options)
         job = _prepare(name, options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -71,7 +71,7 @@ def _prepare(name: str, options: list[str]) -> Job:
     """Import the experiment and read its options; the output is checked before any work."""
     import tyro
 
-    module = _registry.load(name)
+    module = registry.load(name)
     command = dataclasses.make_dataclass(
         "Command",
         [
@@ -84,7 +84,7 @@ def _prepare(name: str, options: list[str]) -> Job:
             (
                 "results",
                 Annotated[Path, tyro.conf.arg(help="folder for the result file")],
-                dataclasses.field(default=_results.FOLDER),
+                dataclasses.field(default=results.FOLDER),
             ),
         ],
     )
@@ -106,8 +106,8 @@ def _run(job: Job) -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 110)
     inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
-    key = _results.fingerprint(job.name, job.config, inputs)
-    stored = _results.read(job.path)
+    key = results.fingerprint(job.name, job.config, inputs)
+    stored = results.read(job.path)
     if stored is not None and stored["fingerprint"] == key and not job.force:
         known = Outcome.from_json(stored["outcome"])
         known.show(console)
@@ -127,7 +127,7 @@ def _run(job: Job) -> int:
             return OK
         manifest = manifest.finish()
     outcome.show(console)
-    _results.write(job.path, name=job.name, key=key, manifest=manifest, result=outcome)
+    results.write(job.path, name=job.name, key=key, manifest=manifest, result=outcome)
     print(f"\nWritten to {job.path} after {manifest.duration:.0f} s.")
     return FAILED if outcome.failures else OK
 
@@ -140,12 +140,12 @@ def _run_all(options: list[str]) -> int:
     parser.add_argument("--results", type=Path, help="folder for the result files")
     given = parser.parse_args(options)
     failed: list[str] = []
-    for name in _registry.names():
-        print(f"\n=== {name}: {_registry.claim(name)}\n", flush=True)
+    for name in registry.names():
+        print(f"\n=== {name}: {registry.claim(name)}\n", flush=True)
         shared = ["--quick"] * given.quick + ["--force"] * given.force
         shared += ["--results", str(given.results)] if given.results else []
         try:
-            own = _registry.own_command(name)
+            own = registry.own_command(name)
             code = _run(_prepare(name, shared)) if own is None else own(shared)
             if code != OK:
                 failed.append(name)
@@ -164,14 +164,14 @@ def _run_update(options: list[str]) -> int:
     given = parser.parse_args(options)
 
     def compute(name: str, config: Any) -> int:
-        job = Job(name, _registry.load(name), config, force=False, results=_results.FOLDER)
+        job = Job(name, registry.load(name), config, force=False, results=results.FOLDER)
         try:
             return _run(job)
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()
             return FAILED
 
-    failed = _update.update(compute, dry_run=given.dry_run)
+    failed = update.update(compute, dry_run=given.dry_run)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return FAILED if failed else OK

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
 from vashista_theory import runs
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.run import Blocks, execute, prepare

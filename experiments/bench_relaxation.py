@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import vashista_theory as vt
-from experiments import _memory
-from experiments._outcome import Outcome, Table
-from experiments._timing import interleaved
+from experiments.framework.outcome import Outcome, Table
+from experiments.shared import memory
+from experiments.shared.timing import interleaved
 
 _HIGH, _LOW = 1e3, 1e-8  # ε over scale
 _TIME_AIM, _STEPS_AIM, _MEMORY_AIM = 150.0, 10, 3.5
@@ -94,19 +94,19 @@ def run(config: Config) -> Outcome:
         {"epsilon": float(e), "mean": float(m), "max": int(w)}
         for e, m, w in zip(relative, counts.mean(axis=0), counts.max(axis=0), strict=True)
     ]
-    memory = [_peak(what, config) for what in ("project", "relax")]
+    peaks = [_peak(what, config) for what in ("project", "relax")]
     values = {
         "path_ms": float(np.median([row["median_ms"] for row in paths])),
         "path_ms_worst": max(row["median_ms"] for row in paths),
         "steps_mean": float(counts.mean()),
         "steps_max": int(counts.max()),
-        **{f"memory_multiple_{row['what']}": row["multiple"] for row in memory},
+        **{f"memory_multiple_{row['what']}": row["multiple"] for row in peaks},
     }
     return Outcome(
         tables={
             "paths": Table(_PATHS, paths),
             "steps by temperature": Table(_STEPS, by_temperature, shown=False),
-            "peak memory": Table(_MEMORY, memory),
+            "peak memory": Table(_MEMORY, peaks),
         },
         values=values,
         findings=_findings(values, paths, by_temperature, config),
@@ -150,7 +150,7 @@ def _path(config: Config, relative: np.ndarray, instance: int) -> tuple[dict[str
 
 
 def _peak(what: str, config: Config) -> dict[str, Any]:
-    found = _memory.measure(what, n=config.long_n, d=config.d, temperatures=config.temperatures)
+    found = memory.measure(what, n=config.long_n, d=config.d, temperatures=config.temperatures)
     return {
         "what": what,
         "keys_mb": found["keys"] / 1e6,

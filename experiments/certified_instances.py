@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 import vashista_theory as vt
-from experiments import _tampering
-from experiments._outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import NotMeasured, Outcome, Table
+from experiments.shared import tampering
 from vashista_theory import check, instances
 
 _UNIT = 2.0**-52
@@ -296,19 +296,19 @@ def _float_distances(certificate: vt.Certificate) -> dict[str, float]:
 
 def _tamper(config: Config, bench: _Bench) -> tuple[list[dict[str, Any]], list[str]]:
     rng = np.random.default_rng(config.seed)
-    kinds = [*_tampering.CHANGES, *_tampering.INPUTS]
+    kinds = [*tampering.CHANGES, *tampering.INPUTS]
     tried: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     failures: list[str] = []
     for number in range(config.tampered):
         kind = kinds[number % len(kinds)]
         content, keys, query = bench.kept[int(rng.integers(len(bench.kept)))]
-        if kind in _tampering.CHANGES:
-            content = _tampering.tampered(kind, content, rng)
+        if kind in tampering.CHANGES:
+            content = tampering.tampered(kind, content, rng)
         elif kind == "a key":
-            keys = _tampering.nudged(keys, rng)
+            keys = tampering.nudged(keys, rng)
         else:
-            query = _tampering.nudged(query, rng)
+            query = tampering.nudged(query, rng)
         bench.paths[0].write_text(json.dumps(content), encoding="utf-8")
         np.save(bench.paths[1], keys)
         np.save(bench.paths[2], query)

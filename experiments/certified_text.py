@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import model_quality
-from experiments._outcome import NotMeasured, Outcome
+from experiments.framework.outcome import NotMeasured, Outcome
 from vashista_theory import evaluation
 from vashista_theory.evaluation import report
 

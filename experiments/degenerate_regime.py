@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 from scipy.special import wrightomega
 
-from experiments import _hulls
-from experiments._hulls import Problem
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
+from experiments.shared import hulls
+from experiments.shared.hulls import Problem
 from vashista_theory.hull import instances
 
 _EXAMPLES = ("positive_power", "negative_power", "half_margin")
@@ -113,7 +113,7 @@ def run(config: Config) -> Outcome:
     """Follow degenerate instances down in ε, and nearly degenerate ones across their weight."""
     laws, powers, closed, curves = [], [], [], []
     for label, given in _instances(config):
-        followed = _hulls.follow(given, _EPSILONS)
+        followed = hulls.follow(given, _EPSILONS)
         by_hand = closed_form(given, _EPSILONS) if label in _EXAMPLES else None
         laws.append(_law(label, given, followed.log_moved))
         powers += list(_powers(label, given, followed.log_weights))
@@ -148,11 +148,11 @@ def run(config: Config) -> Outcome:
 
 def _instances(config: Config) -> Iterable[tuple[str, Problem]]:
     for variant in _EXAMPLES:
-        yield variant, _hulls.problem(instances.make("degenerate", variant=variant))
+        yield variant, hulls.problem(instances.make("degenerate", variant=variant))
     for margin in () if config.quick else _MARGINS:
         for k in range(config.instances):
             made = instances.make("degenerate", seed=config.seed + k, margin=margin)
-            yield f"random, ρ = {margin:g}, seed {made.seed}", _hulls.problem(made)
+            yield f"random, ρ = {margin:g}, seed {made.seed}", hulls.problem(made)
 
 
 def tilt_across(given: Problem, epsilon: np.ndarray) -> np.ndarray:
@@ -264,9 +264,9 @@ def _near(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows, crossover = [], []
     for weight in () if config.quick else _WEIGHTS:
         made = instances.make("near_degenerate", seed=config.seed, min_weight=weight, gap=0.5)
-        given = _hulls.problem(made)
+        given = hulls.problem(made)
         tangent = float(given.stability.tangent_norm)
-        log_moved = _hulls.follow(given, _EPSILONS).log_moved
+        log_moved = hulls.follow(given, _EPSILONS).log_moved
         share = np.exp(log_moved - np.log(_EPSILONS * tangent))
         slope = np.gradient(log_moved, np.log(_EPSILONS))
         rows += [

@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments import _hulls
-from experiments._hulls import DECADE
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
+from experiments.shared import hulls
+from experiments.shared.hulls import DECADE
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
@@ -155,13 +155,13 @@ def _sources(config: Config) -> dict[str, list[tuple[Instance, float]]]:
     # A sphere of radius 8, a Gaussian key's typical length, is the unit one at ε/64.
     sphere = [(instances.make("sphere", seed=s, n=1024, d=64), 8.0 / 64) for s in seeds]
     planted = [(instances.make("planted", seed=s, n=1024, d=64, gap=40.0), 8.0) for s in seeds]
-    heads = _hulls.spread_heads(config.heads)
+    heads = hulls.spread_heads(config.heads)
     real = [(made, float(made.parameters["temperature"])) for made in heads]
     colder = {
         f"real heads, ε/{by:g}": [(made, epsilon / by) for made, epsilon in real] for by in _COLDER
     }
-    hulls = {**gaussian, "sphere": sphere, "planted, Δ/ε = 5": planted}
-    return {**hulls, "real heads": real, **colder}
+    synthetic = {**gaussian, "sphere": sphere, "planted, Δ/ε = 5": planted}
+    return {**synthetic, "real heads": real, **colder}
 
 
 def log_ratio_bound(log_c: float) -> float:
@@ -180,8 +180,8 @@ def measure(made: Instance, *, k: int, epsilon: float) -> Gaps:
     n = made.keys.shape[0]
     if not 0 < k < n:
         raise ValueError(f"k is {k} with {n} keys; expected at least 1 and fewer than the keys")
-    given = _hulls.problem(made)
-    followed = _hulls.follow(given, np.array([epsilon]))
+    given = hulls.problem(made)
+    followed = hulls.follow(given, np.array([epsilon]))
     logits = np.sort(made.keys @ made.query / epsilon)[::-1]
     total = np.logaddexp.reduce(logits)
     gap = {

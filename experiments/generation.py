@@ -12,7 +12,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments._outcome import Cell, NotMeasured, Outcome, Table
+from experiments.framework.outcome import Cell, NotMeasured, Outcome, Table
 from vashista_theory import models
 from vashista_theory.models.commands import Generate, first_tokens, read_text
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments._outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import NotMeasured, Outcome, Table
 from vashista_theory import evaluation
 from vashista_theory.evaluation import report, tasks
 from vashista_theory.evaluation.summary import CertificateRow, PerplexityRow, RetrievalRow

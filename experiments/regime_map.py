@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import _hulls, _results
-from experiments._outcome import Outcome, Table
+from experiments.framework import results
+from experiments.framework.outcome import Outcome, Table
+from experiments.shared import hulls
 from vashista_theory import sweep
 from vashista_theory.sweep import summary, verdicts
 
@@ -84,16 +85,16 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.heads <= _hulls.HEADS_AT_ONE_POSITION:
+        if not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
             raise ValueError(
-                f"heads is {self.heads}; expected 1 to {_hulls.HEADS_AT_ONE_POSITION}, those that "
+                f"heads is {self.heads}; expected 1 to {hulls.HEADS_AT_ONE_POSITION}, those that "
                 "the sample holds at its last position"
             )
 
 
 def inputs() -> str | None:
     """The committed result that longer contexts are taken from."""
-    path = _results.path_of(_ELSEWHERE)
+    path = results.path_of(_ELSEWHERE)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
@@ -185,9 +186,9 @@ def _by_layer(heads: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 
 
 def _longer() -> Iterable[dict[str, Any]]:
-    if not _results.path_of(_ELSEWHERE).is_file():
+    if not results.path_of(_ELSEWHERE).is_file():
         return
-    table = _results.outcome(_ELSEWHERE).tables["hull at the model's temperature"]
+    table = results.outcome(_ELSEWHERE).tables["hull at the model's temperature"]
     for row in table.rows:
         kept = {name: row[name] for name in _LONGER if name != "tokens"}
         yield {"tokens": row["context"], **kept}

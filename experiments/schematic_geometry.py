@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 import vashista_theory as vt
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
 
 # The face is not parallel to an axis, and p* not in its middle: nothing then looks accidental.
 _PLANE = (

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments._outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import NotMeasured, Outcome, Table
 from vashista_theory import evaluation
 from vashista_theory.evaluation import report, tasks
 from vashista_theory.evaluation.summary import CHOICE_COUNTS, EXACT_COUNTS, RetrievalRow

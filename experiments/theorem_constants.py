@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import _hulls
-from experiments._hulls import Problem
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
+from experiments.shared import hulls
+from experiments.shared.hulls import Problem
 from vashista_theory import sweep
 from vashista_theory.hull import instances
 from vashista_theory.sweep import summary, verdicts
@@ -103,10 +103,10 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or not 1 <= self.heads <= _hulls.HEADS_AT_ONE_POSITION:
+        if self.instances < 1 or not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
             raise ValueError(
                 f"instances is {self.instances} and heads {self.heads}; expected at least 1, and 1 "
-                f"to {_hulls.HEADS_AT_ONE_POSITION} heads"
+                f"to {hulls.HEADS_AT_ONE_POSITION} heads"
             )
 
 
@@ -116,7 +116,7 @@ def run(config: Config) -> Outcome:
     families = summary.by_family(dataset)
     bounds = [_bound(dataset, statement, name) for statement, name in _NAMES.items()]
     status = _status(dataset)
-    followed = [(label, _hulls.problem(made)) for label, made in _shown(config)]
+    followed = [(label, hulls.problem(made)) for label, made in _shown(config)]
     reference, leakage, moved = [], [], []
     for label, given in followed:
         row, mass_rows, moved_rows = _follow(label, given)
@@ -172,14 +172,14 @@ def _shown(config: Config) -> list[tuple[str, instances.Instance]]:
     """The instances whose curves are kept, by label."""
     if config.quick:
         return [("planted hull", instances.make("planted", seed=config.seed, n=48, d=8, gap=0.5))]
-    heads = [_hulls.problem(made) for made in _hulls.spread_heads(_hulls.HEADS_AT_ONE_POSITION)]
+    heads = [hulls.problem(made) for made in hulls.spread_heads(hulls.HEADS_AT_ONE_POSITION)]
     usable = [h for h in heads if h.generic and float(h.stability.tangent_norm) > 0]
     usable.sort(key=lambda head: head.gap)
     picked = (usable[len(usable) // 2], usable[-1])
     return [
         ("Gaussian hull", instances.make("gaussian", seed=0)),
         ("planted hull", instances.make("planted", seed=config.seed, gap=0.5)),
-        *((_hulls.head_name(head.instance), head.instance) for head in picked),
+        *((hulls.head_name(head.instance), head.instance) for head in picked),
     ]
 
 
@@ -234,7 +234,7 @@ def _follow(
     gap, scale, stability = given.gap, given.scale, given.stability
     tangent = float(stability.tangent_norm)
     ratio = np.geomspace(0.3, 1e3, 71)
-    fall = _hulls.follow(given, gap / ratio)
+    fall = hulls.follow(given, gap / ratio)
     constant = float(stability.log_asymptote_constant)
     leakage = [
         {"instance": label, "ratio": float(x), "log_mass": float(m), "t3": float(t3)}
@@ -242,7 +242,7 @@ def _follow(
         for x, m, t3, t4 in zip(ratio, fall.log_mass, fall.t3, fall.asymptote, strict=True)
     ]
     relative = np.geomspace(10.0, 1e-8, 71)
-    law = _hulls.follow(given, relative * scale)
+    law = hulls.follow(given, relative * scale)
     share = np.exp(law.log_moved - np.log(law.epsilon * tangent))
     share_t2 = np.exp(law.moved_t2 - np.log(law.epsilon * tangent))
     moved = [

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _out_of_core as work
-from experiments import _scaling_page
 from experiments.__main__ import OK, main
+from experiments.bench_out_of_core import page, work
 
 
 @pytest.fixture(params=["one process", pytest.param("processes", marks=pytest.mark.slow)])
@@ -46,8 +45,8 @@ def test_a_disk_without_room(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_page_has_the_figures_of_the_result() -> None:
-    page = _scaling_page.PAGE.read_text(encoding="utf-8")
-    assert _scaling_page.filled(page, _scaling_page.read_result()) == page, (
-        "docs/scaling.md is not of this result: python -m experiments._scaling_page"
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text, page.read_result()) == text, (
+        "docs/scaling.md is not of this result: python -m experiments.bench_out_of_core.page"
     )
-    assert page.count("<!-- end -->") == 3
+    assert text.count("<!-- end -->") == 3

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _projection_report as report
 from experiments.__main__ import BAD_USE, OK, main
-from experiments._peers import PEERS
+from experiments.bench_projection import report
+from experiments.bench_projection.peers import PEERS
 
 
 def test_projection_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _roc
-from experiments import _sketch_study as study
-from experiments import _tightness_alarms as alarms
-from experiments import _tightness_report as report
 from experiments.__main__ import BAD_USE, OK, main
-from experiments._page_masses import mass_kept, pages_needed, truth
-from experiments._tightness_runs import Measured, Readings
-from experiments.certificate_tightness import Config
+from experiments.certificate_tightness import alarms, report
+from experiments.certificate_tightness import sketch_study as study
+from experiments.certificate_tightness.measure import Config
+from experiments.shared import roc
+from experiments.shared.page_masses import mass_kept, pages_needed, truth
+from experiments.shared.readings import Measured, Readings
 from vashista_theory.attention import SummarySpec
 from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
 from vashista_theory.attention.summaries import summarise_pages
@@ -28,21 +27,21 @@ FALSE_ALARMS = np.array([0.0, 0.25, 0.5, 1.0])
 def test_area_by_hand() -> None:
     # Pairs of a bad and a good answer: 3 beats 2 and 1; of the other bad one, 2 ties and beats 1.
     score, bad = np.array([3, 2, 2, 1]), np.array([1, 0, 1, 0])
-    assert _roc.area(score, bad) == pytest.approx(3.5 / 4)
-    assert _roc.area(-score, bad) == pytest.approx(0.5 / 4)
-    assert _roc.area(np.zeros(4), bad) == 0.5
+    assert roc.area(score, bad) == pytest.approx(3.5 / 4)
+    assert roc.area(-score, bad) == pytest.approx(0.5 / 4)
+    assert roc.area(np.zeros(4), bad) == 0.5
     # Vertices (0, 0), (0, ½), (½, 1), (1, 1).
-    assert _roc.found_at(score, bad, FALSE_ALARMS) == pytest.approx([0.5, 0.75, 1.0, 1.0])
+    assert roc.found_at(score, bad, FALSE_ALARMS) == pytest.approx([0.5, 0.75, 1.0, 1.0])
 
 
 def test_no_area_without_good_and_bad() -> None:
-    assert _roc.area(np.arange(3), np.ones(3)) is None
-    assert _roc.found_at(np.arange(3), np.zeros(3), FALSE_ALARMS) is None
+    assert roc.area(np.arange(3), np.ones(3)) is None
+    assert roc.found_at(np.arange(3), np.zeros(3), FALSE_ALARMS) is None
 
 
 def test_infinite_scores_have_a_rank() -> None:
     score = np.array([np.inf, 1.0, -np.inf])
-    assert _roc.area(score, np.array([1, 1, 0])) == 1.0
+    assert roc.area(score, np.array([1, 1, 0])) == 1.0
 
 
 def test_pages_needed_by_hand() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import experiments
-from experiments import _registry, _results
 from experiments.__main__ import BAD_USE, FAILED, OK, main
+from experiments.framework import registry, results
 
 SOURCE = '''"""Counting goes up by {step}."""
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
 from experiments import _sample_helper
 
 
@@ -47,8 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one experiment in it, in place of the real ones."""
     place = tmp_path / "experiments"
     place.mkdir()
-    monkeypatch.setattr(_registry, "FOLDER", place)
-    monkeypatch.setattr(_results, "FOLDER", place / "results")
+    monkeypatch.setattr(registry, "FOLDER", place)
+    monkeypatch.setattr(results, "FOLDER", place / "results")
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(place)])
     write(place, "count_up")
     (place / "_sample_helper.py").write_text("")
@@ -150,9 +150,9 @@ def test_a_quick_run_leaves_the_full_result_alone(folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_results_are_read_back() -> None:
     main(["count_up"])
-    assert _results.outcome("count_up").findings == ["It counts."]
+    assert results.outcome("count_up").findings == ["It counts."]
     with pytest.raises(FileNotFoundError, match="python -m experiments missing"):
-        _results.outcome("missing")
+        results.outcome("missing")
 
 
 @pytest.mark.usefixtures("folder")

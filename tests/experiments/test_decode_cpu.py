@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import _decode_data as data
-from experiments import _decode_report as report
 from experiments.__main__ import BAD_USE, OK, main
+from experiments.decode_cpu import report
+from experiments.shared import decode_data as data
 
 
 @pytest.mark.slow  # compiles every policy

@@ -13,15 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _gpu_data as data
-from experiments import _gpu_dense as dense
-from experiments import _gpu_ours as ours
-from experiments import _gpu_report as report
-from experiments import _gpu_timing as timing
-from experiments import decode_gpu
-from experiments._gpu_data import Geometry
-from experiments._gpu_store import Unfinished
-from experiments.decode_gpu import BAD_USE, FAILED, OK
+from experiments.decode_gpu import data, dense, ours, report, timing
+from experiments.decode_gpu import measure as decode_gpu
+from experiments.decode_gpu.data import Geometry
+from experiments.decode_gpu.measure import BAD_USE, FAILED, OK
+from experiments.decode_gpu.store import Unfinished
 from vashista_theory.attention import PagedKV, Policy
 
 ROOT = Path(__file__).parents[2]

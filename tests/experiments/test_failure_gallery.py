@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import _gallery_report as report
-from experiments import _results
 from experiments.__main__ import OK, main
-from experiments._gallery_cases import CASES
+from experiments.failure_gallery import report
+from experiments.failure_gallery.cases import CASES
+from experiments.framework import results
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -49,7 +49,7 @@ def test_quick_run(tmp_path: Path) -> None:
 
 
 def test_committed_result() -> None:
-    stored = _results.read(_results.path_of("failure_gallery"))
+    stored = results.read(results.path_of("failure_gallery"))
     assert stored is not None
     check(stored["outcome"], cases=len(CASES))
     rows = {(r["case"], r["policy"]): r for r in stored["outcome"]["tables"]["reads"]["rows"]}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import _survey_report, head_survey
+from experiments.head_survey import measure as head_survey
+from experiments.head_survey import report
 from tests.experiments.survey_case import made_up
 from vashista_theory.evaluation import survey
 from vashista_theory.evaluation.language_model import Recorded
@@ -89,7 +90,7 @@ def test_a_sparse_read_reports_the_truth() -> None:
 
 
 def test_areas_and_exponents_by_hand() -> None:
-    found = _survey_report.outcome(made_up(), pages=16, model="made up")
+    found = report.outcome(made_up(), pages=16, model="made up")
     # A sum of some dozen trapezia.
     np.testing.assert_allclose(float(found.values["area_gap_ratio_mass"]), 1.0, rtol=1e-12)
     np.testing.assert_allclose(float(found.values["area_score_gap_mass"]), 0.5, rtol=1e-12)
@@ -101,7 +102,7 @@ def test_areas_and_exponents_by_hand() -> None:
     broken = made_up()
     broken["read_bound"].values[0, 0, 0, 0] = 0.0
     broken["read_dropped"].values[0, 0, 0, 0] = 0.01
-    assert _survey_report.outcome(broken, pages=16, model="made up").values["violations"] == 1
+    assert report.outcome(broken, pages=16, model="made up").values["violations"] == 1
 
 
 @pytest.mark.parametrize(
@@ -128,4 +129,4 @@ def test_a_survey_of_a_tiny_model(tmp_path: Path) -> None:
     assert not any(np.isnan(dataset[name]).any() for name in ("tokens", "read_dropped"))
     again = head_survey.measure(config, model)
     xr.testing.assert_identical(dataset, again)
-    _survey_report.outcome(dataset, pages=4, model="tiny")
+    report.outcome(dataset, pages=4, model="tiny")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import _algorithm_report as report
-from experiments import _published as published
-from experiments import _results
 from experiments.__main__ import OK, main
+from experiments.framework import results
+from experiments.published_algorithm import algorithm as published
+from experiments.published_algorithm import report
 
 
 def test_the_solver_by_hand() -> None:
@@ -57,7 +57,7 @@ def test_quick_run(tmp_path: Path) -> None:
 
 
 def test_committed_result() -> None:
-    stored = _results.read(_results.path_of("published_algorithm"))
+    stored = results.read(results.path_of("published_algorithm"))
     assert stored is not None
     check(stored["outcome"]["values"], pages=(4, 8, 16))
     assert not stored["outcome"]["failures"]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments import _results, schematic_geometry
-from experiments._outcome import Outcome
+from experiments import schematic_geometry
+from experiments.framework import results
+from experiments.framework.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_what_is_drawn_is_what_is_named(drawn: Outcome, panel: str, face: int) -
 
 
 def test_the_committed_result_is_one_of_it(drawn: Outcome) -> None:
-    stored = _results.outcome("schematic_geometry")
+    stored = results.outcome("schematic_geometry")
     assert stored.values == pytest.approx(drawn.values)
     assert {name: table.columns for name, table in stored.tables.items()} == {
         name: table.columns for name, table in drawn.tables.items()

@@ -8,19 +8,14 @@ import mpmath
 import numpy as np
 import pytest
 
-from experiments import (
-    _hulls,
-    _results,
-    certificate_vacuity,
-    degenerate_regime,
-    gap_taxonomy,
-    published_constants,
-    regime_map,
-    theorem_constants,
-)
+from experiments import degenerate_regime, gap_taxonomy, regime_map, theorem_constants
 from experiments.__main__ import OK, main
-from experiments._page_masses import PAGE
-from experiments._vacuity_report import vacuous_from
+from experiments.certificate_vacuity import measure as certificate_vacuity
+from experiments.certificate_vacuity.report import vacuous_from
+from experiments.framework import results
+from experiments.published_constants import measure as published_constants
+from experiments.shared import hulls
+from experiments.shared.page_masses import PAGE
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
@@ -67,9 +62,9 @@ def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
 
 def test_the_counterexample_by_mpmath_and_by_hand() -> None:
     epsilon = np.array([1 / 10, 1 / 30, 1 / 300])
-    given = _hulls.problem(published_constants.three_keys(10.0))
+    given = hulls.problem(published_constants.three_keys(10.0))
     assert given.gap == pytest.approx(1.0, abs=1e-14)
-    along = _hulls.follow(given, epsilon)
+    along = hulls.follow(given, epsilon)
     for at, one in enumerate(epsilon):
         exact = three_keys_by_mpmath(10.0, float(one))
         # The logarithm holds μ/ε = 300: some thousand roundings of that.
@@ -82,7 +77,7 @@ def test_the_counterexample_by_mpmath_and_by_hand() -> None:
 
 
 def test_the_published_form_fails_beyond_its_range_and_not_in_it() -> None:
-    given = _hulls.problem(published_constants.three_keys(10.0))
+    given = hulls.problem(published_constants.three_keys(10.0))
     # κ = 1/‖(9.1, −1)‖, so the range ends at κ²/(4(log 3 − h)) = 1/302.
     limit = float(given.stability.published_range())
     assert 1 / limit == pytest.approx(83.81 * 4 * (math.log(3) - 0.198515), rel=1e-4)
@@ -94,10 +89,10 @@ def test_the_published_form_fails_beyond_its_range_and_not_in_it() -> None:
 
 
 def test_the_closed_form_of_the_degenerate_examples() -> None:
-    given = _hulls.problem(instances.make("degenerate", variant="positive_power"))
+    given = hulls.problem(instances.make("degenerate", variant="positive_power"))
     epsilon = np.geomspace(1e-1, 1e-13, 61)  # as in the experiment, which has compiled it
     low = epsilon <= 1e-6
-    solved = np.exp(_hulls.follow(given, epsilon).log_moved[low])
+    solved = np.exp(hulls.follow(given, epsilon).log_moved[low])
     # It leaves out terms of the order of the boundary key's mass, which is about 20 ε.
     assert solved == pytest.approx(degenerate_regime.closed_form(given, epsilon[low]), rel=1e-4)
     # t + log t = log(1e40) + log(2/3)·(−0.1) − 0.6730 = 91.471, so t = 86.99, over log(1e40).
@@ -223,10 +218,10 @@ def test_quick_run_of_the_regime_map(tmp_path: Path) -> None:
     outcome = quick("regime_map", tmp_path)
     first = outcome["tables"]["heads"]["rows"][0]
     # Layer 0, head 0 of the packaged sample, by the projection alone.
-    given = _hulls.problem(instances.make("heads", seed=0))
+    given = hulls.problem(instances.make("heads", seed=0))
     assert (first["layer"], first["head"]) == (0, 0)
     assert first["gap_ratio"] == pytest.approx(given.gap / 8)
-    leak = _hulls.follow(given, np.array([first["leak_epsilon"]])).log_mass[0]
+    leak = hulls.follow(given, np.array([first["leak_epsilon"]])).log_mass[0]
     # Bracketed on grids, then interpolated in the logarithm.
     assert math.exp(leak) == pytest.approx(0.01, rel=0.02)
 
@@ -249,9 +244,9 @@ def test_configurations_that_make_no_sense(config, said: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_results_are_whole(name: str) -> None:
-    stored = _results.read(_results.path_of(name))
+    stored = results.read(results.path_of(name))
     assert stored is not None, f"python -m experiments {name} makes it"
-    outcome = _results.outcome(name)
+    outcome = results.outcome(name)
     assert outcome.findings
     assert not outcome.failures
     assert stored["manifest"]["dirty"] is False
@@ -259,7 +254,7 @@ def test_committed_results_are_whole(name: str) -> None:
 
 
 def test_the_committed_theorem_has_the_reference_values() -> None:
-    outcome = _results.outcome("theorem_constants")
+    outcome = results.outcome("theorem_constants")
     row = outcome.tables["reference values"].rows[0]
     # Of the reference instance, found by an independent prototype.
     assert row["gap"] == pytest.approx(0.28012510083585, abs=1e-13)
@@ -280,7 +275,7 @@ def test_the_committed_theorem_has_the_reference_values() -> None:
 
 
 def test_the_committed_map_adds_up() -> None:
-    outcome = _results.outcome("regime_map")
+    outcome = results.outcome("regime_map")
     rows, values = outcome.tables["heads"].rows, outcome.values
     assert len({(row["layer"], row["head"]) for row in rows}) == len(rows) == 63
     for row in rows:
@@ -290,16 +285,16 @@ def test_the_committed_map_adds_up() -> None:
         assert row["safe_epsilon"] <= row["leak_epsilon"] * (1 + 1e-6)
     assert values["gap_ratio_median"] == pytest.approx(np.median([r["gap_ratio"] for r in rows]))
     assert values["in_regime"] == sum(row["gap"] >= 8 for row in rows)
-    survey = _results.outcome("head_survey").tables["hull at the model's temperature"].rows
+    survey = results.outcome("head_survey").tables["hull at the model's temperature"].rows
     quoted = {row["tokens"]: row["gap_ratio"] for row in outcome.tables["longer contexts"].rows}
     assert quoted == {row["context"]: row["gap_ratio"] for row in survey}
 
 
 def test_the_committed_bounds_lie_above_the_truth() -> None:
-    for row in _results.outcome("gap_taxonomy").tables["points"].rows:
+    for row in results.outcome("gap_taxonomy").tables["points"].rows:
         # Both were exponentiated and rounded.
         assert row["mass"] <= row["bound"] * (1 + 1e-9)
-    published = _results.outcome("published_constants")
+    published = results.outcome("published_constants")
     assert published.values["pairs_inside_failed"] == 0
     for row in published.tables["counterexample"].rows:
         reach = row["reach"]
@@ -309,7 +304,7 @@ def test_the_committed_bounds_lie_above_the_truth() -> None:
         assert row["predicted"] - row["measured"] == pytest.approx(
             1.4722 / 0.19 * (reach - 0.9) * 1e-4, rel=0.02
         )
-    pages = _results.outcome("certificate_vacuity").tables["pages"].rows
+    pages = results.outcome("certificate_vacuity").tables["pages"].rows
     best = {
         (r["source"], r["tokens"]): r["share"] for r in pages if r["certificate"] == "best possible"
     }

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from experiments import _readme, _registry, _results, _update, verdicts
-from experiments._outcome import Outcome, Table
-from experiments._verdict import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.framework import pages, registry, results, update
+from experiments.framework.outcome import Outcome, Table
+from experiments.verdicts import measure as verdicts
+from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
 
 
 def claim(beginning: str) -> Any:
@@ -145,44 +146,44 @@ def test_a_wrong_bound_ends_the_criterion() -> None:
 
 
 def test_committed_verdicts_are_those_of_the_committed_results() -> None:
-    stored = _results.outcome("verdicts")
+    stored = results.outcome("verdicts")
     now = verdicts.run(verdicts.Config())
     assert [dict(r) for r in stored.tables["verdicts"].rows] == now.tables["verdicts"].rows, (
-        "run `python -m experiments update` and `python -m experiments._readme`"
+        "run `python -m experiments update` and `python -m experiments.framework.pages`"
     )
     assert not [row for row in now.tables["verdicts"].rows if " has no " in str(row["evidence"])]
 
 
-@pytest.mark.parametrize("page", _readme.PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_pages_have_the_numbers_of_the_results(page: str) -> None:
-    text = (_readme.ROOT / page).read_text(encoding="utf-8")
-    assert _readme.filled(text) == text, "run `python -m experiments._readme`"
+    text = (pages.ROOT / page).read_text(encoding="utf-8")
+    assert pages.filled(text) == text, "run `python -m experiments.framework.pages`"
     assert "<!-- end -->" in text
 
 
 def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
-    folder = _readme.ROOT / "docs" / "images"
+    folder = pages.ROOT / "docs" / "images"
     notes = sorted(folder.glob("*.json"))
     assert notes
     for path in notes:
         note = json.loads(path.read_text(encoding="utf-8"))
-        result = _results.FOLDER / note["result"]
+        result = results.FOLDER / note["result"]
         assert note["result_sha256"] == hashlib.sha256(result.read_bytes()).hexdigest(), (
             f"run `python -m figures {path.stem} --output docs/images`"
         )
         assert path.with_suffix(".png").is_file()
-        assert f"docs/images/{path.stem}.png" in (_readme.ROOT / "README.md").read_text("utf-8")
+        assert f"docs/images/{path.stem}.png" in (pages.ROOT / "README.md").read_text("utf-8")
 
 
 def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # "c" reads what "a" wrote: it is stale once "a" has been computed.
     keys = {"a": "new", "b": "old", "c": "old", "slow": "new"}
     computed: list[str] = []
-    monkeypatch.setattr(_registry, "names", lambda: list(keys))
-    monkeypatch.setattr(_update, "BY_HAND", {"slow": "takes hours"})
-    monkeypatch.setattr(_update, "config_of", lambda _: None)
+    monkeypatch.setattr(registry, "names", lambda: list(keys))
+    monkeypatch.setattr(update, "BY_HAND", {"slow": "takes hours"})
+    monkeypatch.setattr(update, "config_of", lambda _: None)
     monkeypatch.setattr(
-        _update, "status", lambda n: (_update.CURRENT if keys[n] == "old" else _update.STALE, n)
+        update, "status", lambda n: (update.CURRENT if keys[n] == "old" else update.STALE, n)
     )
 
     def compute(name: str, _config: Any) -> int:
@@ -192,11 +193,11 @@ def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.Monk
             keys["c"] = "new"
         return 0
 
-    assert _update.update(compute, dry_run=True) == []
+    assert update.update(compute, dry_run=True) == []
     assert computed == []
-    assert _update.update(compute, dry_run=False) == []
+    assert update.update(compute, dry_run=False) == []
     assert computed == ["a", "c"]
 
 
 def test_every_reason_to_leave_an_experiment_is_one_of_an_experiment() -> None:
-    assert _update.BY_HAND.keys() <= set(_registry.names())
+    assert update.BY_HAND.keys() <= set(registry.names())

@@ -1,7 +1,7 @@
 """A quality experiment that nobody ran, with round numbers."""
 
 from experiments import model_quality
-from experiments._outcome import Outcome
+from experiments.framework.outcome import Outcome
 from tests.experiments.test_model_quality import answered, predicted, proven
 from vashista_theory.evaluation.report import Report
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _gpu_report as report
-from experiments import _results, _survey_report
+from experiments.decode_gpu import report
+from experiments.framework import results as stored
+from experiments.head_survey import report as survey_report
 from figures import _style as style
 from figures.__main__ import BAD_USE, OK, main
 from tests.experiments.survey_case import made_up as made_up_survey
@@ -51,17 +52,17 @@ def results(tmp_path: Path) -> Path:
     outcome = report.outcome(
         made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
     )
-    path = _results.path_of("decode_gpu", folder=tmp_path / "results")
+    path = stored.path_of("decode_gpu", folder=tmp_path / "results")
     manifest = runs.Manifest.start({}).finish()
-    _results.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
-    survey = _survey_report.outcome(made_up_survey(), pages=16, model="made up")
-    path = _results.path_of("head_survey", folder=tmp_path / "results")
-    _results.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
-    path = _results.path_of("model_quality", folder=tmp_path / "results")
+    stored.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
+    survey = survey_report.outcome(made_up_survey(), pages=16, model="made up")
+    path = stored.path_of("head_survey", folder=tmp_path / "results")
+    stored.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
+    path = stored.path_of("model_quality", folder=tmp_path / "results")
     quality = made_up_quality()
-    _results.write(path, name="model_quality", key="made up", manifest=manifest, result=quality)
+    stored.write(path, name="model_quality", key="made up", manifest=manifest, result=quality)
     for name in style.names():
-        source = _results.path_of(importlib.import_module(f"figures.{name}").RESULT)
+        source = stored.path_of(importlib.import_module(f"figures.{name}").RESULT)
         if source.is_file() and not (path.parent / source.name).is_file():
             shutil.copy(source, path.parent)
     return path.parent
@@ -90,7 +91,7 @@ def test_every_figure_is_drawn_and_tied_to_its_result(results: Path, tmp_path: P
 def test_a_figure_shows_the_numbers_of_its_result(results: Path) -> None:
     from figures import decode_scaling
 
-    figure = decode_scaling.draw(_results.outcome("decode_gpu", folder=results))
+    figure = decode_scaling.draw(stored.outcome("decode_gpu", folder=results))
     drawn = [list(map(float, line.get_ydata())) for line in figure.axes[0].lines]
     assert [3.2, 12.8, 51.2] in [[round(y, 9) for y in line] for line in drawn]  # 32 kv heads
     assert [1.6, 6.4, 25.6] in [[round(y, 9) for y in line] for line in drawn], "the floor"

@@ -1,0 +1,93 @@
+"""The generated parts of README.md, docs/verdicts.md and docs/experiments.md.
+
+``python -m experiments.framework.pages`` writes them anew from the committed results; a test compares.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from experiments.framework import registry, results, update
+from experiments.framework.outcome import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md")
+_PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """The page with every part between markers written from the committed results.
+
+    Raises:
+        KeyError: for a marker that names no part.
+    """
+    return _PART.sub(lambda found: f"{found[1]}\n{_PARTS[found[2]]()}\n\n{found[3]}", page)
+
+
+def verdict_table(verdicts: Outcome) -> str:
+    """Claim, statement, module, experiment, verdict."""
+    heads = ("claim", "statement", "module", "experiment", "verdict")
+    rows = [
+        (
+            row["sentence"],
+            row["statement"],
+            _code(row["module"]),
+            _code(row["experiment"]),
+            f"**{row['verdict']}**",
+        )
+        for row in verdicts.tables["verdicts"].rows
+    ]
+    return _table(heads, rows)
+
+
+def evidence(verdicts: Outcome) -> str:
+    """Each claim with its verdict and the numbers that decide it."""
+    return "\n\n".join(
+        f"**{row['sentence']}**: {row['verdict']}. {row['evidence']} "
+        f"(`python -m experiments {str(row['experiment']).partition(',')[0]}`)"
+        for row in verdicts.tables["verdicts"].rows
+    )
+
+
+def experiment_table() -> str:
+    """Every experiment with its question, the time it took, and where."""
+    rows = []
+    for name in registry.names():
+        stored = results.read(results.path_of(name))
+        made: Mapping[str, object] = stored["manifest"] if stored else {}
+        where = f"{made['cpu']}, JAX {made['versions']['jax']}" if made else "not measured"
+        took = _time(float(made["duration"])) if made else ""
+        rows.append((f"`{name}`", registry.claim(name), took, where, update.BY_HAND.get(name, "")))
+    return _table(("experiment", "question", "took", "machine", "left to you because"), rows)
+
+
+def _verdicts() -> Outcome:
+    return results.outcome("verdicts")
+
+
+_PARTS: Mapping[str, Callable[[], str]] = {
+    "verdicts": lambda: f"{_verdicts().findings[0]}\n\n{verdict_table(_verdicts())}",
+    "evidence": lambda: evidence(_verdicts()),
+    "experiments": experiment_table,
+}
+
+
+def _code(names: object) -> str:
+    return ", ".join("—" if name == "—" else f"`{name}`" for name in str(names).split(", "))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '∣') for cell in line)} |" for line in lines
+    )
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
