@@ -15,16 +15,23 @@ import dataclasses
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import jax
 
-from experiments.framework import registry, results, update
-from experiments.framework.outcome import NotMeasured, Outcome
+from experiments.framework import clock, registry, results, staleness, update
+from experiments.framework.outcome import NotMeasured
 from vashista_theory import runs
 
 OK, FAILED, BAD_USE = 0, 1, 2
+_NOT_A_RESULT = (
+    "\nSource files differ from the commit: this is for looking at. A result to commit is computed "
+    "from a clean tree; `update` does not accept this one."
+)
+_COMMIT_FIRST = (
+    "error: source files differ from the commit, and a result belongs to one: nothing was "
+    "computed. Commit them, then give the command again"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Job:
     """One experiment with its options, checked before anything is computed."""
 
     name: str
-    module: ModuleType
+    module: Any
     config: Any
     force: bool
     results: Path
@@ -95,7 +102,10 @@ def _prepare(name: str, options: list[str]) -> Job:
         description=module.__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    job = Job(name, module, given.config, given.force, given.results)
+    config = given.config
+    if config.quick and hasattr(config, "reduced"):
+        config = config.reduced()
+    job = Job(name, module, config, given.force, given.results)
     runs.check_writable(job.path.parent)
     return job
 
@@ -105,31 +115,43 @@ def _run(job: Job) -> int:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
-    key = results.fingerprint(job.name, job.config, inputs)
-    stored = results.read(job.path)
-    if stored is not None and stored["fingerprint"] == key and not job.force:
-        known = Outcome.from_json(stored["outcome"])
-        known.show(console)
-        made = stored["manifest"]
-        print(
-            f"\nNothing changed since this was computed ({made['started']}, {made['cpu']}, commit "
-            f"{made['commit']}); --force computes it again."
-        )
-        return FAILED if known.failures else OK
+    key = staleness.fingerprint(job.name, job.config)
     # Verification is in float64, at full precision of products, whatever the user's settings.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         manifest = runs.Manifest.start(job.config, seed=getattr(job.config, "seed", None))
-        try:
-            outcome = job.module.run(job.config)
-        except NotMeasured as reason:
-            print(f"not measured: {reason}")
-            return OK
-        manifest = manifest.finish()
+        stored = results.read(job.path)
+        dirty = bool(manifest.dirty)
+        if stored and not job.force and not staleness.reasons(stored, key, accept_dirty=dirty):
+            made = stored["manifest"]
+            last = (
+                f"Nothing changed since this was computed ({made['started']}, {made['cpu']}, "
+                f"commit {made['commit']}); --force computes it again."
+            )
+        else:
+            config, note = _resumable(job.config, key)
+            try:
+                with clock.counted(note) as seconds:
+                    found = job.module.measure(config)
+            except NotMeasured as reason:
+                print(f"not measured: {reason}")
+                return OK
+            manifest = dataclasses.replace(manifest, duration=seconds())
+            stored = results.write(
+                job.path, name=job.name, fingerprint=key, manifest=manifest, measured=found
+            )
+            last = f"Written to {job.path} after {seconds():.0f} s." + _NOT_A_RESULT * dirty
+    outcome = results.rendered(job.name, stored)
     outcome.show(console)
-    results.write(job.path, name=job.name, key=key, manifest=manifest, result=outcome)
-    print(f"\nWritten to {job.path} after {manifest.duration:.0f} s.")
+    print(f"\n{last}")
     return FAILED if outcome.failures else OK
+
+
+def _resumable(config: Any, key: dict[str, Any]) -> tuple[Any, Path | None]:
+    """The configuration with a store for this code alone, and where its seconds are noted."""
+    if not hasattr(config, "store"):
+        return config, None
+    store = config.store / runs.fingerprint([key["configuration"], key["modules"]])[:12]
+    return dataclasses.replace(config, store=store), store / "seconds.json"
 
 
 def _run_all(options: list[str]) -> int:
@@ -162,8 +184,12 @@ def _run_update(options: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments update")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed")
     given = parser.parse_args(options)
+    dirty = runs.Manifest.start(None).dirty
 
     def compute(name: str, config: Any) -> int:
+        if dirty:
+            print(_COMMIT_FIRST, file=sys.stderr)
+            sys.exit(BAD_USE)
         job = Job(name, registry.load(name), config, force=False, results=results.FOLDER)
         try:
             return _run(job)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
 from vashista_theory import sweep
@@ -110,7 +110,7 @@ class Config:
             )
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Check every bound on the sweep's instances, then follow a few of them."""
     dataset = _sweep(config)
     families = summary.by_family(dataset)
@@ -123,19 +123,35 @@ def run(config: Config) -> Outcome:
         reference.append(row)
         leakage += mass_rows
         moved += moved_rows
-    values = _values(dataset, bounds, status, reference)
-    judged = verdicts.verdicts(dataset)
-    return Outcome(
-        tables={
-            "bounds": Table(_BOUNDS, bounds),
-            "families": Table(_FAMILIES, [_family(f) for f in families]),
-            "status": Table(_STATUS, status),
-            "reference values": Table(_REFERENCE, reference),
-            "leakage": Table(_LEAKAGE, leakage, shown=False),
-            "displacement": Table(_DISPLACEMENT, moved, shown=False),
+    return Measured(
+        {
+            "bounds": bounds,
+            "families": [_family(f) for f in families],
+            "status": status,
+            "reference values": reference,
+            "leakage": leakage,
+            "displacement": moved,
+            "verdicts of the sweep": [{"says": v.text} for v in verdicts.verdicts(dataset)],
         },
-        values=values,
-        findings=_findings(values, [v.text for v in judged]),
+        _values(dataset, bounds, status, reference),
+        failures=verdicts.problems(dataset, families),
+    )
+
+
+def report(found: Measured) -> Outcome:
+    """Which bounds hold, and what the two laws measure."""
+    columns = {
+        "bounds": _BOUNDS,
+        "families": _FAMILIES,
+        "status": _STATUS,
+        "reference values": _REFERENCE,
+        "leakage": _LEAKAGE,
+        "displacement": _DISPLACEMENT,
+    }
+    return Outcome(
+        tables=found.described(columns, hidden=["leakage", "displacement"]),
+        values=found.values,
+        findings=_findings(found),
         notes=[
             (
                 "Every synthetic family of the sweep at its default shape, and recorded heads with "
@@ -149,7 +165,7 @@ def run(config: Config) -> Outcome:
             ),
             "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
         ],
-        failures=verdicts.problems(dataset, families),
+        failures=found.failures,
     )
 
 
@@ -333,7 +349,8 @@ def _t3_slack(dataset: xr.Dataset) -> float | None:
     return float(np.median(slack[near])) if near.any() else None
 
 
-def _findings(values: dict[str, Any], judged: list[str]) -> list[str]:
+def _findings(found: Measured) -> list[Any]:
+    values = found.values
     return [
         (
             f"{values['violations']} violations in {values['checks']:,} checks of five statements "
@@ -350,5 +367,5 @@ def _findings(values: dict[str, Any], judged: list[str]) -> list[str]:
             f"least ε (median of {values['slopes_measured']}; at most "
             f"{values['slope_error_worst']:.1e}, in {values['slope_worst_family']})."
         ),
-        *judged,
+        *(row["says"] for row in found.tables["verdicts of the sweep"]),
     ]

@@ -19,46 +19,16 @@ from typing import Any
 import numpy as np
 
 from experiments.bench_out_of_core import work
-from experiments.framework.outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import Measured, NotMeasured
 
-_TIME_AIM, _MEMORY_AIM = 20 * 60.0, 1.5 * 2**30
-_LARGE = 100_000_000
+BY_HAND = "times want an idle machine, and the file takes 5 GB of disk"
+
+LARGE = 100_000_000
 _WORKERS_ON_PAPER = (1, 16, 256)
-_WARM_TIMES = 3
+WARM_TIMES = 3
 _BLOCK_ROWS = 2**16  # of a worker on paper
-_NETWORK = 1e9  # bytes per second into the one process that solves
-_LATENCY = 1e-3  # seconds of one exchange with all workers
-
-_RUNS = {
-    "cache": "cold: read from disk; warm: in the page cache",
-    "workers": "threads",
-    "seconds": "the projection, compilation aside",
-    "passes": "rows priced over n",
-    "solves": "projections on the working set",
-    "peak_mib": "largest RssAnon of the process, MiB",
-    "before_mib": "RssAnon before the projection, MiB",
-    "predicted": "seconds by the model of `scaling`, from the warm run of one worker",
-}
-_PASSES = {
-    "cache": "as above",
-    "workers": "threads",
-    "pass": "number",
-    "share": "part of the keys it priced",
-    "seconds": "time",
-    "rate_gbs": "10⁹ bytes of keys a second",
-    "solving": "seconds of it on working sets",
-    "improvements": "how often the point moved",
-}
-_SCALING = {
-    "n": "keys",
-    "workers": "each with a core, its share of the keys and a disk of its own",
-    "passes": "measured on this file with as many exchanges a pass",
-    "solves": "likewise",
-    "pass_memory": "seconds of a pass, keys in memory",
-    "pass_disk": "seconds of a pass, keys on disk",
-    "total_memory": "seconds, keys in memory",
-    "total_disk": "seconds, keys on disk",
-}
+NETWORK = 1e9  # bytes per second into the one process that solves
+LATENCY = 1e-3  # seconds of one exchange with all workers
 
 
 @dataclass(frozen=True)
@@ -88,9 +58,8 @@ class Config:
         return Config(100_000, 16, self.seed, self.folder, quick=True)
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Write the keys, measure the machine, project cold and warm, remove the keys."""
-    config = config.reduced() if config.quick else config
     if not hasattr(os, "posix_fadvise") or not Path("/proc/self/status").exists():
         raise NotMeasured("anonymous memory and the page cache are measured on Linux only.")
     folder, size = config.folder or tempfile.gettempdir(), 8 * config.n * config.d
@@ -104,7 +73,7 @@ def run(config: Config) -> Outcome:
         return _measure(config, Path(place))
 
 
-def _measure(config: Config, place: Path) -> Outcome:
+def _measure(config: Config, place: Path) -> Measured:
     keys, query_file = place / "keys.npy", place / "query.npy"
     query = 1.5 * np.random.default_rng([config.seed, 1]).normal(size=config.d)
     np.save(query_file, query)
@@ -116,8 +85,8 @@ def _measure(config: Config, place: Path) -> Outcome:
     for workers in (1, 2):
         work.forget(keys)
         answers["cold", workers] = work.project(keys, query_file, workers)
-        answers["warm", workers] = work.project(keys, query_file, workers, 0, _WARM_TIMES)
-    cut = max(1, _BLOCK_ROWS * config.n // _LARGE)
+        answers["warm", workers] = work.project(keys, query_file, workers, 0, WARM_TIMES)
+    cut = max(1, _BLOCK_ROWS * config.n // LARGE)
     large = {workers: work.project(keys, query_file, workers, cut) for workers in _WORKERS_ON_PAPER}
     audit = work.audit(keys, query, answers["cold", 1])
 
@@ -140,14 +109,14 @@ def _measure(config: Config, place: Path) -> Outcome:
     passes = [row for key, found in answers.items() for row in _passes(*key, found, config.n)]
     scaling = [
         {
-            "n": _LARGE,
+            "n": LARGE,
             "workers": workers,
             "passes": found["passes"],
             "solves": found["solves"],
-            "pass_memory": base.one_pass(_LARGE, workers),
-            "pass_disk": base.one_pass(_LARGE, workers, from_disk=True),
-            "total_memory": base.seconds(_LARGE, workers, found),
-            "total_disk": base.seconds(_LARGE, workers, found, from_disk=True),
+            "pass_memory": base.one_pass(LARGE, workers),
+            "pass_disk": base.one_pass(LARGE, workers, from_disk=True),
+            "total_memory": base.seconds(LARGE, workers, found),
+            "total_disk": base.seconds(LARGE, workers, found, from_disk=True),
         }
         for workers, found in large.items()
     ]
@@ -176,31 +145,9 @@ def _measure(config: Config, place: Path) -> Outcome:
         **{f"audit_{name}": value for name, value in audit.items()},
     }
     wrong = audit["unlisted"] > 0 or max(audit["dual"], audit["complementarity"]) > 1e-12
-    return Outcome(
-        tables={
-            "runs": Table(_RUNS, runs),
-            "passes": Table(_PASSES, passes),
-            "scaling, on paper": Table(_SCALING, scaling),
-        },
-        values=values,
-        findings=_findings(values, config),
-        notes=[
-            "Every run is a process of its own; a first call on 1,000 rows has compiled before.",
-            f"Warm runs are the fastest of {_WARM_TIMES}, cold runs the only one.",
-            "The disk is what a read of the dropped file sees: a virtual disk may cache as well.",
-            "Memory rates: threads that sum 256 MiB each.",
-            (
-                "The load average at the end is among the values: where it exceeds the cores, "
-                "other work shared the machine and every time is too long."
-            ),
-            (
-                f"Scaling to {_LARGE:,} keys: passes and solves are those of this file cut so that "
-                "a pass has as many exchanges as that many keys on that many workers would have "
-                "(threads stand for workers); the rate is the warm one of one worker; an exchange "
-                f"takes {1e3 * _LATENCY:.0f} ms and {_NETWORK / 1e9:.0f} GB/s. Workers on other "
-                "machines are on paper: `project_blocks` has threads."
-            ),
-        ],
+    return Measured(
+        {"runs": runs, "passes": passes, "scaling, on paper": scaling},
+        values,
         failures=["the plain pass disagrees with the answer"] if wrong else [],
     )
 
@@ -229,7 +176,7 @@ class _Base:
         machines: bool = True,
     ) -> float:
         gathered = 512 * (self._d + 1) * 8  # half a working set, in all
-        exchange = _LATENCY + gathered / _NETWORK if machines and workers > 1 else 0.0
+        exchange = LATENCY + gathered / NETWORK if machines and workers > 1 else 0.0
         passes = found["passes"] * self.one_pass(n, workers, from_disk=from_disk)
         return passes + found["solves"] * (self.solve + exchange)
 
@@ -247,36 +194,4 @@ def _passes(cache: str, workers: int, found: dict[str, Any], n: int) -> list[dic
             "improvements": one["improvements"],
         }
         for number, one in enumerate(found["history"], start=1)
-    ]
-
-
-def _findings(values: dict[str, Any], config: Config) -> list[str]:
-    def verdict(value: float, aim: float) -> str:
-        return "Met" if value < aim else f"Missed by {value / aim:.2f} times"
-
-    slowest, peak = values["seconds_worst"], values["peak_mib_worst"]
-    return [
-        (
-            f"Aim: ({config.n:,}, {config.d}) in under {_TIME_AIM / 60:.0f} minutes. "
-            f"{verdict(slowest, _TIME_AIM)}: slowest run {slowest:.1f} s."
-        ),
-        (
-            f"Aim: peak anonymous memory under {_MEMORY_AIM / 2**30} GiB. "
-            f"{verdict(peak * 2**20, _MEMORY_AIM)}: {peak:.0f} MiB for a file of "
-            f"{values['file_gb']:.2f} GB."
-        ),
-        (
-            f"One worker prices {values['pass_gbs_1']:.2f} GB/s of keys in the page cache; the "
-            f"disk gives {values['disk_gbs']:.2f} GB/s, memory {values['memory_gbs_1']:.1f} GB/s "
-            f"to one thread and {values['memory_gbs_2']:.1f} to two."
-        ),
-        (
-            f"Two workers are {values['speedup_2']:.2f} times as fast as one, warm; the model says "
-            f"{values['predicted_over_measured_2']:.2f} of the time measured."
-        ),
-        (
-            "A plain pass over the file finds the optimality conditions violated by "
-            f"{max(values['audit_dual'], values['audit_complementarity']):.1e} of scale, and "
-            f"{values['audit_unlisted']} keys nearer than the gap that the face does not list."
-        ),
     ]

@@ -1,8 +1,8 @@
 """A file of keys, what the machine can do with it, and one projection in a process of its own.
 
 Run as `python -m experiments.bench_out_of_core.work KEYS.npy QUERY.npy WORKERS ROWS TIMES`;
-prints JSON. Peak memory is the largest RssAnon of the whole process, interpreter and JAX included: a
-memory-mapped file does not count, since the system drops its pages at will.
+prints JSON. Peak memory is the largest RssAnon of the whole process, interpreter and JAX included:
+a memory-mapped file does not count, since the system drops its pages at will.
 """
 
 import json

@@ -24,30 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import vashista_theory as vt
-from experiments.bench_projection import report
+from experiments.bench_projection.names import EAGER, FLOOR, OURS, START
 from experiments.bench_projection.peers import PEERS, Peer, Prepared
 from experiments.bench_projection.reference import NotCertifiedError, Reference, certify
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured
 from experiments.shared.timing import Forecast, Timing, available_memory, interleaved
 
-OURS, EAGER, FLOOR, START = report.OURS, report.EAGER, report.FLOOR, report.START
-_FEW = 8  # keys, in the instance that shows what does not depend on n
+BY_HAND = "times want an idle machine and seven solvers"
 
-COLUMNS = {
-    "n": "keys",
-    "d": "dimensions",
-    "instance": "number of the instance; its seed is [seed, n, d, instance]",
-    "solver": "name",
-    "median_ms": "median time, milliseconds",
-    "best_ms": "least time, milliseconds",
-    "repetitions": "timed calls",
-    "floors": "median over the time of one pass over the keys in the same run",
-    "point_error": "‖p − p*‖ over √scale",
-    "multiplier_error": "max |μ − μ*| over scale",
-    "passes": "multiplications by all the keys, where the solver counts them",
-    "steps": "keys that entered the active set, where the solver counts them",
-    "note": "why there is no time, or no more of it",
-}
+_FEW = 8  # keys, in the instance that shows what does not depend on n
 
 
 @dataclass(frozen=True)
@@ -96,23 +81,15 @@ class Config:
         )
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Measure every solver on every instance."""
-    config = config.reduced() if config.quick else config
     rows: list[dict[str, Any]] = []
     forecasts = {d: Forecast() for d in config.dimensions}
-    absent = [peer.name for peer in PEERS if not peer.installed]
     for d, n in itertools.product(config.dimensions, sorted(config.sizes)):
         for instance in range(config.instances):
             print(f"n = {n:,}, d = {d}, instance {instance}", flush=True)
             rows += _measure(config, n, d, instance, forecasts[d])
-    throughput = _throughput(config)
-    return Outcome(
-        tables={**report.tables(rows), "measurements": Table(COLUMNS, rows, shown=False)},
-        values={**throughput, **report.values(rows)},
-        findings=report.findings(rows, throughput),
-        notes=report.notes(PEERS, absent),
-    )
+    return Measured({"measurements": rows}, _throughput(config))
 
 
 def draw(config: Config, n: int, d: int, instance: int) -> tuple[np.ndarray, np.ndarray]:

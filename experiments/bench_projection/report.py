@@ -1,19 +1,49 @@
 """What the projection benchmark says, in tables and in words."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.bench_projection.peers import Peer
-from experiments.framework.outcome import Table
+from experiments.bench_projection.names import FLOOR, OURS, START
+from experiments.bench_projection.peers import PEERS, Peer
+from experiments.framework.outcome import Measured, Outcome, Table
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Any]
 
-OURS, EAGER = "project (jit)", "project"
-FLOOR, START = "one pass K u", "project (jit), 8 keys"
 DAQP = ("DAQP", "DAQP separating")
 CVXPY = ("cvxpy dual", "cvxpy primal")
 ACCURACY = 1e-12
+
+
+_COLUMNS = {
+    "n": "keys",
+    "d": "dimensions",
+    "instance": "number of the instance; its seed is [seed, n, d, instance]",
+    "solver": "name",
+    "median_ms": "median time, milliseconds",
+    "best_ms": "least time, milliseconds",
+    "repetitions": "timed calls",
+    "floors": "median over the time of one pass over the keys in the same run",
+    "point_error": "‖p − p*‖ over √scale",
+    "multiplier_error": "max |μ − μ*| over scale",
+    "passes": "multiplications by all the keys, where the solver counts them",
+    "steps": "keys that entered the active set, where the solver counts them",
+    "note": "why there is no time, or no more of it",
+}
+
+
+def report(found: Measured) -> Outcome:
+    """Every aim beside what was measured."""
+    rows = found.tables["measurements"]
+    missing = {row["solver"] for row in rows if str(row.get("note")).endswith("is not installed")}
+    absent = [peer.name for peer in PEERS if peer.name in missing]
+    described = found.described({"measurements": _COLUMNS}, hidden=["measurements"])
+    return Outcome(
+        tables={**tables(rows), **described},
+        values={**found.values, **values(rows)},
+        findings=findings(rows, found.values),
+        notes=notes(PEERS, absent),
+    )
 
 
 def median_of(rows: Rows, solver: str, n: int, d: int, column: str) -> float | None:
@@ -159,7 +189,7 @@ def values(rows: Rows) -> dict[str, float | None]:
     }
 
 
-def findings(rows: Rows, throughput: dict[str, float | int]) -> list[str]:
+def findings(rows: Rows, throughput: Mapping[str, Any]) -> list[str]:
     """Each aim: met, or missed by how much and bounded by what."""
     general, separating = (
         "DAQP in the hull dual form, which also answers inside the hull",
@@ -255,7 +285,7 @@ def _cvxpy(rows: Rows) -> list[str]:
     return lines
 
 
-def _many(throughput: dict[str, float | int]) -> str:
+def _many(throughput: Mapping[str, Any]) -> str:
     rate, best = throughput["project_many_per_second"], throughput["project_many_per_second_best"]
     shape = (throughput["project_many_n"], throughput["project_many_d"])
     text = (

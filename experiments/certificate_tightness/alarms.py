@@ -6,49 +6,18 @@ from typing import Any
 import numpy as np
 
 from experiments.shared import roc
-from experiments.shared.readings import Measured, Readings
+from experiments.shared.readings import AllReadings, Readings
 
 # Shares of false alarms at which a curve is kept, closer where a user would stand.
 FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # What the reference itself may err by: float64 sums of a thousand terms.
 ROUNDING = 1e-12
 
-ALARM_COLUMNS = {
-    "pages": "that are read",
-    "tolerance": "dropped mass allowed",
-    "judged_by": "summary",
-    "safe": "share of answers whose true dropped mass is within the tolerance",
-    "false_alarms": "not certified although safe, over the safe",
-    "missed": "certified although not safe: number of answers",
-    "fell_back": "share of answers that otherwise='dense' reads densely",
-    "est_false": "safe, but the estimate (no proof) says not, over the safe",
-    "est_missed": "not safe, but the estimate says it is, over the unsafe",
-}
 PREDICTORS = ("gap", "bound", "estimate", "lower")
 PREDICTED = {"dropped mass": "dropped", "output error": "relative_error"}
-AREA_COLUMNS = {
-    "pages": "that are read",
-    "above": "what is predicted: that it lies above this",
-    "judged_by": "summary",
-    "bad": "share of answers for which it does",
-    "gap": "area, the smaller the gap the worse",
-    "bound": "area of the bound on the dropped mass",
-    "estimate": "area of the estimate of the dropped mass",
-    "lower": "area of the lower bound on the dropped mass",
-}
-CURVE_COLUMNS = {
-    "pages": "that are read",
-    "above": "threshold of what is predicted",
-    "judged_by": "summary",
-    "predicts": "true dropped mass, or relative output error ‖sparse − dense‖ / ‖dense‖",
-    "predictor": "gap (the smaller the worse), bound, estimate or lower bound of the dropped mass",
-    "bad": "share of answers above the threshold",
-    "area": "under the curve",
-    **{f"at_{x:g}": f"share of them found at a false-alarm rate of {x:g}" for x in FALSE_ALARMS},
-}
 
 
-def alarm_rows(measured: Measured, tolerances: tuple[float, ...]) -> list[dict[str, Any]]:
+def alarm_rows(measured: AllReadings, tolerances: tuple[float, ...]) -> list[dict[str, Any]]:
     """What the certificate and the estimate say of answers from a fixed number of pages."""
     rows = []
     for pages in sorted({n for _, n in measured.kept}):
@@ -84,7 +53,7 @@ def _share(these: np.ndarray, among: np.ndarray) -> float | None:
 
 
 def roc_rows(
-    measured: Measured, tolerances: tuple[float, ...]
+    measured: AllReadings, tolerances: tuple[float, ...]
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     """Areas by what is predicted, and the curves behind them."""
     areas: dict[str, list[dict[str, Any]]] = {what: [] for what in PREDICTED}
@@ -116,7 +85,7 @@ def _curves(found: Readings, bad: np.ndarray) -> list[dict[str, Any]]:
     return curves
 
 
-def held(measured: Measured, tolerances: tuple[float, ...]) -> dict[str, int]:
+def held(measured: AllReadings, tolerances: tuple[float, ...]) -> dict[str, int]:
     """How often what was proven is true, over everything that was read in float64."""
     counts = dict.fromkeys(
         ("certified_answers", "missed_alarms", "bounds_checked", "bounds_violated"), 0

@@ -18,16 +18,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments.certificate_tightness import alarms, sketch_study
-from experiments.certificate_tightness.report import findings
-from experiments.certificate_tightness.rows import COLUMNS, grouped_rows, page_rows, router_rows
-from experiments.framework.outcome import Outcome, Table
+from experiments.certificate_tightness.rows import grouped_rows, page_rows, router_rows
+from experiments.framework.outcome import Measured
 from experiments.shared.page_masses import PAGE, truth
-from experiments.shared.readings import KINDS, Measured, Reader, Readings
+from experiments.shared.readings import KINDS, AllReadings, Reader, Readings
 from vashista_theory import runs
 from vashista_theory.attention import Policy
 from vashista_theory.hull.heads import load_heads
@@ -82,9 +80,8 @@ class _Task:
     policy: Policy
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Read the captured heads with every policy, and say what the proofs cost and miss."""
-    config = config.reduced() if config.quick else config
     measured = _measure(config)
     study = list(
         sketch_study.rows(
@@ -95,94 +92,50 @@ def run(config: Config) -> Outcome:
         )
     )
     earlier = config.heads is None and not config.quick
-    pages = page_rows(measured, config.tolerances, earlier=earlier)
-    groups = grouped_rows(measured, config.tolerances)
-    alarmed = alarms.alarm_rows(measured, config.tolerances)
     areas, curves = alarms.roc_rows(measured, config.tolerances)
-    routers = router_rows(measured, config.ranked, earlier=earlier)
-    values, said = findings(pages, groups, alarmed, areas, routers, study, measured)
-    return Outcome(
-        tables={
-            "pages read": Table(COLUMNS["pages"], pages),
-            "pages read by a group": Table(COLUMNS["groups"], groups),
-            "alarms": Table(alarms.ALARM_COLUMNS, alarmed),
-            **{
-                f"area under the ROC curve, {what}": Table(alarms.AREA_COLUMNS, rows)
-                for what, rows in areas.items()
-            },
-            "ROC curves": Table(alarms.CURVE_COLUMNS, curves, shown=False),
-            "routers": _table(routers, COLUMNS["routers"]),
-            "grids, ranking (numpy study)": _table(
-                [row for row in study if row["bits"] <= 4], sketch_study.RANKING_COLUMNS
-            ),
-            "grids, proofs (numpy study)": _table(
-                [row for row in study if row["bits"] >= 2], sketch_study.PROOF_COLUMNS
-            ),
+    held = measured.shared
+    return Measured(
+        {
+            "pages read": page_rows(measured, config.tolerances, earlier=earlier),
+            "pages read by a group": grouped_rows(measured, config.tolerances),
+            "alarms": alarms.alarm_rows(measured, config.tolerances),
+            **{f"area under the ROC curve, {what}": rows for what, rows in areas.items()},
+            "ROC curves": curves,
+            "routers": router_rows(measured, config.ranked, earlier=earlier),
+            "grids": study,
         },
-        values=values,
-        findings=said,
-        notes=_notes(measured, earlier=earlier),
+        {
+            **alarms.held(measured, config.tolerances),
+            **_float32(measured),
+            "group": held.group,
+            "layers": held.keys.shape[0],
+            "kv_heads": held.keys.shape[1],
+            "positions": len(held.lengths),
+            "longest": int(held.lengths[-1]),
+        },
     )
 
 
-def _notes(measured: Measured, *, earlier: bool) -> list[str]:
-    layers, kv_heads = measured.shared.keys.shape[:2]
-    lengths = measured.shared.lengths
-    notes = [
-        (
-            f"{layers} layers, {kv_heads * measured.shared.group} heads on {kv_heads} kv heads, "
-            f"{len(lengths)} positions of up to {int(lengths[-1])} tokens, pages of {PAGE}; read "
-            "in float64. Without another word a number is over all heads at the last position; "
-            "`_all` is over all positions."
-        ),
-        (
-            "But for the table of groups every query head has a kv head of its own (a copy), and "
-            "chooses its pages alone; the library chooses them for a group together."
-        ),
-        (
-            "`Policy.certified` always reads the first page and the last. The column `free` is the "
-            "same policy with sink=0, recent=0."
-        ),
-        (
-            "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
-            "positions (the positions of a head are close to each other). The output error is over "
-            "the length of the dense output. fell_back: the same budget with otherwise='dense'."
-        ),
-        (
-            "Bytes of a router: what the mechanism reports to have read of a page's summaries in "
-            "bfloat16; a sketch with its box and an error for each key."
-        ),
-        (
-            "The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes "
-            "are codes and grid; `traffic` adds 2 bytes for the error of each key and the pages "
-            "read in bfloat16, over the bytes of dense reading."
-        ),
-    ]
-    if earlier:
-        notes.append(
-            "`earlier` and `was_` are a measurement of the same heads that was made before the "
-            "library was designed: numpy, float64, heads alone, no page forced, an error for each "
-            "key."
-        )
-    return notes
-
-
-def _table(rows: list[dict[str, Any]], described: dict[str, str]) -> Table:
-    """The described columns of the rows; those that end in a number share one description."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {
-        name: described[kind] for name in names if (kind := name.rstrip("0123456789.")) in described
+def _float32(measured: AllReadings) -> dict[str, int]:
+    """In how many cases float32 reads another number of pages."""
+    pairs = [(found, measured.certified[key]) for key, found in measured.single.items()]
+    if not pairs:
+        return {}
+    away = np.concatenate([np.ravel(single.pages - double.pages) for single, double in pairs])
+    return {
+        "float32_differs": int(np.count_nonzero(away)),
+        "float32_compared": away.size,
+        "float32_differs_most": int(np.abs(away).max()),
     }
-    return Table(columns, [{name: row.get(name) for name in columns} for row in rows])
 
 
-def _measure(config: Config) -> Measured:
+def _measure(config: Config) -> AllReadings:
     heads = load_heads(config.heads)
     layers, positions = (np.arange(n) for n in (heads.layers.size, heads.positions.size))
     if config.quick:
         layers, positions = np.unique(layers[[0, -1]]), positions[-2:]
     shared = truth(heads, layers=layers, positions=positions)
-    measured = Measured(shared, shared.one_head_each())
+    measured = AllReadings(shared, shared.one_head_each())
     work = dict(_tasks(config))
     total = sum(len(tasks) for tasks in work.values())
     mode = "none" if config.quick else "bar"

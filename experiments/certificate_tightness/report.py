@@ -1,43 +1,121 @@
 """What `certificate_tightness` says of its tables: single values, aims met and missed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from experiments.certificate_tightness.alarms import PREDICTORS, held
+from experiments.certificate_tightness.alarms import PREDICTORS
+from experiments.certificate_tightness.columns import (
+    ALARM_COLUMNS,
+    AREA_COLUMNS,
+    COLUMNS,
+    CURVE_COLUMNS,
+    PROOF_COLUMNS,
+    RANKING_COLUMNS,
+)
 from experiments.certificate_tightness.rows import BEST, EARLIER_PAGES
-from experiments.shared.readings import Measured
+from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.shared.page_masses import PAGE
 
 PAGES_AIM, MASS_AIM = 0.10, 0.01
 AIMED = ("4 bits", "6 bits", "8 bits")
+_AREA = "area under the ROC curve, "
+_HELD = ("certified_answers", "missed_alarms", "bounds_checked", "bounds_violated")
 _GEOMETRIC = ("box", "ball", "box + mean")
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[Any]
 Part = tuple[dict[str, Any], list[str]]
 
 
-def findings(
-    pages: Rows,
-    groups: Rows,
-    alarms: Rows,
-    areas: dict[str, Rows],
-    routers: Rows,
-    study: Rows,
-    measured: Measured,
-) -> Part:
-    """Single values, and sentences."""
+def report(found: Measured) -> Outcome:
+    """What proofs cost, what they miss, and who ranks pages well."""
+    pages, groups, alarms, routers, study = (
+        found.tables[name]
+        for name in ("pages read", "pages read by a group", "alarms", "routers", "grids")
+    )
+    areas = {
+        name.removeprefix(_AREA): rows
+        for name, rows in found.tables.items()
+        if name.startswith(_AREA)
+    }
+    earlier = any(row.get("earlier") for row in pages)
     parts = (
         _of_pages(pages),
-        _of_errors(study, earlier=any(row.get("earlier") for row in pages)),
-        _of_groups(groups, measured),
-        _of_proofs(alarms, measured),
+        _of_errors(study, earlier=earlier),
+        _of_groups(groups, found.values),
+        _of_proofs(alarms, found.values),
         _of_areas(areas),
         _of_routers(routers),
         _of_grids(study),
     )
-    values = {name: value for part in parts for name, value in part[0].items()}
-    return values, [sentence for part in parts for sentence in part[1]]
+    plain = {
+        "pages read": COLUMNS["pages"],
+        "pages read by a group": COLUMNS["groups"],
+        "alarms": ALARM_COLUMNS,
+        **{f"{_AREA}{what}": AREA_COLUMNS for what in areas},
+        "ROC curves": CURVE_COLUMNS,
+    }
+    ranking = [row for row in study if row["bits"] <= 4]
+    proofs = [row for row in study if row["bits"] >= 2]
+    return Outcome(
+        tables={
+            **found.described(plain, hidden=["ROC curves"]),
+            "routers": _table(routers, COLUMNS["routers"]),
+            "grids, ranking (numpy study)": _table(ranking, RANKING_COLUMNS),
+            "grids, proofs (numpy study)": _table(proofs, PROOF_COLUMNS),
+        },
+        values={name: value for part in parts for name, value in part[0].items()},
+        findings=[sentence for part in parts for sentence in part[1]],
+        notes=_notes(found.values, earlier=earlier),
+    )
+
+
+def _notes(of: Mapping[str, Any], *, earlier: bool) -> list[str]:
+    notes = [
+        (
+            f"{of['layers']} layers, {of['kv_heads'] * of['group']} heads on {of['kv_heads']} kv "
+            f"heads, {of['positions']} positions of up to {of['longest']} tokens, pages of {PAGE}; "
+            "read in float64. Without another word a number is over all heads at the last "
+            "position; `_all` is over all positions."
+        ),
+        (
+            "But for the table of groups every query head has a kv head of its own (a copy), and "
+            "chooses its pages alone; the library chooses them for a group together."
+        ),
+        (
+            "`Policy.certified` always reads the first page and the last. The column `free` is the "
+            "same policy with sink=0, recent=0."
+        ),
+        (
+            "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
+            "positions (the positions of a head are close to each other). The output error is over "
+            "the length of the dense output. fell_back: the same budget with otherwise='dense'."
+        ),
+        (
+            "Bytes of a router: what the mechanism reports to have read of a page's summaries in "
+            "bfloat16; a sketch with its box and an error for each key."
+        ),
+        (
+            "The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes "
+            "are codes and grid; `traffic` adds 2 bytes for the error of each key and the pages "
+            "read in bfloat16, over the bytes of dense reading."
+        ),
+    ]
+    if earlier:
+        notes.append(
+            "`earlier` and `was_` are a measurement of the same heads that was made before the "
+            "library was designed: numpy, float64, heads alone, no page forced, an error for each "
+            "key."
+        )
+    return notes
+
+
+def _table(rows: list[dict[str, Any]], described: dict[str, str]) -> Table:
+    """The described columns of the rows; those that end in a number share one description."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {
+        name: described[kind] for name in names if (kind := name.rstrip("0123456789.")) in described
+    }
+    return Table(columns, [{name: row.get(name) for name in columns} for row in rows])
 
 
 def slug(*words: object) -> str:
@@ -126,14 +204,14 @@ def _of_errors(study: Rows, *, earlier: bool) -> Part:
     return values, said
 
 
-def _of_groups(groups: Rows, measured: Measured) -> Part:
+def _of_groups(groups: Rows, of: Mapping[str, Any]) -> Part:
     values: dict[str, Any] = {}
     for row in groups:
         name = slug(row["judged_by"], _percent(row["tolerance"]))
         values[f"pages_group_{name}"] = row["median"]
         values[f"pages_group_mean_all_{name}"] = row["mean_all"]
         values[f"pages_group_over_one_{name}"] = row["over_one"]
-    size = measured.shared.group
+    size = of["group"]
     listed = "; ".join(
         f"{row['judged_by']}, {_percent(row['tolerance'])} %: {row['mean_all']:.1f}, "
         f"{row['over_one']:.2f} times one head alone"
@@ -146,26 +224,17 @@ def _of_groups(groups: Rows, measured: Measured) -> Part:
             f"pages over all positions: {listed}."
         )
     ]
-    if measured.single:
-        away = np.concatenate(
-            [
-                np.ravel(found.pages - measured.certified[key].pages)
-                for key, found in measured.single.items()
-            ]
-        )
-        differ, most = int(np.count_nonzero(away)), int(np.abs(away).max())
-        values |= {"float32_differs": differ, "float32_compared": away.size}
-        values["float32_differs_most"] = most
+    if "float32_compared" in of:
+        values |= {name: of[name] for name in of if name.startswith("float32_")}
         said.append(
-            f"In float32 the number of pages read differs in {differ} of {away.size} cases, by "
-            f"{most} at most (4 bits)."
+            f"In float32 the number of pages read differs in {of['float32_differs']} of "
+            f"{of['float32_compared']} cases, by {of['float32_differs_most']} at most (4 bits)."
         )
     return values, said
 
 
-def _of_proofs(alarms: Rows, measured: Measured) -> Part:
-    tolerances = tuple(dict.fromkeys(row["tolerance"] for row in alarms))
-    values: dict[str, Any] = dict(held(measured, tolerances))
+def _of_proofs(alarms: Rows, of: Mapping[str, Any]) -> Part:
+    values: dict[str, Any] = {name: of[name] for name in _HELD}
     said = [
         (
             f"Missed alarms: {values['missed_alarms']} of {values['certified_answers']:,} "
@@ -339,3 +408,12 @@ def _of_grids(study: Rows) -> Part:
 
 def _pages(row: dict[str, Any], proofs: Iterable[str]) -> str:
     return " and ".join(f"{row[f'token_{percent}']:g}" for percent in proofs)
+
+
+def _table(rows: Rows, described: dict[str, str]) -> Table:
+    """The described columns of the rows; those that end in a number share one description."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {
+        name: described[kind] for name in names if (kind := name.rstrip("0123456789.")) in described
+    }
+    return Table(columns, [{name: row.get(name) for name in columns} for row in rows])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.shared.page_masses import PAGE, mass_kept, pages_needed
-from experiments.shared.readings import Measured
+from experiments.shared.readings import AllReadings
 
 BEST = "best possible"
 # The same heads at the last position, median of 63 heads, before the library was designed: numpy,
@@ -26,41 +26,6 @@ EARLIER_KEPT = {
     "2 bits": {4: 0.756, 8: 0.835, 16: 0.902, "tenth": 0.43},
     "4 bits": {4: 0.759, 8: 0.838, 16: 0.902, "tenth": 0.43},
 }
-COLUMNS = {
-    "pages": {
-        "tolerance": "dropped mass allowed",
-        "judged_by": "summary; best possible: the masses themselves",
-        "earlier": "median in the earlier measurement",
-        "median": "pages read by Policy.certified",
-        "ratio": "median over the earlier one",
-        "free": "median if neither the first page nor the last is always read",
-        "mean": "pages",
-        "p90": "pages, 90th percentile",
-        "median_all": "pages, all positions",
-        "mean_all": "pages, all positions",
-        "p90_all": "pages, all positions",
-    },
-    "groups": {
-        "tolerance": "dropped mass allowed, to every head of the group",
-        "judged_by": "summary; best possible: the masses themselves, in the library's order",
-        "median": "pages read for a group, last position",
-        "mean": "pages",
-        "p90": "pages, 90th percentile",
-        "median_all": "pages, all positions",
-        "mean_all": "pages, all positions",
-        "p90_all": "pages, all positions",
-        "over_one": "mean over all positions, over that of heads that read alone",
-    },
-    "routers": {
-        "router": "what pages are ranked by; best possible: their masses",
-        "bytes": "that it reads of a page of one kv head",
-        "kept_": "mass kept by so many pages, mean",
-        "was_": "the same in the earlier measurement",
-        "tenth_": "mass kept by so many pages, 10th percentile",
-        "was_tenth": "the same in the earlier measurement",
-        "loss": "largest difference of the means from the best possible",
-    },
-}
 
 
 def _statistics(pages: np.ndarray) -> dict[str, float]:
@@ -72,7 +37,7 @@ def _statistics(pages: np.ndarray) -> dict[str, float]:
     return found
 
 
-def best_pages(measured: Measured, tolerance: float, *, group: int, forced: bool) -> np.ndarray:
+def best_pages(measured: AllReadings, tolerance: float, *, group: int, forced: bool) -> np.ndarray:
     """Fewest pages if the masses were known, for heads that choose together."""
     held = measured.shared
     found = []
@@ -85,14 +50,14 @@ def best_pages(measured: Measured, tolerance: float, *, group: int, forced: bool
 
 
 def page_rows(
-    measured: Measured, tolerances: tuple[float, ...], *, earlier: bool
+    measured: AllReadings, tolerances: tuple[float, ...], *, earlier: bool
 ) -> list[dict[str, Any]]:
     """Pages that heads read alone, by tolerance and summary."""
     return list(_page_rows(measured, tolerances, earlier=earlier))
 
 
 def _page_rows(
-    measured: Measured, tolerances: tuple[float, ...], *, earlier: bool
+    measured: AllReadings, tolerances: tuple[float, ...], *, earlier: bool
 ) -> Iterator[dict[str, Any]]:
     for tolerance in tolerances:
         before = EARLIER_PAGES.get(tolerance, {}) if earlier else {}
@@ -111,7 +76,7 @@ def _page_rows(
             yield row
 
 
-def grouped_rows(measured: Measured, tolerances: tuple[float, ...]) -> list[dict[str, Any]]:
+def grouped_rows(measured: AllReadings, tolerances: tuple[float, ...]) -> list[dict[str, Any]]:
     """Pages that the heads of a group read together."""
     rows = []
     group = measured.shared.group
@@ -130,7 +95,7 @@ def grouped_rows(measured: Measured, tolerances: tuple[float, ...]) -> list[dict
 
 
 def router_rows(
-    measured: Measured, counts: tuple[int, ...], *, earlier: bool
+    measured: AllReadings, counts: tuple[int, ...], *, earlier: bool
 ) -> list[dict[str, Any]]:
     """Mass that the best pages of each router keep, last position."""
     mass = measured.shared.mass[-1]

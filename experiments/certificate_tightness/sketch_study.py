@@ -16,29 +16,6 @@ import numpy as np
 from experiments.shared.page_masses import PAGE, Truth, mass_kept, pages_needed
 from vashista_theory.attention.rounding import round_down, round_up
 
-_GRID = {
-    "grid": (
-        "where the points lie: between the corners of the box of the page (as in the library), in "
-        "the middle of equal cells of it, between corners that are themselves coded on the "
-        "superpage's box, between the corners of the superpage or of the whole context"
-    ),
-    "bits": "a dimension",
-}
-RANKING_COLUMNS = {
-    **_GRID,
-    "bytes": "of codes and grid, a page of one kv head",
-    "kept_": "mass kept by so many best pages, mean",
-    "tenth_": "the same, 10th percentile",
-    "loss": "largest difference of the means from the best possible",
-}
-PROOF_COLUMNS = {
-    **_GRID,
-    "token_": "pages to prove this tolerance in per cent, an error for each key as in the library, "
-    "median",
-    "mean_": "the same, mean",
-    "page_": "median with one error a page, that of its worst key",
-    "traffic_": "bytes of the summaries and of that reading, over dense bytes",
-}
 BITS = (1, 2, 3, 4, 6, 8)
 SUPERPAGE = 16
 

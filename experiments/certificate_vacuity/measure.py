@@ -20,7 +20,6 @@ Examples:
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.certificate_vacuity.report import findings, vacuous_from, values_of
 from experiments.framework import results
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured
 from experiments.shared import hulls
 from experiments.shared.hulls import DECADE
 from experiments.shared.page_masses import PAGE, pages_needed
@@ -59,44 +57,7 @@ _SOURCES: dict[str, tuple[float | None, float]] = {
 }
 _WIDTHS = (1.5, 4.0, 16.0, 64.0)
 _ELSEWHERE = "certified_text"
-
-_PAGES = {
-    "source": "of keys and queries",
-    "tokens": "T",
-    "certificate": "what bounds the unread pages; best possible: the masses themselves",
-    "share": "of the pages that must be read to prove 5 %, median over queries",
-    "low": "the same, 10th percentile",
-    "high": "the same, 90th percentile",
-    "vacuous": "share of the queries that need every page",
-    "slack": "log of the bound on a page's mass over the mass, median page, nats",
-}
-_VACUITY = {
-    "source": "of keys and queries",
-    "certificate": "what bounds",
-    "vacuous_from": "least T from which the median query needs every page; empty if none",
-    "share_shortest": "median share of the pages at the shortest T",
-    "share_longest": "the same at the longest",
-    "best_longest": "the same if the masses were known, at the longest",
-}
-_HULLS = {
-    "width": "of the normal queries",
-    "tokens": "T",
-    "face": "|F|, median",
-    "gap_ratio": "Δ/ε at ε = 8, median",
-    "log10_mass": "log₁₀ of the true leakage there, median",
-    "log10_t3": "log₁₀ of T3 there, median; above 0 it is vacuous",
-    "log10_published": "log₁₀ of T1′ there, median, in its range or not",
-    "vacuous_t3": "share of the instances with T3 at 1 or above",
-    "vacuous_published": "share with T1′ at 1 or above, or ε beyond its range",
-    "safe": "largest ε at which T3 promises 1 %, median",
-}
-_TEXT = {
-    "tokens": "T",
-    "queries": "heads and positions",
-    "share": "of the pages read by the 4-bit certificate at 5 %, median",
-    "high": "the same, 90th percentile",
-    "read_all": "share of the queries that read every page",
-}
+READS = (_ELSEWHERE,)
 
 
 @dataclass(frozen=True)
@@ -137,15 +98,8 @@ class Config:
         return [int(SHORTEST * 2**k) for k in range(int(np.log2(self.longest // SHORTEST)) + 1)]
 
 
-def inputs() -> str | None:
-    """The committed result that real text is taken from."""
-    path = results.path_of(_ELSEWHERE)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Follow every certificate over the length."""
-    config = config.reduced() if config.quick else config
     sources = list(_SOURCES)[:1] if config.quick else list(_SOURCES)
     kinds = ("box", "4 bits") if config.quick else _CERTIFICATES
     pages: list[dict[str, Any]] = []
@@ -169,30 +123,7 @@ def run(config: Config) -> Outcome:
     if not config.quick:
         pages += _real(kinds)
     text = [] if config.quick else _text()
-    vacuity = list(_vacuity(pages))
-    values = values_of(vacuity, of_hulls, text)
-    return Outcome(
-        tables={
-            "vacuity": Table(_VACUITY, vacuity),
-            "hulls": Table(_HULLS, of_hulls),
-            "real text": Table(_TEXT, text),
-            "pages": Table(_PAGES, pages, shown=False),
-        },
-        values=values,
-        findings=findings(values, vacuity, of_hulls),
-        notes=[
-            (
-                f"d = {D}, pages of {PAGE} keys, logits ⟨q, k⟩/8; {config.instances} sequences "
-                f"of each source with {config.queries} queries, and {config.hulls} hulls of "
-                "each width."
-            ),
-            (
-                "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
-                "first page and the latest others. The sample is not tiled. Real text beyond it: "
-                f"experiments/results/{_ELSEWHERE}.json."
-            ),
-        ],
-    )
+    return Measured({"pages": pages, "hulls": of_hulls, "real text": text})
 
 
 def _draw(source: str, config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -353,23 +284,3 @@ def _hull(width: float, tokens: int, longest: int, seed: int) -> dict[str, float
         "range": float(given.stability.published_range()),
         "safe": float(given.stability.largest_safe_epsilon(float(np.log(0.01)))),
     }
-
-
-def _vacuity(pages: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    for source in dict.fromkeys(row["source"] for row in pages):
-        mine = [row for row in pages if row["source"] == source]
-        for name in dict.fromkeys(row["certificate"] for row in mine):
-            rows = sorted(
-                (r for r in mine if r["certificate"] == name), key=lambda row: row["tokens"]
-            )
-            last = rows[-1]["tokens"]
-            best = next(r for r in mine if r["certificate"] == _BEST and r["tokens"] == last)
-            if name != _BEST:
-                yield {
-                    "source": source,
-                    "certificate": name,
-                    "vacuous_from": vacuous_from([(r["tokens"], r["share"] >= 1) for r in rows]),
-                    "share_shortest": rows[0]["share"],
-                    "share_longest": rows[-1]["share"],
-                    "best_longest": best["share"],
-                }

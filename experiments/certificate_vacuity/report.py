@@ -1,6 +1,13 @@
 """What `certificate_vacuity` says of its numbers."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.shared.page_masses import PAGE
+
+Rows = Sequence[Any]
+_BEST = "best possible"
 
 _SHORT = {
     "i.i.d., query × 1.5": "iid",
@@ -9,6 +16,73 @@ _SHORT = {
     "clusters of spread 0.1": "tight",
     "real heads": "heads",
 }
+
+
+_PAGES = {
+    "source": "of keys and queries",
+    "tokens": "T",
+    "certificate": "what bounds the unread pages; best possible: the masses themselves",
+    "share": "of the pages that must be read to prove 5 %, median over queries",
+    "low": "the same, 10th percentile",
+    "high": "the same, 90th percentile",
+    "vacuous": "share of the queries that need every page",
+    "slack": "log of the bound on a page's mass over the mass, median page, nats",
+}
+_VACUITY = {
+    "source": "of keys and queries",
+    "certificate": "what bounds",
+    "vacuous_from": "least T from which the median query needs every page; empty if none",
+    "share_shortest": "median share of the pages at the shortest T",
+    "share_longest": "the same at the longest",
+    "best_longest": "the same if the masses were known, at the longest",
+}
+_HULLS = {
+    "width": "of the normal queries",
+    "tokens": "T",
+    "face": "|F|, median",
+    "gap_ratio": "Δ/ε at ε = 8, median",
+    "log10_mass": "log₁₀ of the true leakage there, median",
+    "log10_t3": "log₁₀ of T3 there, median; above 0 it is vacuous",
+    "log10_published": "log₁₀ of T1′ there, median, in its range or not",
+    "vacuous_t3": "share of the instances with T3 at 1 or above",
+    "vacuous_published": "share with T1′ at 1 or above, or ε beyond its range",
+    "safe": "largest ε at which T3 promises 1 %, median",
+}
+_TEXT = {
+    "tokens": "T",
+    "queries": "heads and positions",
+    "share": "of the pages read by the 4-bit certificate at 5 %, median",
+    "high": "the same, 90th percentile",
+    "read_all": "share of the queries that read every page",
+}
+
+
+def report(found: Measured) -> Outcome:
+    """From which length on each certificate says nothing."""
+    pages, hulls, text = (found.tables[name] for name in ("pages", "hulls", "real text"))
+    vacuity = list(_vacuity(pages))
+    values = values_of(vacuity, hulls, text)
+    asked = found.configuration
+    described = found.described(
+        {"hulls": _HULLS, "real text": _TEXT, "pages": _PAGES}, hidden=["pages"]
+    )
+    return Outcome(
+        tables={"vacuity": Table(_VACUITY, vacuity), **described},
+        values=values,
+        findings=findings(values, vacuity, hulls),
+        notes=[
+            (
+                f"d = 64, pages of {PAGE} keys, logits ⟨q, k⟩/8; {asked['instances']} sequences "
+                f"of each source with {asked['queries']} queries, and {asked['hulls']} hulls of "
+                "each width."
+            ),
+            (
+                "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
+                "first page and the latest others. The sample is not tiled. Real text beyond it: "
+                "experiments/results/certified_text.json."
+            ),
+        ],
+    )
 
 
 def vacuous_from(found: list[tuple[int, bool]]) -> int | None:
@@ -21,9 +95,7 @@ def vacuous_from(found: list[tuple[int, bool]]) -> int | None:
     return least
 
 
-def values_of(
-    vacuity: list[dict[str, Any]], hulls: list[dict[str, Any]], text: list[dict[str, Any]]
-) -> dict[str, Any]:
+def values_of(vacuity: Rows, hulls: Rows, text: Rows) -> dict[str, Any]:
     """Single numbers: from which length on, and the shares at the longest."""
     values: dict[str, Any] = {}
     for row in vacuity:
@@ -48,9 +120,7 @@ def values_of(
     return values
 
 
-def findings(
-    values: dict[str, Any], vacuity: list[dict[str, Any]], hulls: list[dict[str, Any]]
-) -> list[str]:
+def findings(values: dict[str, Any], vacuity: Rows, hulls: Rows) -> list[str]:
     """Sentences with the numbers."""
     said = []
     for source in dict.fromkeys(row["source"] for row in vacuity):
@@ -93,7 +163,7 @@ def findings(
     return said
 
 
-def _with_the_length(vacuity: list[dict[str, Any]]) -> list[str]:
+def _with_the_length(vacuity: Rows) -> list[str]:
     """Whether a page certificate becomes vacuous as the context grows, or is from the start."""
     became = [r for r in vacuity if r["share_shortest"] < 1 and r["vacuous_from"] is not None]
     always = [r for r in vacuity if r["share_shortest"] >= 1 and r["vacuous_from"] is not None]
@@ -109,3 +179,23 @@ def _with_the_length(vacuity: list[dict[str, Any]]) -> list[str]:
             "pages there are."
         )
     ]
+
+
+def _vacuity(pages: Rows) -> Iterable[dict[str, Any]]:
+    for source in dict.fromkeys(row["source"] for row in pages):
+        mine = [row for row in pages if row["source"] == source]
+        for name in dict.fromkeys(row["certificate"] for row in mine):
+            rows = sorted(
+                (r for r in mine if r["certificate"] == name), key=lambda row: row["tokens"]
+            )
+            last = rows[-1]["tokens"]
+            best = next(r for r in mine if r["certificate"] == _BEST and r["tokens"] == last)
+            if name != _BEST:
+                yield {
+                    "source": source,
+                    "certificate": name,
+                    "vacuous_from": vacuous_from([(r["tokens"], r["share"] >= 1) for r in rows]),
+                    "share_shortest": rows[0]["share"],
+                    "share_longest": rows[-1]["share"],
+                    "best_longest": best["share"],
+                }

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.decode_cpu import timing
-from experiments.decode_cpu.report import COLUMNS, SUMMARY_COLUMNS, findings
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured
 from experiments.shared import decode_data as data
 from vashista_theory.attention import PagedKV, Policy, SummarySpec
+
+BY_HAND = "times want an idle machine"
 
 _LAYOUTS = {
     "4 bits packed": SummarySpec(sketch_bits=4),
@@ -80,14 +81,13 @@ class Config:
         return Config((1024, 2048), 2, 4, 0.2, 8, self.tolerance, 1024, 1024, 4, self.seed, True)
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Time decode steps and appends at every length."""
-    config = config.reduced() if config.quick else config
     with jax.enable_x64(False):
-        return _run(config)
+        return _measured(config)
 
 
-def _run(config: Config) -> Outcome:
+def _measured(config: Config) -> Measured:
     source = data.real_heads(config.heads, config.queries, config.seed)
     rows: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
@@ -117,47 +117,10 @@ def _run(config: Config) -> Outcome:
         found = _measure(config, {_fastest(rows): cache}, *pools, queries)
         rows += [{"keys": "normal", "tokens": tokens, **row} for row in found]
         del pools, cache
-    values_, said = findings(rows, held, forms, source_target(config))
-    return Outcome(
-        tables={
-            "decode": _table("decode", rows),
-            "reading": _table("reading", rows),
-            "stages": Table(COLUMNS["stages"], stages),
-            "dense forms": Table(COLUMNS["forms"], forms),
-            "append and summaries": Table(SUMMARY_COLUMNS, held),
-        },
-        values=values_,
-        findings=said,
-        notes=[
-            (
-                f"Batch 1, {config.heads} heads of {config.heads} kv heads, head size "
-                f"{source.keys.shape[-1]}, float32, pages of {data.PAGE}; every step under jit, "
-                "its report computed; steps side by side, each round with a query of its own."
-            ),
-            (
-                "Keys: the 1,024 captured tokens of each head, then copies of their pages whose "
-                "scores are lowered so that the mean share read follows .37 / .33 / .27 / .20 at "
-                f"1k / 2k / 4k / 8k. Beyond {data.MEASURED_UP_TO:,} tokens that law is "
-                "extrapolated."
-            ),
-            "Queries: mixtures of two recorded queries of the head with a tenth of noise.",
-            (
-                "Stages: the step cut short after scoring and after selecting; read is the rest, "
-                "the report included. Differences of medians, so small ones can be negative."
-            ),
-        ],
+    return Measured(
+        {"steps": rows, "stages": stages, "dense forms": forms, "append and summaries": held},
+        {"heads": config.heads, "head_size": source.keys.shape[-1]},
     )
-
-
-def _table(name: str, rows: list[dict[str, Any]]) -> Table:
-    """Those columns of the rows that belong to one table."""
-    columns = COLUMNS[name]
-    return Table(columns, [{k: v for k, v in row.items() if k in columns} for row in rows])
-
-
-def source_target(config: Config) -> dict[int, float]:
-    """Share of pages that the keys were made to need, by length."""
-    return {tokens: data.target_share(tokens) for tokens in config.tokens}
 
 
 def _fastest(rows: list[dict[str, Any]]) -> str:

@@ -28,12 +28,15 @@ import jax.numpy as jnp
 from experiments.decode_gpu import blocks, machine, numerics, report, timing
 from experiments.decode_gpu.data import Geometry
 from experiments.decode_gpu.store import Unfinished
-from experiments.framework import results
+from experiments.framework import results, staleness
+from experiments.framework.outcome import Measured
 from vashista_theory import runs
 from vashista_theory.attention.kernels import api
 
 NAME = "decode_gpu"
 OK, FAILED, BAD_USE = 0, 1, 2
+BY_HAND = "needs a GPU"
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Config:
         if self.quick:
             return [Geometry(1, 2, 1, tokens, head_size=64) for tokens in self.tokens]
         one = [Geometry(1, 32, 8, t) for t in self.long]
-        many = [Geometry(report.BATCH, 32, kv, t) for t in self.tokens for kv in (8, 32)]
+        many = [Geometry(_BATCH, 32, kv, t) for t in self.tokens for kv in (8, 32)]
         return sorted(one + many, key=lambda shape: shape.dense_bytes)
 
 
@@ -119,18 +122,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -> int:
     start = time.perf_counter()
-    key = results.fingerprint(NAME, config)
+    key = staleness.fingerprint(NAME, config)
     path = results.path_of(NAME, quick=config.quick, folder=folder)
     stored = results.read(path)
-    if stored is not None and stored["fingerprint"] == key and not given.force:
-        print(f"Nothing changed since {path.name} was measured; --force measures again.")
-        print(report.as_text(results.Outcome.from_json(stored["outcome"])))
-        return OK
     manifest = runs.Manifest.start(config, seed=config.seed, precision="bfloat16")
-    # The kernels are the package's, which a fingerprint knows by its version only.
+    dirty = bool(manifest.dirty)
+    if stored and not given.force and not staleness.reasons(stored, key, accept_dirty=dirty):
+        print(f"Nothing changed since {path.name} was measured; --force measures again.")
+        print(report.as_text(results.rendered(NAME, stored)))
+        return OK
     kept = Unfinished(
         path.with_suffix(".unfinished.json"),
-        key=f"{key} {manifest.commit}",
+        key=runs.fingerprint(key),
         device=device.device_kind,
     )
     kept.load(afresh=given.force)
@@ -149,7 +152,7 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
         if given.finish or (given.minutes and time.perf_counter() - start > 60 * given.minutes):
             continue
         print(f"{shape.key}, dense {shape.dense_bytes / 1e9:.2f} GB", flush=True)
-        kept.add(shape.key, blocks.run(shape, plan))
+        kept.add(shape.key, blocks.run(shape, plan), seconds=time.perf_counter() - start)
     missing = [shape.key for shape in shapes if shape.key not in kept.blocks]
     if missing and not (given.finish and kept.blocks):
         print(
@@ -157,16 +160,33 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
             "give the command again for the rest, or --finish to write what there is."
         )
         return OK
-    found = report.outcome(kept.blocks, machine=described, numerics=rows, missing=missing)
-    print(report.as_text(found))
+    found = measured(kept.blocks, machine=described, numerics=rows, missing=missing)
+    print(report.as_text(report.report(found)))
     if config.quick:
         print("DRY RUN: no result was written.")
     else:
-        manifest = manifest.finish()
-        results.write(path, name=NAME, key=key, manifest=manifest, result=found)
+        seconds = kept.seconds + time.perf_counter() - start
+        manifest = replace(manifest, duration=seconds)
+        results.write(path, name=NAME, fingerprint=key, manifest=manifest, measured=found)
         print(f"\nWritten to {path}.")
     kept.remove()
     return OK
+
+
+def measured(
+    kept: dict[str, dict[str, Any]],
+    *,
+    machine: dict[str, Any],
+    numerics: list[dict[str, Any]],
+    missing: list[str],
+) -> Measured:
+    """The blocks that there are, joined."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: [row for block in kept.values() for row in block[name]]
+        for name in ("decode", "stages", "not measured")
+    }
+    tables |= {"numerics": numerics, "missing blocks": [{"block": key} for key in missing]}
+    return Measured(tables, {f"machine {name}": value for name, value in machine.items()})
 
 
 def _machine(config: Config, device: Any) -> tuple[dict[str, Any], dict[str, float]]:

@@ -1,24 +1,16 @@
 """What `decode_gpu` says of its measurements: columns, values, aims met and missed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 
-PUBLISHED_SOURCE = (
-    "the published reference implementation's own recorded times: H100, batch 16, 32 heads, head "
-    "size 128, bfloat16, pages of 16, 64 pages read, random keys"
-)
-PUBLISHED = {  # tokens: (dense, sparse), milliseconds a step
-    8192: (0.800, 21.888),
-    16384: (1.648, 22.059),
-    32768: (3.362, 22.577),
-    65536: (6.798, 23.382),
-    131072: (13.666, 24.720),
-}
+Rows = Sequence[Any]
 BUDGET_AIMS = {32: 20.0, 8: 12.0}  # times dense at 131,072 tokens, by kv heads
-AT, SHORT, BATCH = 131072, 8192, 16
+AT, SHORT = 131072, 8192
 CERTIFIED_OVER_FLOOR, SHARE_OF_COPY, GROWTH = 1.3, 0.7, 1.25
 
 _WHERE = {
@@ -69,39 +61,29 @@ COLUMNS: dict[str, dict[str, str]] = {
         "allowed": "the most that passes",
         "verdict": "right, WRONG, or why it cannot run",
     },
-    "published": {
-        "tokens": "length of the context",
-        "dense_ms": "published dense time a step, milliseconds",
-        "sparse_ms": "published sparse time a step, milliseconds",
-        "source": "where the numbers are from",
-    },
+}
+_PUBLISHED = {
+    "tokens": "length of the context",
+    "dense_ms": "published dense time a step, milliseconds",
+    "sparse_ms": "published sparse time a step, milliseconds",
+    "source": "where the numbers are from",
 }
 
 
-def outcome(
-    blocks: dict[str, dict[str, Any]],
-    *,
-    machine: dict[str, Any],
-    numerics: list[dict[str, Any]],
-    missing: list[str],
-) -> Outcome:
-    """Tables, values and findings of the blocks that there are."""
-    tables: dict[str, list[dict[str, Any]]] = {
-        name: [row for block in blocks.values() for row in block[name]]
-        for name in ("decode", "stages", "not measured")
-    }
-    tables["numerics"] = numerics
-    tables["published"] = [
+def report(found: Measured) -> Outcome:
+    """Aims, growth and the published algorithm, of the blocks that there are."""
+    decode, stages = found.tables["decode"], found.tables["stages"]
+    values, growth = exponents(decode)
+    said = [*aims(decode, stages), *growth, _published(decode)]
+    if missing := [str(row["block"]) for row in found.tables["missing blocks"]]:
+        said.append(f"Not measured in this run: {', '.join(missing)}.")
+    published = [
         {"tokens": t, "dense_ms": d, "sparse_ms": s, "source": PUBLISHED_SOURCE}
         for t, (d, s) in PUBLISHED.items()
     ]
-    values, growth = exponents(tables["decode"])
-    said = [*aims(tables["decode"], tables["stages"]), *growth, _published(tables["decode"])]
-    if missing:
-        said.append(f"Not measured in this run: {', '.join(missing)}.")
     return Outcome(
-        tables={name: Table(COLUMNS[name], rows) for name, rows in tables.items()},
-        values={**{f"machine {name}": value for name, value in machine.items()}, **values},
+        tables=found.described(COLUMNS) | {"published": Table(_PUBLISHED, published)},
+        values={**found.values, **values},
         findings=said,
         notes=[
             (
@@ -128,7 +110,7 @@ def outcome(
     )
 
 
-def aims(rows: list[dict[str, Any]], stages: list[dict[str, Any]]) -> list[str]:
+def aims(rows: Rows, stages: Rows) -> list[str]:
     """Each aim of the measurement: met, missed, or not measured."""
     said = []
     for kv_heads, aim in BUDGET_AIMS.items():
@@ -162,7 +144,7 @@ def aims(rows: list[dict[str, Any]], stages: list[dict[str, Any]]) -> list[str]:
 
 
 def _best(
-    rows: list[dict[str, Any]], step: str, tokens: int, kv_heads: int, *, batch: int = BATCH
+    rows: Rows, step: str, tokens: int, kv_heads: int, *, batch: int = 16
 ) -> dict[str, Any] | None:
     """The fastest way of a step on real keys."""
     found = [
@@ -185,7 +167,7 @@ def _verdict(what: str, row: dict[str, Any] | None, cell: str, aim: float, *, le
     return f"{'Met' if met else 'Missed'}: {what}: {value:.2f} (aim {bound} {aim:g}; {how})."
 
 
-def exponents(rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[str]]:
+def exponents(rows: Rows) -> tuple[dict[str, float], list[str]]:
     """Growth of each step's time with the length, as an exponent."""
     series: dict[tuple[Any, ...], dict[int, float]] = {}
     for row in rows:
@@ -206,7 +188,7 @@ def exponents(rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[str]]:
     return values, ["Growth of the time with the length, as an exponent. " + "; ".join(said) + "."]
 
 
-def _published(rows: list[dict[str, Any]]) -> str:
+def _published(rows: Rows) -> str:
     parts = []
     for tokens, (dense, sparse) in PUBLISHED.items():
         row = _best(rows, "published algorithm", tokens, 32)

@@ -13,6 +13,7 @@ class Unfinished:
     def __init__(self, path: Path, *, key: str, device: str) -> None:
         self.path, self._key, self._device = path, key, device
         self.blocks: dict[str, Any] = {}
+        self.seconds = 0.0  # that the earlier calls took
 
     def load(self, *, afresh: bool) -> None:
         """Read what an earlier call left, unless it was asked for anew.
@@ -29,12 +30,13 @@ class Unfinished:
                 "another configuration. Measurements must not be mixed: pass --force to begin "
                 "anew, or --results for another folder."
             )
-        self.blocks = held["blocks"]
+        self.blocks, self.seconds = held["blocks"], held["seconds"]
 
-    def add(self, name: str, block: dict[str, Any]) -> None:
-        """Keep a finished block."""
+    def add(self, name: str, block: dict[str, Any], *, seconds: float) -> None:
+        """Keep a finished block, and how long this call has taken so far."""
         self.blocks[name] = block
         content = {"key": self._key, "device": self._device, "blocks": self.blocks}
+        content["seconds"] = self.seconds + seconds
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(runs.canonical(content), indent=1, allow_nan=False)
         runs.write_atomically(self.path, text + "\n")

@@ -20,9 +20,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 import vashista_theory as vt
-from experiments.failure_gallery.cases import CASES, TOKENS, Case, D
-from experiments.failure_gallery.report import COLUMNS, DIAGNOSTICS, findings
-from experiments.framework.outcome import Outcome, Table
+from experiments.failure_gallery.cases import CASES, DIAGNOSTICS, TOKENS, Case, D
+from experiments.framework.outcome import Measured
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 
 _SCALE = D**-0.5
@@ -58,7 +57,7 @@ class Config:
             )
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Ask theory, mechanism and diagnostics about each case."""
     names = list(CASES)[:2] if config.quick else list(CASES)
     cases: list[dict[str, Any]] = []
@@ -76,34 +75,8 @@ def run(config: Config) -> Outcome:
         reads += found
         warnings += _warnings(config, about, at[0], found)
         failures += [*wrong, *more]
-    tables = {"cases": cases, "leakage": leakage, "reads": reads, "diagnostics": warnings}
-    failures += [
-        f"{row['case']}: the proven bound trusts a read that dropped {row['dropped']:.3f}"
-        for row in warnings
-        if row["diagnostic"] == "proven bound" and row["verdict"] == "missed"
-    ]
-    values, said = findings(reads, warnings, config.tolerance)
-    return Outcome(
-        tables={name: Table(COLUMNS[name], rows) for name, rows in tables.items()},
-        values=values,
-        findings=said,
-        notes=[
-            (
-                f"{TOKENS:,} tokens in pages of 16, head size {D}, scale 1/√{D}, float64; "
-                "summaries in bfloat16, sketches of 4 bits. Relative errors are over the length "
-                "of the dense output."
-            ),
-            (
-                f"A read of {config.pages} pages is unsafe where its true dropped mass exceeds "
-                f"{config.tolerance:.0%}. Trust is: for Δ/ε above log n; for the leakage bound, "
-                "the estimate and the proven bound at most the tolerance; for Δ̂ above 0. With no "
-                "gap to speak of (query in the hull) the hull's diagnostics warn."
-            ),
-            (
-                "The hull's diagnostics are those of the entropic projection; the reads are "
-                "softmax attention on the raw query (T6), which is what a language model does."
-            ),
-        ],
+    return Measured(
+        {"cases": cases, "leakage": leakage, "reads": reads, "diagnostics": warnings},
         failures=failures,
     )
 

@@ -1,4 +1,4 @@
-"""What an experiment hands back: labelled tables, single values, findings in words."""
+"""What an experiment measures, and what its report makes of it: tables, values, findings."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,47 @@ Cell = str | int | float | bool | None
 
 class NotMeasured(Exception):  # noqa: N818 - no error: it is the answer of this machine
     """This machine lacks what the experiment needs; the message says what. Nothing is stored."""
+
+
+Row = Mapping[str, Cell]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured, before a word is said about it.
+
+    Attributes:
+        tables: Rows by the name of the table.
+        values: Single numbers that do not follow from the tables.
+        failures: What must not be, as far as the tables do not show it.
+        configuration: Of the run, in JSON's types; known once it is stored.
+    """
+
+    tables: Mapping[str, Sequence[Row]] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
+    failures: Sequence[str] = ()
+    configuration: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Measured":
+        """Read back what a result file holds."""
+        held = stored["measured"]
+        tables = {
+            name: [{column: _number(cell) for column, cell in row.items()} for row in rows]
+            for name, rows in held["tables"].items()
+        }
+        values = {name: _number(value) for name, value in held["values"].items()}
+        return cls(tables, values, held["failures"], stored["manifest"]["configuration"])
+
+    def described(
+        self, columns: Mapping[str, Mapping[str, str]], *, hidden: Sequence[str] = ()
+    ) -> dict[str, "Table"]:
+        """The tables that have descriptions, in their order, each with those of its columns."""
+        return {
+            name: Table(columns[name], self.tables[name], shown=name not in hidden)
+            for name in columns
+            if name in self.tables
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +93,6 @@ class Outcome:
     findings: Sequence[str] = ()
     notes: Sequence[str] = ()
     failures: Sequence[str] = ()
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Outcome":
-        """Read back what the result file holds under "outcome"."""
-        tables = {name: Table(**table) for name, table in stored["tables"].items()}
-        lines = (stored[name] for name in ("findings", "notes"))
-        return cls(tables, stored["values"], *lines, stored.get("failures", ()))
 
     def show(self, console: "Console") -> None:
         """Print for people."""
@@ -105,6 +139,11 @@ def _print_table(console: "Console", name: str, table: Table) -> None:
         for row in rows:
             printed.add_row(*(row[i] for i in part))
         console.print(printed)
+
+
+def _number(cell: Cell) -> Cell:
+    """JSON has no infinities: they are stored as words."""
+    return float(cell) if cell in ("inf", "-inf", "nan") else cell
 
 
 def _parts_that_fit(widths: Sequence[int], room: int) -> list[list[int]]:

@@ -1,11 +1,11 @@
-"""Which experiments there are."""
+"""Which experiments there are: the files beside this folder, and the folders that measure."""
 
 import ast
 import difflib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -16,20 +16,28 @@ def names() -> list[str]:
     return sorted([*files, *(path.parent.name for path in FOLDER.glob("*/measure.py"))])
 
 
-def source(name: str) -> Path:
-    """The file that measures: the experiment's own, or `measure.py` in its folder."""
-    folder = FOLDER / name / "measure.py"
-    return folder if folder.is_file() else FOLDER / f"{name}.py"
+def module_of(name: str) -> str:
+    """The module that measures: the experiment's own file, or `measure` in its folder."""
+    inside = ".measure" if (FOLDER / name / "measure.py").is_file() else ""
+    return f"experiments.{name}{inside}"
 
 
 def claim(name: str) -> str:
     """The first line of an experiment's docstring, read without importing what it needs."""
-    docstring = ast.get_docstring(ast.parse(source(name).read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+    return (ast.get_docstring(_tree(name)) or "").partition("\n")[0]
 
 
-def load(name: str) -> ModuleType:
-    """Import an experiment.
+def left_to_people(name: str) -> str:
+    """Why `update` does not compute an experiment, its `BY_HAND`; empty if it does."""
+    for node in _tree(name).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="BY_HAND")], value=value):
+                return ast.literal_eval(value)
+    return ""
+
+
+def load(name: str) -> Any:
+    """Import the module that measures.
 
     Raises:
         ValueError: There is none of this name; the message has the nearest ones.
@@ -42,8 +50,14 @@ def load(name: str) -> ModuleType:
             f"there is no experiment {name!r}. {guess}Known: {', '.join(known)}; "
             "`python -m experiments --list` says what each one shows"
         )
-    inside = ".measure" if source(name).stem != name else ""
-    return importlib.import_module(f"experiments.{name}{inside}")
+    return importlib.import_module(module_of(name))
+
+
+def reporter(name: str) -> Callable[[Any], Any]:
+    """The function that says what was measured: `report`, in the file or beside `measure`."""
+    if (FOLDER / name / "report.py").is_file():
+        return importlib.import_module(f"experiments.{name}.report").report
+    return load(name).report
 
 
 def own_command(name: str) -> Callable[[list[str]], int] | None:
@@ -53,3 +67,8 @@ def own_command(name: str) -> Callable[[list[str]], int] | None:
         ValueError: There is no experiment of this name.
     """
     return getattr(load(name), "main", None)
+
+
+def _tree(name: str) -> ast.Module:
+    place = Path(*module_of(name).split(".")[1:]).with_suffix(".py")
+    return ast.parse((FOLDER / place).read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
-"""Result files: where they lie, and whether they still answer the question asked."""
+"""Result files: where they lie, what was measured, and what is said of it when it is read."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.framework import registry
-from experiments.framework.outcome import Outcome
-from vashista_theory import __version__, runs
+from experiments.framework.outcome import Measured, Outcome, Table
+from vashista_theory import runs
 
 FOLDER = registry.FOLDER / "results"
 
@@ -27,7 +28,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def outcome(name: str, *, folder: Path | None = None) -> Outcome:
-    """The stored outcome of an experiment, for figures and texts.
+    """What the stored result of an experiment says, for figures and texts.
 
     Raises:
         FileNotFoundError: It has not been computed; the message says how to.
@@ -37,26 +38,31 @@ def outcome(name: str, *, folder: Path | None = None) -> Outcome:
         raise FileNotFoundError(
             f"no result of {name!r} in {folder or FOLDER}; run `python -m experiments {name}`"
         )
-    return Outcome.from_json(stored["outcome"])
+    return rendered(name, stored)
 
 
-def write(path: Path, *, name: str, key: str, manifest: runs.Manifest, result: Outcome) -> None:
-    """Write a result with the circumstances it was computed in."""
+def rendered(name: str, stored: Mapping[str, Any]) -> Outcome:
+    """Columns, findings and notes for what a result file holds."""
+    if "measured" not in stored:  # it was written with its report, before the two were apart
+        said = dict(stored["outcome"])
+        said["tables"] = {table: Table(**found) for table, found in said["tables"].items()}
+        return Outcome(**said)
+    return registry.reporter(name)(Measured.from_json(stored))
+
+
+def write(
+    path: Path, *, name: str, fingerprint: object, manifest: runs.Manifest, measured: Measured
+) -> dict[str, Any]:
+    """Write what was measured with the circumstances, and return it as it will be read."""
     content = {
         "experiment": name,
-        "claim": registry.claim(name),
-        "fingerprint": key,
-        "outcome": runs.canonical(result),
+        "fingerprint": fingerprint,
+        "measured": runs.canonical(
+            {name: getattr(measured, name) for name in ("tables", "values", "failures")}
+        ),
         "manifest": manifest.as_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def fingerprint(name: str, config: object, inputs: object = None) -> str:
-    """Names everything a result depends on: configuration, source, version of the package.
-
-    `inputs` is what else an experiment says that it depends on.
-    """
-    known = {"configuration": config, "version": __version__}
-    return runs.fingerprint(known if inputs is None else {**known, "inputs": inputs})
+    text = json.dumps(content, indent=1, allow_nan=False)
+    runs.write_atomically(path, text + "\n")
+    return json.loads(text)

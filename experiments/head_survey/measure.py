@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from experiments.framework.outcome import NotMeasured, Outcome
-from experiments.head_survey import report
-from vashista_theory import __version__, runs
+from experiments.framework.outcome import Measured, NotMeasured
+from experiments.head_survey.rows import measured
+from vashista_theory import runs
 from vashista_theory.evaluation import survey, texts
 from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.run import load_model
+
+BY_HAND = "reads three texts with a language model, an hour where nothing is stored"
 
 _STRIDE = 64
 
@@ -66,18 +68,16 @@ class Config:
         return Config(self.model, self.text[:1], self.contexts[:1], 1, 2, self.pages, place, True)
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Measure every stretch, then ask each diagnostic what it would have known."""
-    config = config.reduced() if config.quick else config
     try:
         model = load_model(config.model)
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    dataset = measure(config, model)
-    return report.outcome(dataset, pages=config.pages, model=config.model)
+    return measured(surveyed(config, model))
 
 
-def measure(config: Config, model: LanguageModel) -> xr.Dataset:
+def surveyed(config: Config, model: LanguageModel) -> xr.Dataset:
     """One instance a stretch; (layer, head, query) for each measure."""
     plan = [
         (text, segment, context)
@@ -85,8 +85,8 @@ def measure(config: Config, model: LanguageModel) -> xr.Dataset:
         for text in config.text
         for segment in range(config.segments)
     ]
-    identity = {name: getattr(config, name) for name in ("model", "text", "contexts", "segments")}
-    identity |= {"queries": config.queries, "pages": config.pages, "version": __version__}
+    names = ("model", "text", "contexts", "segments", "queries", "pages")
+    identity = {name: getattr(config, name) for name in names}
     store = runs.open_store(
         config.store / f"{runs.fingerprint(identity)[:12]}",
         _template(config, model, plan),

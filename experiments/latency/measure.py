@@ -10,7 +10,6 @@ Example: python -m experiments latency --force
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from experiments.framework import results
-from experiments.framework.outcome import NotMeasured, Outcome, Table
-from experiments.latency.report import COLUMNS, findings
+from experiments.framework.outcome import Measured, NotMeasured
 from experiments.shared.page_masses import Truth, pages_needed, truth
 from experiments.shared.readings import KINDS, Reader
 from vashista_theory.attention import Policy
 from vashista_theory.hull.heads import load_heads
 
 _TIMES = "decode_cpu"
+READS = (_TIMES,)
 _SKETCHES = ("4 bits", "8 bits")
 # The masses are sums of 1,024 terms in float64.
 _ROUNDING = 1e-11
@@ -52,18 +51,12 @@ class Config:
             raise ValueError(f"pages is {self.pages}; 2 or more are expected, first and last")
 
 
-def inputs() -> str | None:
-    """The committed result that times are taken from."""
-    path = results.path_of(_TIMES)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Read the times, count the pages, and say what is predictable."""
     stored = results.read(results.path_of(_TIMES))
     if stored is None:
         raise NotMeasured(f"there are no times; run `python -m experiments {_TIMES}` first")
-    times = list(steps(Outcome.from_json(stored["outcome"]).tables["decode"].rows))
+    times = list(steps(results.rendered(_TIMES, stored).tables["decode"].rows))
     held, failures = _held(quick=config.quick), []
     pages, curves = [], []
     for policy, judged_by, read, tolerance, dropped in _counted(held, config):
@@ -77,31 +70,19 @@ def run(config: Config) -> Outcome:
             failures.append(f"{policy} read {row['least']} to {row['most']} pages, not one number")
         if tolerance is not None and dropped > tolerance + _ROUNDING:
             failures.append(f"{policy}, {judged_by}: dropped {dropped:.6g}, above its tolerance")
-    values, said = findings(times, pages)
-    made = stored["manifest"]
     layers, heads = held.mass.shape[1:3]
-    return Outcome(
-        tables={
-            "times": Table(COLUMNS["times"], times),
-            "pages": Table(COLUMNS["pages"], pages),
-            "distribution of pages": Table(COLUMNS["distribution"], curves, shown=False),
+    return Measured(
+        {"times": times, "pages": pages, "distribution of pages": curves},
+        {
+            "times_cpu": stored["manifest"]["cpu"],
+            "times_commit": stored["manifest"]["commit"][:8],
+            "layers": layers,
+            "heads": heads,
+            "positions": len(held.lengths),
+            "pages": held.mass.shape[-1],
+            "longest": int(held.lengths[-1]),
         },
-        values=values,
-        findings=said,
-        notes=[
-            (
-                f"Times: experiments/results/{_TIMES}.json, {made['cpu']}, commit "
-                f"{made['commit'][:8]}. The sketch of certified is the one with the least median "
-                "at that length. Normal keys are its worst case."
-            ),
-            (
-                f"Pages: {layers} layers of {heads} heads at {len(held.lengths)} positions, of the "
-                f"{held.mass.shape[-1]} pages of up to {int(held.lengths[-1]):,} tokens; float64, "
-                "every query head reads for itself, no context is too short to be read sparsely."
-            ),
-            "Best possible: the fewest pages that any reader could read for the tolerance.",
-        ],
-        failures=failures,
+        failures,
     )
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-TAIL = 1.25
-"""Predictable: p99 over p50 at most so many times that of dense, whose work is the same for every
-query, so that its ratio is the machine's own."""
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared.predictable import TAIL
 
+Rows = Sequence[Any]
 COLUMNS = {
     "times": {
         "keys": "real heads (thinned with the length), or normal: the worst case",
@@ -39,7 +39,7 @@ COLUMNS = {
         "none",
         "token": "pages of all heads together for one query: most over least of the positions",
     },
-    "distribution": {
+    "distribution of pages": {
         "policy": "as above",
         "judged_by": "as above",
         "pages": "number",
@@ -48,9 +48,33 @@ COLUMNS = {
 }
 
 
-def findings(
-    times: Sequence[dict[str, Any]], pages: Sequence[dict[str, Any]]
-) -> tuple[dict[str, Any], list[str]]:
+def report(found: Measured) -> Outcome:
+    """What is predictable, and by how much."""
+    values, said = findings(found.tables["times"], found.tables["pages"])
+    of = found.values
+    return Outcome(
+        tables=found.described(COLUMNS, hidden=["distribution of pages"]),
+        values=values,
+        findings=said,
+        notes=[
+            (
+                f"Times: experiments/results/decode_cpu.json, {of['times_cpu']}, commit "
+                f"{of['times_commit']}. The sketch of certified is the one with the least median "
+                "at that length. Normal keys are its worst case."
+            ),
+            (
+                f"Pages: {of['layers']} layers of {of['heads']} heads at {of['positions']} "
+                f"positions, of the {of['pages']} pages of up to {of['longest']:,} tokens; "
+                "float64, every query head reads for itself, no context is too short to be read "
+                "sparsely."
+            ),
+            "Best possible: the fewest pages that any reader could read for the tolerance.",
+        ],
+        failures=found.failures,
+    )
+
+
+def findings(times: Rows, pages: Rows) -> tuple[dict[str, Any], list[str]]:
     """Single values, and sentences."""
     values: dict[str, Any] = {}
     for row in times:
@@ -67,7 +91,7 @@ def findings(
     return values, said
 
 
-def page_key(row: dict[str, Any]) -> str:
+def page_key(row: Any) -> str:
     """The end of a value's name: certified_5_4_bits, certified_1_best_possible, budget_16."""
     policy = row["policy"].removesuffix(" %").replace(" ", "_").replace(".", "_")
     if policy.startswith("budget"):
@@ -75,12 +99,12 @@ def page_key(row: dict[str, Any]) -> str:
     return f"{policy}_{row['judged_by'].replace(' ', '_')}"
 
 
-def _real(times: Sequence[dict[str, Any]], policy: str) -> list[dict[str, Any]]:
+def _real(times: Rows, policy: str) -> list[Any]:
     found = [r for r in times if r["policy"] == policy and r["keys"] != "normal"]
     return sorted(found, key=lambda row: row["tokens"])
 
 
-def _ratios(times: Sequence[dict[str, Any]]) -> str:
+def _ratios(times: Rows) -> str:
     parts = []
     for policy in ("dense", "budget", "certified"):
         rows = _real(times, policy)
@@ -92,7 +116,7 @@ def _ratios(times: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _tails(times: Sequence[dict[str, Any]]) -> str:
+def _tails(times: Rows) -> str:
     parts = []
     for policy in ("budget", "certified"):
         rows = _real(times, policy)
@@ -101,7 +125,7 @@ def _tails(times: Sequence[dict[str, Any]]) -> str:
     return f"Dense p99 over p99, above 1 where the tail is faster than dense: {'; '.join(parts)}."
 
 
-def _worst(times: Sequence[dict[str, Any]]) -> list[str]:
+def _worst(times: Rows) -> list[str]:
     rows = [r for r in times if r["keys"] == "normal" and r["policy"] == "certified"]
     if not rows:
         return []
@@ -115,7 +139,7 @@ def _worst(times: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _pages(row: dict[str, Any]) -> str:
+def _pages(row: Any) -> str:
     where = f"{row['policy']}, {row['judged_by']}"
     if row["least"] == row["most"]:
         return f"Pages read by {where}: {row['most']} for every query and head."
@@ -127,7 +151,7 @@ def _pages(row: dict[str, Any]) -> str:
     )
 
 
-def _verdict(times: Sequence[dict[str, Any]]) -> str:
+def _verdict(times: Rows) -> str:
     """In the words of the claim, for lengths at which the tail follows the machine's or not."""
     dense = {row["tokens"]: row["ratio_p99"] for row in _real(times, "dense")}
 

@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.decode_gpu.report import PUBLISHED, PUBLISHED_SOURCE
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured
 from experiments.published_algorithm import algorithm as published
-from experiments.published_algorithm.report import COLUMNS, cost, findings
 from experiments.shared.page_masses import PAGE, Truth, mass_kept, truth
 from experiments.shared.readings import KINDS, Reader
 from vashista_theory import project, relax
@@ -45,7 +43,7 @@ class Config:
             raise ValueError(f"pages is {self.pages}; numbers of at least 1 are expected")
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Replicate the published step on the captured heads, and account for what it loses."""
     heads = load_heads()
     layers, positions = (np.arange(count) for count in (heads.layers.size, heads.positions.size))
@@ -53,47 +51,20 @@ def run(config: Config) -> Outcome:
     if config.quick:
         layers, positions, budgets = layers[[0, -1]], positions[-2:], budgets[1:2] or budgets[:1]
     held = truth(heads, layers=layers, positions=positions)
-    solver = _solver(heads, layers, positions)
-    hull = _hull(heads, layers)
-    errors = _errors(heads, layers, positions, budgets)
-    routing = _routing(held, budgets, optimise=not config.quick)
-    costs = cost()
-    recorded = [
-        {"tokens": t, "dense_ms": d, "sparse_ms": s, "times_dense": d / s}
-        for t, (d, s) in PUBLISHED.items()
-    ]
-    values, said, failures = findings(solver, hull, errors, routing, costs, recorded, heads.scale)
-    rows = {
-        "solver": solver,
-        "solver and hull": hull,
-        "errors": errors,
-        "routing": routing,
-        "cost": costs,
-        "recorded times": recorded,
-    }
-    return Outcome(
-        tables={name: Table(COLUMNS[name], rows[name]) for name in COLUMNS},
-        values=values,
-        findings=said,
-        notes=[
-            (
-                f"{len(layers)} layers, {heads.queries.shape[1]} heads, {len(positions)} positions "
-                f"of up to {int(held.lengths[-1]):,} tokens, pages of {PAGE}; float64. Every query "
-                "head reads for itself. The table of the hull is about the last position."
-            ),
-            (
-                f"The algorithm: the best P pages by ⟨q, page mean⟩, of their tokens the K_c = "
-                f"{published.CANDIDATES} of largest ⟨q, k⟩, then {published.STEPS} steps of "
-                f"{published.STEP_SIZE} on the raw scores, which are not divided by √d. No page is "
-                f"always read. Its default P = {published.PAGES} is all pages of these heads."
-            ),
-            (
-                "Routers other than the published step are the library's, with softmax at the "
-                "model's scale over the pages read; its last page is always among them."
-            ),
-            f"Recorded times: {PUBLISHED_SOURCE}. Nothing was measured on a GPU here.",
-        ],
-        failures=failures,
+    return Measured(
+        {
+            "solver": _solver(heads, layers, positions),
+            "solver and hull": _hull(heads, layers),
+            "errors": _errors(heads, layers, positions, budgets),
+            "routing": _routing(held, budgets, optimise=not config.quick),
+        },
+        {
+            "scale": heads.scale,
+            "layers": len(layers),
+            "heads": heads.queries.shape[1],
+            "positions": len(positions),
+            "longest": int(held.lengths[-1]),
+        },
     )
 
 

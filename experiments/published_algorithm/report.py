@@ -4,7 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.published_algorithm.algorithm import CANDIDATES, PAGES, SHARPNESS, STEPS
+from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.published_algorithm.algorithm import (
+    CANDIDATES,
+    PAGES,
+    SHARPNESS,
+    STEP_SIZE,
+    STEPS,
+)
+from experiments.shared.page_masses import PAGE
+from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 
 # The geometry of the recorded times, a sequence and a kv head: head size, bytes a number, page.
 _D, _WIDTH, _PAGE = 128, 2, 16
@@ -99,21 +108,53 @@ def cost() -> list[dict[str, Any]]:
     return rows
 
 
-def findings(
-    solver: list[dict[str, Any]],
-    hull: list[dict[str, Any]],
-    errors: list[dict[str, Any]],
-    routing: list[dict[str, Any]],
-    costs: list[dict[str, Any]],
-    recorded: list[dict[str, Any]],
-    scale: float,
-) -> tuple[dict[str, Any], list[str], list[str]]:
+def report(found: Measured) -> Outcome:
     """Single values, sentences, and what must not be."""
-    values: dict[str, Any] = {"sharpness": SHARPNESS, "times_colder": SHARPNESS / scale}
+    solver, hull, errors, routing = (
+        [dict(row) for row in found.tables[name]]
+        for name in ("solver", "solver and hull", "errors", "routing")
+    )
+    costs = cost()
+    recorded = [
+        {"tokens": t, "dense_ms": d, "sparse_ms": s, "times_dense": d / s}
+        for t, (d, s) in PUBLISHED.items()
+    ]
+    values: dict[str, Any] = {
+        "sharpness": SHARPNESS,
+        "times_colder": SHARPNESS / found.values["scale"],
+    }
     said, failures = _of_solver(solver, hull, values)
     said += [*_of_routing(routing, errors, values), _of_errors(errors, values)]
     said += [_of_cost(costs, values), _of_times(recorded, values)]
-    return values, said, failures
+    of = found.values
+    return Outcome(
+        tables={
+            **found.described({name: COLUMNS[name] for name in found.tables}),
+            "cost": Table(COLUMNS["cost"], costs),
+            "recorded times": Table(COLUMNS["recorded times"], recorded),
+        },
+        values=values,
+        findings=said,
+        notes=[
+            (
+                f"{of['layers']} layers, {of['heads']} heads, {of['positions']} positions "
+                f"of up to {of['longest']:,} tokens, pages of {PAGE}; float64. Every query "
+                "head reads for itself. The table of the hull is about the last position."
+            ),
+            (
+                f"The algorithm: the best P pages by ⟨q, page mean⟩, of their tokens the K_c = "
+                f"{CANDIDATES} of largest ⟨q, k⟩, then {STEPS} steps of "
+                f"{STEP_SIZE} on the raw scores, which are not divided by √d. No page is "
+                f"always read. Its default P = {PAGES} is all pages of these heads."
+            ),
+            (
+                "Routers other than the published step are the library's, with softmax at the "
+                "model's scale over the pages read; its last page is always among them."
+            ),
+            f"Recorded times: {PUBLISHED_SOURCE}. Nothing was measured on a GPU here.",
+        ],
+        failures=failures,
+    )
 
 
 def _of_solver(

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.framework.outcome import Outcome, Table
-from experiments.published_constants.report import findings
+from experiments.framework.outcome import Measured
 from experiments.shared import hulls
 from experiments.shared.hulls import DECADE, Followed, Problem
 from vashista_theory.hull import instances
@@ -40,55 +39,6 @@ _RATIOS = np.geomspace(0.1, 1e3, 41)
 _TABLED = (1.0, 10.0, 100.0, 1000.0)
 _REACHES = (3.0, 10.0, 30.0, 100.0)
 _COUNTER_RATIOS = np.geomspace(0.01, 1e4, 241)
-
-_SLACK = {
-    "family": "of instances",
-    "ratio": "Δ/ε",
-    "log10_mass": "log₁₀ of the true leakage, median",
-    "published": "decades that T1′ gives away (a bound above 1 counts as 1), median; in its range "
-    "or not",
-    "t1": "decades that T1 gives away, median",
-    "t3": "decades that T3 gives away, median",
-    "moved_t1": "decades that T1 gives away on the displacement, median",
-    "moved_t2": "decades that T2 gives away on the displacement, median",
-    "in_range": "share of the instances for which T1′ is proved here",
-}
-_RANGE = {
-    "family": "of instances",
-    "instances": "with strict complementarity and a finite gap",
-    "starts": "Δ/ε from which on T1′ is proved, median",
-    "starts_low": "10th percentile",
-    "starts_high": "90th percentile",
-    "log10_mass": "log₁₀ of the true leakage there, median",
-    "over_safe": "ε at which T3 promises 1 %, over the largest ε of T1′'s range, median",
-    "over_model": "the model's ε over the largest ε of T1′'s range, median (heads)",
-}
-_FAILURES = {
-    "family": "of instances",
-    "inside": "pairs of instance and ε in T1′'s range",
-    "inside_failed": "of those, pairs with a weight above T1′",
-    "beyond": "pairs beyond its range",
-    "beyond_failed": "of those, pairs with a weight above T1′",
-    "beyond_worst": "largest excess there, decades",
-    "factor_one": "pairs compared with the form of factor 1",
-    "factor_one_failed": "of those, pairs with a weight above it",
-    "factor_one_worst": "largest excess, decades",
-}
-_COUNTER = {
-    "reach": "X of the third key (X, −1)",
-    "predicted": "limit of log(α₃ e^{1/ε}) by hand, nats",
-    "measured": "log(α₃ e^{1/ε}) at Δ/ε = 10⁴, nats",
-    "starts": "Δ/ε from which on T1′ is proved",
-    "excess": "largest log₁₀ of α₃ over T1′, decades",
-    "at": "Δ/ε of that",
-    "fails_until": "Δ/ε below which T1′ fails (largest that does)",
-}
-_CURVES = {
-    "group": "synthetic hulls or real heads",
-    "form": "which bound",
-    "ratio": "Δ/ε",
-    **{f"{name}": f"decades given away, {name}" for name in ("median", "low", "high")},
-}
 
 
 @dataclass(frozen=True)
@@ -135,7 +85,7 @@ class Compared(NamedTuple):
     factor_one: np.ndarray
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Compare the bounds along Δ/ε, and break what is false."""
     compared = list(_compare(config))
     counter = [_counterexample(reach) for reach in _REACHES]
@@ -149,30 +99,19 @@ def run(config: Config) -> Outcome:
         "real heads": by_family.get("heads", []),
     }
     curves = [row for group, found in groups.items() if found for row in _curves(group, found)]
-    values = _values(groups, failed, counter)
-    broken = [row["family"] for row in failed if row["inside_failed"]]
     unsolved = sum(not c.along.solved.all() for c in compared)
-    return Outcome(
-        tables={
-            "slack": Table(_SLACK, slack),
-            "range": Table(_RANGE, ranges),
-            "failures": Table(_FAILURES, failed),
-            "counterexample": Table(_COUNTER, counter),
-            "curves": Table(_CURVES, curves, shown=False),
+    return Measured(
+        {
+            "slack": slack,
+            "range": ranges,
+            "failures": failed,
+            "counterexample": counter,
+            "curves": curves,
         },
-        values=values,
-        findings=findings(values),
-        notes=[
-            (
-                "Instances with strict complementarity and a finite gap; 41 temperatures from "
-                "Δ/ε = 0.1 to 1000. A bound on a mass that is above 1 counts as 1."
-            ),
-            (
-                "A weight is above a bound where it exceeds it by more than 1e-12 of its logarithm "
-                "and 64 roundings of scale/ε."
-            ),
-        ],
-        failures=[f"T1′ fails in its range in {name}" for name in broken]
+        _values(groups, failed, counter),
+        failures=[
+            f"T1′ fails in its range in {row['family']}" for row in failed if row["inside_failed"]
+        ]
         + ([f"{unsolved} relaxations did not converge"] if unsolved else []),
     )
 

@@ -116,7 +116,7 @@ class Readings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class AllReadings:
     """All readings, by summary and what else tells them apart.
 
     Attributes:

@@ -7,24 +7,16 @@ computed anew. Where a result is not there the verdict is "not measured".
 Example: python -m experiments verdicts
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.framework import registry, results
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
 from experiments.verdicts import mechanism, theory
-from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.verdicts.judging import judge
 
 CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all]
-_COLUMNS = {
-    "sentence": "of the abstract, in short",
-    "statement": "of the theory",
-    "module": "below vashista_theory",
-    "experiment": "whose results decide",
-    "verdict": "holds, holds where, does not hold, not measured",
-    "evidence": "numbers of those results",
-}
+READS = tuple(sorted({name for claim in CLAIMS for name in claim.needs}))
 
 
 @dataclass(frozen=True)
@@ -38,53 +30,25 @@ class Config:
     quick: bool = False
 
 
-def needed() -> list[str]:
-    """The experiments whose results decide, in alphabetical order."""
-    return sorted({name for claim in CLAIMS for name in claim.needs})
-
-
-def inputs() -> dict[str, str | None]:
-    """Checksums of the results that are read."""
-    paths = {name: results.path_of(name) for name in needed()}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for name, path in paths.items()
-    }
-
-
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Judge every claim by the committed results."""
     del config
-    return outcome(_stored)
+    return measured(_stored)
 
 
-def outcome(known: Callable[[str], Outcome | None]) -> Outcome:
+def measured(known: Callable[[str], Outcome | None]) -> Measured:
     """Judge every claim by the results that `known` returns for a name, None for none."""
-    rows = []
-    for claim in CLAIMS:
-        judged = judge(claim, known)
-        rows.append(
-            {
-                "sentence": claim.sentence,
-                "statement": claim.statement,
-                "module": claim.module,
-                "experiment": ", ".join(claim.needs),
-                **judged._asdict(),
-            }
-        )
-    verdicts = [row["verdict"] for row in rows]
-    values = {
-        "claims": len(rows),
-        "hold": verdicts.count(HOLDS),
-        "hold_where": sum(v.startswith(f"{HOLDS} where") for v in verdicts),
-        "fail": verdicts.count(FAILS),
-        "not_measured": verdicts.count(NOT_MEASURED),
-    }
-    said = (
-        f"Of {values['claims']} claims {values['hold']} hold, {values['hold_where']} hold under a "
-        f"condition, {values['fail']} do not hold, {values['not_measured']} not measured."
-    )
-    return Outcome(tables={"verdicts": Table(_COLUMNS, rows)}, values=values, findings=[said])
+    rows = [
+        {
+            "sentence": claim.sentence,
+            "statement": claim.statement,
+            "module": claim.module,
+            "experiment": ", ".join(claim.needs),
+            **judge(claim, known)._asdict(),
+        }
+        for claim in CLAIMS
+    ]
+    return Measured({"verdicts": rows})
 
 
 def _stored(name: str) -> Outcome | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.latency.report import TAIL
+from experiments.shared.predictable import TAIL
 from experiments.shared.right_answers import right_answers
 from experiments.verdicts.judging import (
     FAILS,

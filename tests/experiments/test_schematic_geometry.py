@@ -1,5 +1,7 @@
 """The drawn geometry, with the plane's projection worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,9 @@ from experiments.framework.outcome import Outcome
 
 @pytest.fixture(scope="module")
 def drawn() -> Outcome:
-    return schematic_geometry.run(schematic_geometry.Config(quick=True))
+    config = schematic_geometry.Config(quick=True)
+    found = schematic_geometry.measure(config)
+    return schematic_geometry.report(dataclasses.replace(found, configuration=vars(config)))
 
 
 def rows(drawn: Outcome, table: str, panel: str) -> list[dict]:

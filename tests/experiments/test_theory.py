@@ -1,6 +1,5 @@
 """The experiments of the theory: arithmetic by hand, counterexamples by mpmath, quick runs."""
 
-import json
 import math
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments import degenerate_regime, gap_taxonomy, regime_map, theorem_constants
-from experiments.__main__ import OK, main
 from experiments.certificate_vacuity import measure as certificate_vacuity
 from experiments.certificate_vacuity.report import vacuous_from
 from experiments.framework import results
@@ -27,13 +25,6 @@ NAMES = (
     "certificate_vacuity",
     "regime_map",
 )
-
-
-def quick(name: str, folder: Path) -> dict:
-    assert main([name, "--quick", "--results", str(folder)]) == OK
-    content = json.loads((folder / "quick" / f"{name}.json").read_text())
-    assert not content["outcome"]["failures"]
-    return content["outcome"]
 
 
 def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
@@ -103,7 +94,7 @@ def test_the_closed_form_of_the_degenerate_examples() -> None:
 def test_gaps_by_hand() -> None:
     # On a line with the query beyond the end: p* = 2, r* = 1, Δ = 1, logits 6, 3, 0 at ε = 1.
     made = Instance(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), np.array([3.0, 0.0]), "", 0)
-    found = gap_taxonomy.measure(made, k=2, epsilon=1.0)
+    found = gap_taxonomy.gaps_of(made, k=2, epsilon=1.0)
     assert found.gap == pytest.approx({"projection": 1.0, "score": 3.0, "boundary": 3.0})
     total = math.exp(6) + math.exp(3) + 1
     assert found.log_mass["score"] == pytest.approx(math.log((math.exp(3) + 1) / total))
@@ -114,7 +105,7 @@ def test_gaps_by_hand() -> None:
         assert found.log_mass[kind] < found.log_bound[kind]
         assert found.not_void[kind]
     with pytest.raises(ValueError, match="k is 3 with 3 keys"):
-        gap_taxonomy.measure(made, k=3, epsilon=1.0)
+        gap_taxonomy.gaps_of(made, k=3, epsilon=1.0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -156,24 +147,24 @@ def test_the_bounds_of_pages_are_bounds() -> None:
 @pytest.mark.slow  # compiles the sweep
 def test_quick_run_of_the_theorem(tmp_path: Path) -> None:
     outcome = quick("theorem_constants", tmp_path)
-    values = outcome["values"]
+    values = outcome.values
     assert values["checks"] > 100
     assert values["violations"] == 0
     assert values["rate_median"] == pytest.approx(1, abs=0.01)
-    (row,) = outcome["tables"]["reference values"]["rows"]
+    (row,) = outcome.tables["reference values"].rows
     # The construction knows ‖w₀‖; the first-order remainder at the least ε is some 1e-5.
     assert row["tangent_norm"] == pytest.approx(row["tangent_known"], rel=1e-9)
     assert row["slope"] == pytest.approx(row["tangent_known"], rel=1e-4)
     assert row["gap"] == pytest.approx(0.5, abs=1e-12)
     assert row["constant_measured"] == pytest.approx(row["constant"], abs=0.05)
-    for line in outcome["tables"]["leakage"]["rows"]:
+    for line in outcome.tables["leakage"].rows:
         assert line["log_mass"] <= line["t3"] + 1e-9
 
 
 @pytest.mark.slow  # compiles two shapes at many temperatures
 def test_quick_run_of_the_published_form(tmp_path: Path) -> None:
     outcome = quick("published_constants", tmp_path)
-    values = outcome["values"]
+    values = outcome.values
     assert values["pairs_inside_failed"] == 0
     assert values["counterexample_measured"] == pytest.approx(13.2, abs=0.05)
     assert values["synthetic_t3_decades_100"] < 3 < values["synthetic_published_decades_100"]
@@ -181,16 +172,16 @@ def test_quick_run_of_the_published_form(tmp_path: Path) -> None:
 
 def test_quick_run_of_the_degenerate_regime(tmp_path: Path) -> None:
     outcome = quick("degenerate_regime", tmp_path)
-    rows = {row["instance"]: row for row in outcome["tables"]["laws"]["rows"]}
+    rows = {row["instance"]: row for row in outcome.tables["laws"].rows}
     for row in rows.values():
         assert row["rho"] == pytest.approx(row["rho_known"], rel=1e-9)
         assert row["slope"] == pytest.approx(1, abs=0.01)
         assert row["linear_slope"] < 0.97
     # Read off a logarithmic grid of ε, 0.2 decades apart.
-    assert outcome["values"]["ratio_1e2"] == pytest.approx(0.63, abs=0.01)
-    assert outcome["values"]["ratio_1e8"] == pytest.approx(0.82, abs=0.01)
+    assert outcome.values["ratio_1e2"] == pytest.approx(0.63, abs=0.01)
+    assert outcome.values["ratio_1e8"] == pytest.approx(0.82, abs=0.01)
     powers = {(row["instance"], row["key"]): row["measured"] for row in
-              outcome["tables"]["powers"]["rows"]}  # fmt: skip
+              outcome.tables["powers"].rows}  # fmt: skip
     assert powers["positive_power", 3] == pytest.approx(0.2, abs=0.01)
     assert powers["negative_power", 3] == pytest.approx(-0.2, abs=0.01)
 
@@ -198,25 +189,24 @@ def test_quick_run_of_the_degenerate_regime(tmp_path: Path) -> None:
 @pytest.mark.slow  # compiles hulls of two shapes, and pages
 def test_quick_runs_of_gaps_and_lengths(tmp_path: Path) -> None:
     gaps = quick("gap_taxonomy", tmp_path)
-    assert {row["kind"] for row in gaps["tables"]["gaps"]["rows"]} == {
+    assert {row["kind"] for row in gaps.tables["gaps"].rows} == {
         "projection gap", "score gap", "boundary gap"
     }  # fmt: skip
     lengths = quick("certificate_vacuity", tmp_path)
     pages = {
-        (row["tokens"], row["certificate"]): row["share"]
-        for row in lengths["tables"]["pages"]["rows"]
+        (row["tokens"], row["certificate"]): row["share"] for row in lengths.tables["pages"].rows
     }
     for tokens in (256, 512):
         assert (
             pages[tokens, "best possible"] <= pages[tokens, "4 bits"] <= pages[tokens, "box"] == 1
         )
-    assert lengths["values"]["iid_box_vacuous_from"] == 256
+    assert lengths.values["iid_box_vacuous_from"] == 256
 
 
 @pytest.mark.slow  # compiles the sweep for recorded heads
 def test_quick_run_of_the_regime_map(tmp_path: Path) -> None:
     outcome = quick("regime_map", tmp_path)
-    first = outcome["tables"]["heads"]["rows"][0]
+    first = outcome.tables["heads"].rows[0]
     # Layer 0, head 0 of the packaged sample, by the projection alone.
     given = hulls.problem(instances.make("heads", seed=0))
     assert (first["layer"], first["head"]) == (0, 0)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from experiments.framework import pages, registry, results, update
+from experiments.framework import pages, results
 from experiments.framework.outcome import Outcome, Table
 from experiments.verdicts import measure as verdicts
 from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.verdicts.report import report
 
 
 def claim(beginning: str) -> Any:
@@ -26,7 +27,7 @@ def table(*rows: dict[str, Any]) -> Table:
 
 
 def test_nothing_is_known_without_results() -> None:
-    found = verdicts.outcome(lambda _: None)
+    found = report(verdicts.measured(lambda _: None))
     assert {row["verdict"] for row in found.tables["verdicts"].rows} == {NOT_MEASURED}
     assert found.values["not_measured"] == found.values["claims"] > 20
 
@@ -147,11 +148,11 @@ def test_a_wrong_bound_ends_the_criterion() -> None:
 
 def test_committed_verdicts_are_those_of_the_committed_results() -> None:
     stored = results.outcome("verdicts")
-    now = verdicts.run(verdicts.Config())
-    assert [dict(r) for r in stored.tables["verdicts"].rows] == now.tables["verdicts"].rows, (
+    now = verdicts.measure(verdicts.Config()).tables["verdicts"]
+    assert [dict(r) for r in stored.tables["verdicts"].rows] == now, (
         "run `python -m experiments update` and `python -m experiments.framework.pages`"
     )
-    assert not [row for row in now.tables["verdicts"].rows if " has no " in str(row["evidence"])]
+    assert not [row for row in now if " has no " in str(row["evidence"])]
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
@@ -173,31 +174,3 @@ def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
         )
         assert path.with_suffix(".png").is_file()
         assert f"docs/images/{path.stem}.png" in (pages.ROOT / "README.md").read_text("utf-8")
-
-
-def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # "c" reads what "a" wrote: it is stale once "a" has been computed.
-    keys = {"a": "new", "b": "old", "c": "old", "slow": "new"}
-    computed: list[str] = []
-    monkeypatch.setattr(registry, "names", lambda: list(keys))
-    monkeypatch.setattr(update, "BY_HAND", {"slow": "takes hours"})
-    monkeypatch.setattr(update, "config_of", lambda _: None)
-    monkeypatch.setattr(
-        update, "status", lambda n: (update.CURRENT if keys[n] == "old" else update.STALE, n)
-    )
-
-    def compute(name: str, _config: Any) -> int:
-        computed.append(name)
-        keys[name] = "old"
-        if name == "a":
-            keys["c"] = "new"
-        return 0
-
-    assert update.update(compute, dry_run=True) == []
-    assert computed == []
-    assert update.update(compute, dry_run=False) == []
-    assert computed == ["a", "c"]
-
-
-def test_every_reason_to_leave_an_experiment_is_one_of_an_experiment() -> None:
-    assert update.BY_HAND.keys() <= set(registry.names())

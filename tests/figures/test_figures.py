@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments.decode_gpu import measure as decode_gpu
 from experiments.decode_gpu import report
 from experiments.framework import results as stored
-from experiments.head_survey import report as survey_report
+from experiments.head_survey.rows import measured as surveyed
 from figures import _style as style
 from figures.__main__ import BAD_USE, OK, main
 from tests.experiments.survey_case import made_up as made_up_survey
-from tests.figures.quality_case import made_up as made_up_quality
+from tests.figures.quality_case import measured as made_up_quality
 from vashista_theory import runs
 
 
@@ -49,18 +50,17 @@ def made_up(*, dense_us: float = 100.0) -> dict[str, dict]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    outcome = report.outcome(
-        made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
-    )
-    path = stored.path_of("decode_gpu", folder=tmp_path / "results")
-    manifest = runs.Manifest.start({}).finish()
-    stored.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
-    survey = survey_report.outcome(made_up_survey(), pages=16, model="made up")
-    path = stored.path_of("head_survey", folder=tmp_path / "results")
-    stored.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
-    path = stored.path_of("model_quality", folder=tmp_path / "results")
-    quality = made_up_quality()
-    stored.write(path, name="model_quality", key="made up", manifest=manifest, result=quality)
+    made = {
+        "decode_gpu": decode_gpu.measured(
+            made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
+        ),
+        "head_survey": surveyed(made_up_survey()),
+        "model_quality": made_up_quality(),
+    }
+    manifest = runs.Manifest.start({"model": "made up", "pages": 16}).finish()
+    for name, found in made.items():
+        path = stored.path_of(name, folder=tmp_path / "results")
+        stored.write(path, name=name, fingerprint={}, manifest=manifest, measured=found)
     for name in style.names():
         source = stored.path_of(importlib.import_module(f"figures.{name}").RESULT)
         if source.is_file() and not (path.parent / source.name).is_file():

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.framework import registry
 from experiments.framework import results as stored
-from experiments.framework.outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Table
 from figures import _style as figure_style
 from paper import _sources, check_log, macros, tables
 from tests.paper import sources
@@ -144,7 +144,7 @@ def test_every_reference_to_a_label_has_one() -> None:
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = Table(
         {"context": "tokens", "time": "ms"},
         [{"context": 512, "time": 1.25}, {"context": 1024, "time": None}],
@@ -154,10 +154,10 @@ def results(tmp_path: Path) -> Path:
         values={"ratio": 0.25, "count": 12345, "tiny": 1.26e-16, "name": "50 % of ε_i"},
         findings=["It holds.", "It is fast."],
     )
-    manifest = runs.Manifest.start({}).finish()
-    stored.write(
-        tmp_path / "generation.json", name="generation", key="x", manifest=manifest, result=made
-    )
+    manifest, nothing = runs.Manifest.start({}).finish(), Measured()
+    path = tmp_path / "generation.json"
+    stored.write(path, name="generation", fingerprint={}, manifest=manifest, measured=nothing)
+    monkeypatch.setattr(registry, "reporter", lambda _: lambda _: made)
     return tmp_path
 
 
