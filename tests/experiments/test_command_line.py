@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import experiments
+import figures
 from experiments.__main__ import BAD_USE, FAILED, OK, main
-from experiments.framework import registry, results, staleness
+from experiments.framework import pages, registry, results, staleness
+from figures import _style as style
+from figures.__main__ import main as draw
 from vashista_theory.runs import manifest
 
 SOURCE = '''"""Counting goes up by {step}."""
@@ -169,7 +172,9 @@ def test_a_dirty_tree_gives_no_result(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(manifest, "_is_dirty", lambda _: True)
-    assert main(["update"]) == BAD_USE
+    with pytest.raises(SystemExit) as stop:
+        main(["update"])
+    assert stop.value.code == BAD_USE
     assert "Commit them" in capsys.readouterr().err
     assert main(["count_up"]) == OK
     assert "`update` does not accept this one" in capsys.readouterr().out
@@ -272,6 +277,37 @@ def test_an_error_of_the_experiment_keeps_its_traceback(folder: Path) -> None:
     write(folder, "a_broken_one", body="raise ValueError('inside')")
     with pytest.raises(ValueError, match="inside"):
         main(["a_broken_one"])
+
+
+def test_a_new_experiment_and_a_new_figure_are_one_file_each(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(folder, "count_down", last=2)
+    assert main(["all"]) == OK
+    assert main(["update", "--dry-run"]) == OK
+    assert main(["--list"]) == OK
+    said = capsys.readouterr().out
+    assert "=== count_down: Counting goes up by 1." in said
+    assert "nothing to compute" in said
+    assert "| `count_down` | Counting goes up by 1. | 0 s |" in pages.experiment_table()
+    drawn = tmp_path / "figures"
+    drawn.mkdir()
+    (drawn / "counts.py").write_text(
+        "from matplotlib.figure import Figure\n"
+        'RESULT = "count_down"\n'
+        "def draw(outcome):\n"
+        "    assert len(outcome.tables['counts'].rows) == 2\n"
+        "    return Figure()\n"
+    )
+    monkeypatch.setattr(style, "FOLDER", drawn)
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(drawn)])
+    assert style.names() == ["counts"]
+    assert draw(["all", "--output", str(tmp_path / "out")]) == OK
+    assert (tmp_path / "out" / "counts.png").is_file()
+    del sys.modules["figures.counts"]
 
 
 def test_as_a_program() -> None:

@@ -98,7 +98,7 @@ def test_prose_and_drawing_make_nothing_stale(stale: Stale, touch: Any) -> None:
     from vashista_theory import plots
     from vashista_theory.explore import drawing
 
-    touch(degenerate_regime, "def _findings(", "MORE = 1\n\n\ndef _findings(")
+    touch(degenerate_regime, "T5 holds on", "T5 is right on")
     touch(degenerate_regime, '"which"', '"what"')
     touch(plots, "COLUMN = ", "MORE = COLUMN = ")
     touch(drawing, "def draw(", "MORE = 1\n\n\ndef draw(")
