@@ -16,9 +16,10 @@
 # # 6. Reproduce the paper
 #
 # Ask of any sentence "how do you know?", and the answer is a command. A claim is an *experiment*
-# (`experiments/NAME.py`, or a folder), which computes a *result* (`experiments/results/NAME.json`,
-# committed, with its configuration, versions, device and commit); a *figure* (`figures/NAME.py`) reads a
-# result and draws. Nothing is typed by hand. This page walks the chain once.
+# (`experiments/NAME.py`, or a folder), which computes a *result*
+# (`experiments/results/NAME.json`, committed, with its configuration, versions, device and
+# commit); a *figure* (`figures/NAME.py`) reads a result and draws. Nothing is typed by hand. This
+# page walks the chain once.
 
 # %%
 import json

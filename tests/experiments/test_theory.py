@@ -17,15 +17,6 @@ from experiments.shared.page_masses import PAGE
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
-NAMES = (
-    "theorem_constants",
-    "published_constants",
-    "degenerate_regime",
-    "gap_taxonomy",
-    "certificate_vacuity",
-    "regime_map",
-)
-
 
 def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
     """Log-weights of the three keys at one temperature: the dual in 60 digits, by Newton."""
@@ -230,17 +221,6 @@ def test_quick_run_of_the_regime_map(tmp_path: Path) -> None:
 def test_configurations_that_make_no_sense(config, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         config()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_committed_results_are_whole(name: str) -> None:
-    stored = results.read(results.path_of(name))
-    assert stored is not None, f"python -m experiments {name} makes it"
-    outcome = results.outcome(name)
-    assert outcome.findings
-    assert not outcome.failures
-    assert stored["manifest"]["dirty"] is False
-    assert all(table.rows for table in outcome.tables.values())
 
 
 def test_the_committed_theorem_has_the_reference_values() -> None:
