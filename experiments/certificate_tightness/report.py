@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.certificate_tightness.alarms import PREDICTORS
-from experiments.certificate_tightness.columns import (
+from experiments.certificate_tightness.rows import BEST, EARLIER_PAGES
+from experiments.certificate_tightness.words import (
     ALARM_COLUMNS,
     AREA_COLUMNS,
     COLUMNS,
     CURVE_COLUMNS,
     PROOF_COLUMNS,
     RANKING_COLUMNS,
+    notes,
 )
-from experiments.certificate_tightness.rows import BEST, EARLIER_PAGES
 from experiments.framework.outcome import Measured, Outcome, Table
-from experiments.shared.page_masses import PAGE
 
 PAGES_AIM, MASS_AIM = 0.10, 0.01
 AIMED = ("4 bits", "6 bits", "8 bits")
@@ -65,57 +65,8 @@ def report(found: Measured) -> Outcome:
         },
         values={name: value for part in parts for name, value in part[0].items()},
         findings=[sentence for part in parts for sentence in part[1]],
-        notes=_notes(found.values, earlier=earlier),
+        notes=notes(found.values, earlier=earlier),
     )
-
-
-def _notes(of: Mapping[str, Any], *, earlier: bool) -> list[str]:
-    notes = [
-        (
-            f"{of['layers']} layers, {of['kv_heads'] * of['group']} heads on {of['kv_heads']} kv "
-            f"heads, {of['positions']} positions of up to {of['longest']} tokens, pages of {PAGE}; "
-            "read in float64. Without another word a number is over all heads at the last "
-            "position; `_all` is over all positions."
-        ),
-        (
-            "But for the table of groups every query head has a kv head of its own (a copy), and "
-            "chooses its pages alone; the library chooses them for a group together."
-        ),
-        (
-            "`Policy.certified` always reads the first page and the last. The column `free` is the "
-            "same policy with sink=0, recent=0."
-        ),
-        (
-            "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
-            "positions (the positions of a head are close to each other). The output error is over "
-            "the length of the dense output. fell_back: the same budget with otherwise='dense'."
-        ),
-        (
-            "Bytes of a router: what the mechanism reports to have read of a page's summaries in "
-            "bfloat16; a sketch with its box and an error for each key."
-        ),
-        (
-            "The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes "
-            "are codes and grid; `traffic` adds 2 bytes for the error of each key and the pages "
-            "read in bfloat16, over the bytes of dense reading."
-        ),
-    ]
-    if earlier:
-        notes.append(
-            "`earlier` and `was_` are a measurement of the same heads that was made before the "
-            "library was designed: numpy, float64, heads alone, no page forced, an error for each "
-            "key."
-        )
-    return notes
-
-
-def _table(rows: list[dict[str, Any]], described: dict[str, str]) -> Table:
-    """The described columns of the rows; those that end in a number share one description."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {
-        name: described[kind] for name in names if (kind := name.rstrip("0123456789.")) in described
-    }
-    return Table(columns, [{name: row.get(name) for name in columns} for row in rows])
 
 
 def slug(*words: object) -> str:
