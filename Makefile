@@ -31,10 +31,10 @@ figures/output/stamp: $(DRAWING) $(RESULTS)
 
 readme: figures/output/readme
 
-figures/output/readme: $(RESULTS) $(wildcard experiments/*.py)
+figures/output/readme: $(RESULTS) $(shell find experiments -name "*.py")
 	@mkdir -p figures/output
 	$(PYTHON) -m figures theorem --output docs/images
-	$(PYTHON) -m experiments._readme
+	$(PYTHON) -m experiments.framework.pages
 	touch $@
 
 docs:

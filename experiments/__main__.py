@@ -15,16 +15,23 @@ import dataclasses
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import jax
 
-from experiments import _registry, _results, _update
-from experiments._outcome import NotMeasured, Outcome
+from experiments.framework import clock, registry, results, staleness, update
+from experiments.framework.outcome import NotMeasured
 from vashista_theory import runs
 
 OK, FAILED, BAD_USE = 0, 1, 2
+_NOT_A_RESULT = (
+    "\nSource files differ from the commit: this is for looking at. A result to commit is computed "
+    "from a clean tree; `update` does not accept this one."
+)
+_COMMIT_FIRST = (
+    "error: source files differ from the commit, and a result belongs to one: nothing was "
+    "computed. Commit them, then give the command again"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +39,14 @@ class Job:
     """One experiment with its options, checked before anything is computed."""
 
     name: str
-    module: ModuleType
+    module: Any
     config: Any
     force: bool
     results: Path
 
     @property
     def path(self) -> Path:
-        return _results.path_of(self.name, quick=self.config.quick, folder=self.results)
+        return results.path_of(self.name, quick=self.config.quick, folder=self.results)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "--list"):
         if not words or words[0] != "--list":
             print(__doc__)
-        for name in _registry.names():
-            print(f"{name:24} {_registry.claim(name)}")
+        for name in registry.names():
+            print(f"{name:24} {registry.claim(name)}")
         return OK if words else BAD_USE
     name, options = words[0], words[1:]
     if name == "all":
@@ -58,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run_update(options)
     try:
         # An experiment for machines without tyro and rich reads its options by itself.
-        if (own := _registry.own_command(name)) is not None:
+        if (own := registry.own_command(name)) is not None:
             return own(options)
         job = _prepare(name, options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -71,7 +78,7 @@ def _prepare(name: str, options: list[str]) -> Job:
     """Import the experiment and read its options; the output is checked before any work."""
     import tyro
 
-    module = _registry.load(name)
+    module = registry.load(name)
     command = dataclasses.make_dataclass(
         "Command",
         [
@@ -84,7 +91,7 @@ def _prepare(name: str, options: list[str]) -> Job:
             (
                 "results",
                 Annotated[Path, tyro.conf.arg(help="folder for the result file")],
-                dataclasses.field(default=_results.FOLDER),
+                dataclasses.field(default=results.FOLDER),
             ),
         ],
     )
@@ -95,7 +102,10 @@ def _prepare(name: str, options: list[str]) -> Job:
         description=module.__doc__,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    job = Job(name, module, given.config, given.force, given.results)
+    config = given.config
+    if config.quick and hasattr(config, "reduced"):
+        config = config.reduced()
+    job = Job(name, module, config, given.force, given.results)
     runs.check_writable(job.path.parent)
     return job
 
@@ -105,31 +115,43 @@ def _run(job: Job) -> int:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
-    key = _results.fingerprint(job.name, job.config, inputs)
-    stored = _results.read(job.path)
-    if stored is not None and stored["fingerprint"] == key and not job.force:
-        known = Outcome.from_json(stored["outcome"])
-        known.show(console)
-        made = stored["manifest"]
-        print(
-            f"\nNothing changed since this was computed ({made['started']}, {made['cpu']}, commit "
-            f"{made['commit']}); --force computes it again."
-        )
-        return FAILED if known.failures else OK
+    key = staleness.fingerprint(job.name, job.config)
     # Verification is in float64, at full precision of products, whatever the user's settings.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         manifest = runs.Manifest.start(job.config, seed=getattr(job.config, "seed", None))
-        try:
-            outcome = job.module.run(job.config)
-        except NotMeasured as reason:
-            print(f"not measured: {reason}")
-            return OK
-        manifest = manifest.finish()
+        stored = results.read(job.path)
+        dirty = bool(manifest.dirty)
+        if stored and not job.force and not staleness.reasons(stored, key, accept_dirty=dirty):
+            made = stored["manifest"]
+            last = (
+                f"Nothing changed since this was computed ({made['started']}, {made['cpu']}, "
+                f"commit {made['commit']}); --force computes it again."
+            )
+        else:
+            config, note = _resumable(job.config, key)
+            try:
+                with clock.counted(note) as seconds:
+                    found = job.module.measure(config)
+            except NotMeasured as reason:
+                print(f"not measured: {reason}")
+                return OK
+            manifest = dataclasses.replace(manifest, duration=seconds())
+            stored = results.write(
+                job.path, name=job.name, fingerprint=key, manifest=manifest, measured=found
+            )
+            last = f"Written to {job.path} after {seconds():.0f} s." + _NOT_A_RESULT * dirty
+    outcome = results.rendered(job.name, stored)
     outcome.show(console)
-    _results.write(job.path, name=job.name, key=key, manifest=manifest, result=outcome)
-    print(f"\nWritten to {job.path} after {manifest.duration:.0f} s.")
+    print(f"\n{last}")
     return FAILED if outcome.failures else OK
+
+
+def _resumable(config: Any, key: dict[str, Any]) -> tuple[Any, Path | None]:
+    """The configuration with a store for this code alone, and where its seconds are noted."""
+    if not hasattr(config, "store"):
+        return config, None
+    store = config.store / runs.fingerprint([key["configuration"], key["modules"]])[:12]
+    return dataclasses.replace(config, store=store), store / "seconds.json"
 
 
 def _run_all(options: list[str]) -> int:
@@ -140,12 +162,12 @@ def _run_all(options: list[str]) -> int:
     parser.add_argument("--results", type=Path, help="folder for the result files")
     given = parser.parse_args(options)
     failed: list[str] = []
-    for name in _registry.names():
-        print(f"\n=== {name}: {_registry.claim(name)}\n", flush=True)
+    for name in registry.names():
+        print(f"\n=== {name}: {registry.claim(name)}\n", flush=True)
         shared = ["--quick"] * given.quick + ["--force"] * given.force
         shared += ["--results", str(given.results)] if given.results else []
         try:
-            own = _registry.own_command(name)
+            own = registry.own_command(name)
             code = _run(_prepare(name, shared)) if own is None else own(shared)
             if code != OK:
                 failed.append(name)
@@ -162,16 +184,20 @@ def _run_update(options: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments update")
     parser.add_argument("--dry-run", action="store_true", help="say what would be computed")
     given = parser.parse_args(options)
+    dirty = runs.Manifest.start(None).dirty
 
     def compute(name: str, config: Any) -> int:
-        job = Job(name, _registry.load(name), config, force=False, results=_results.FOLDER)
+        if dirty:
+            print(_COMMIT_FIRST, file=sys.stderr)
+            sys.exit(BAD_USE)
+        job = Job(name, registry.load(name), config, force=False, results=results.FOLDER)
         try:
             return _run(job)
         except Exception:  # noqa: BLE001 - each failure is shown and counted
             traceback.print_exc()
             return FAILED
 
-    failed = _update.update(compute, dry_run=given.dry_run)
+    failed = update.update(compute, dry_run=given.dry_run)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return FAILED if failed else OK

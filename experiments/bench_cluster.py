@@ -16,10 +16,12 @@ from pathlib import Path
 
 import xarray as xr
 
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
 from vashista_theory import runs
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.run import Blocks, execute, prepare
+
+BY_HAND = "a comparison of workers wants an idle machine"
 
 _AIM = 1.6
 _LONG = 600.0
@@ -70,7 +72,7 @@ class Config:
         )
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Run the sweep on one worker, then on two."""
     rows, datasets = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +83,16 @@ def run(config: Config) -> Outcome:
         if config.quick:
             datasets.append(execute(prepare(config.sweep(Path(folder) / "threads"))))
     same = len({_bytes(dataset) for dataset in datasets}) == 1
-    one, two = (row["sweep_s"] for row in rows)
+    return Measured(
+        {"workers": rows},
+        {"cores": os.cpu_count() or 0},
+        failures=[] if same else ["the datasets differ with the number of workers"],
+    )
+
+
+def report(found: Measured) -> Outcome:
+    """How much faster two workers are."""
+    one, two = (float(row["sweep_s"]) for row in found.tables["workers"])
     speed_up = one / two
     length = "" if one >= _LONG else f" (a short sweep: the aim is about {_LONG / 60:.0f} minutes)"
     finding = (
@@ -89,14 +100,14 @@ def run(config: Config) -> Outcome:
         f"as fast, aim {_AIM} {'met' if speed_up >= _AIM else 'missed'}{length}."
     )
     return Outcome(
-        tables={"workers": Table(_COLUMNS, rows)},
-        values={"speed_up": speed_up, "one_worker_s": one, "cores": os.cpu_count() or 0},
+        tables=found.described({"workers": _COLUMNS}),
+        values={"speed_up": speed_up, "one_worker_s": one, **found.values},
         findings=[finding],
         notes=[
             "Each worker has one thread for its work: of XLA, of BLAS and of its own.",
-            f"{os.cpu_count()} cores; the client and the scheduler run on them too.",
+            f"{found.values['cores']} cores; the client and the scheduler run on them too.",
         ],
-        failures=[] if same else ["the datasets differ with the number of workers"],
+        failures=found.failures,
     )
 
 

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import vashista_theory as vt
-from experiments import _memory
-from experiments._outcome import Outcome, Table
-from experiments._timing import interleaved
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared import memory
+from experiments.shared.timing import interleaved
+
+BY_HAND = "times want an idle machine"
 
 _HIGH, _LOW = 1e3, 1e-8  # ε over scale
 _TIME_AIM, _STEPS_AIM, _MEMORY_AIM = 150.0, 10, 3.5
@@ -80,9 +82,8 @@ class Config:
         return Config(256, 8, 5, 1, 2, 2048, self.seed, quick=True)
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Time paths, count their steps, measure memory."""
-    config = config.reduced() if config.quick else config
     relative = np.geomspace(_HIGH, _LOW, config.temperatures)
     paths, steps = [], []
     for instance in range(config.instances):
@@ -94,26 +95,10 @@ def run(config: Config) -> Outcome:
         {"epsilon": float(e), "mean": float(m), "max": int(w)}
         for e, m, w in zip(relative, counts.mean(axis=0), counts.max(axis=0), strict=True)
     ]
-    memory = [_peak(what, config) for what in ("project", "relax")]
-    values = {
-        "path_ms": float(np.median([row["median_ms"] for row in paths])),
-        "path_ms_worst": max(row["median_ms"] for row in paths),
-        "steps_mean": float(counts.mean()),
-        "steps_max": int(counts.max()),
-        **{f"memory_multiple_{row['what']}": row["multiple"] for row in memory},
-    }
-    return Outcome(
-        tables={
-            "paths": Table(_PATHS, paths),
-            "steps by temperature": Table(_STEPS, by_temperature, shown=False),
-            "peak memory": Table(_MEMORY, memory),
-        },
-        values=values,
-        findings=_findings(values, paths, by_temperature, config),
-        notes=[
-            "The path is `relax` under jit, on a projection computed before.",
-            "Memory: the eager calls, compiled before; `relax` is a projection and a whole path.",
-        ],
+    peaks = [_peak(what, config) for what in ("project", "relax")]
+    return Measured(
+        {"paths": paths, "steps by temperature": by_temperature, "peak memory": peaks},
+        {"steps_mean": float(counts.mean())},
     )
 
 
@@ -150,7 +135,7 @@ def _path(config: Config, relative: np.ndarray, instance: int) -> tuple[dict[str
 
 
 def _peak(what: str, config: Config) -> dict[str, Any]:
-    found = _memory.measure(what, n=config.long_n, d=config.d, temperatures=config.temperatures)
+    found = memory.measure(what, n=config.long_n, d=config.d, temperatures=config.temperatures)
     return {
         "what": what,
         "keys_mb": found["keys"] / 1e6,
@@ -160,12 +145,32 @@ def _peak(what: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _findings(
-    values: dict[str, Any],
-    paths: list[dict[str, Any]],
-    by_temperature: list[dict[str, Any]],
-    config: Config,
-) -> list[str]:
+def report(found: Measured) -> Outcome:
+    """Each aim: met or missed."""
+    paths, peaks = found.tables["paths"], found.tables["peak memory"]
+    values = {
+        "path_ms": float(np.median([row["median_ms"] for row in paths])),
+        "path_ms_worst": max(row["median_ms"] for row in paths),
+        **found.values,
+        "steps_max": max(row["steps_max"] for row in paths),
+        **{f"memory_multiple_{row['what']}": row["multiple"] for row in peaks},
+    }
+    columns = {"paths": _PATHS, "steps by temperature": _STEPS, "peak memory": _MEMORY}
+    return Outcome(
+        tables=found.described(columns, hidden=["steps by temperature"]),
+        values=values,
+        findings=_findings(values, found),
+        notes=[
+            "The path is `relax` under jit, on a projection computed before.",
+            "Memory: the eager calls, compiled before; `relax` is a projection and a whole path.",
+        ],
+    )
+
+
+def _findings(values: dict[str, Any], found: Measured) -> list[str]:
+    paths, by_temperature = found.tables["paths"], found.tables["steps by temperature"]
+    asked = found.configuration
+
     def verdict(value: float, aim: float) -> str:
         return "Met" if value < aim else f"Missed by {value / aim:.2f} times"
 
@@ -174,8 +179,8 @@ def _findings(
     over = [row for row in by_temperature if row["max"] >= _STEPS_AIM]
     lines = [
         (
-            f"Aim: a path of {config.temperatures} temperatures at ({config.n:,}, {config.d}) in "
-            f"under {_TIME_AIM:.0f} ms. {verdict(time, _TIME_AIM)}: median "
+            f"Aim: a path of {asked['temperatures']} temperatures at ({asked['n']:,}, "
+            f"{asked['d']}) in under {_TIME_AIM:.0f} ms. {verdict(time, _TIME_AIM)}: median "
             f"{values['path_ms']:.3g} ms, slowest instance {time:.3g} ms."
         ),
         (
@@ -188,8 +193,9 @@ def _findings(
     for what in ("project", "relax"):
         multiple = values[f"memory_multiple_{what}"]
         lines.append(
-            f"Aim: peak memory of {what} at ({config.long_n:,}, {config.d}) under {_MEMORY_AIM} "
-            f"times the keys. {verdict(multiple, _MEMORY_AIM)}: {multiple:.2f}, the keys included."
+            f"Aim: peak memory of {what} at ({asked['long_n']:,}, {asked['d']}) under "
+            f"{_MEMORY_AIM} times the keys. {verdict(multiple, _MEMORY_AIM)}: {multiple:.2f}, "
+            "the keys included."
         )
     failed = [row for row in paths if row["result"]]
     if failed:

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 import vashista_theory as vt
-from experiments import _tampering
-from experiments._outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import Measured, NotMeasured, Outcome, Table
+from experiments.shared import tampering
 from vashista_theory import check, instances
 
 _UNIT = 2.0**-52
@@ -120,13 +120,12 @@ class Config:
         return Config(30, 24, (256,), 1, self.seed, quick=True)
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Certify, check, tamper, time."""
     try:
         vt.certify([[0.0]], [1.0])
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    config = config.reduced() if config.quick else config
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder))
         # First, so that the first of each size is seen to compile.
@@ -139,6 +138,13 @@ def run(config: Config) -> Outcome:
         tampered, passed = _tamper(config, bench)
     failures += passed
     failures += [f"({r['n']}, 64) was not accepted" for r in large if not r["accepted"]]
+    return Measured({"instances": rows, "tampered": tampered, "large": large}, failures=failures)
+
+
+def report(found: Measured) -> Outcome:
+    """What is proved, what is refused, and in what time."""
+    rows, tampered, large = (found.tables[name] for name in ("instances", "tampered", "large"))
+    sizes = list(dict.fromkeys(row["n"] for row in large))
     total = {k: sum(int(r[k]) for r in rows) for k in ("instances", "proved", "inside", "accepted")}
     values = {
         **total,
@@ -146,12 +152,9 @@ def run(config: Config) -> Outcome:
         "open": sum(int(r["open"]) for r in rows),
         "tampered": sum(int(r["tried"]) for r in tampered),
         "refused": sum(int(r["refused"]) for r in tampered),
-        **{
-            f"certify_s_{n}": max(r["certify_s"] for r in large if r["n"] == n)
-            for n in config.sizes
-        },
-        **{f"first_s_{n}": max(r["first_s"] for r in large if r["n"] == n) for n in config.sizes},
-        **{f"check_s_{n}": max(r["check_s"] for r in large if r["n"] == n) for n in config.sizes},
+        **{f"certify_s_{n}": max(r["certify_s"] for r in large if r["n"] == n) for n in sizes},
+        **{f"first_s_{n}": max(r["first_s"] for r in large if r["n"] == n) for n in sizes},
+        **{f"check_s_{n}": max(r["check_s"] for r in large if r["n"] == n) for n in sizes},
         "over_stated": max(r["over_stated"] for r in rows),
     }
     return Outcome(
@@ -162,16 +165,16 @@ def run(config: Config) -> Outcome:
             "large": Table(_LARGE, large),
         },
         values=values,
-        findings=_findings(values, config),
+        findings=_findings(values, sizes),
         notes=[
             "The checker runs in the same process, by its command line's entry, from files.",
             "A tampered interval is moved by one unit in the last place; a tampered input too.",
         ],
-        failures=failures,
+        failures=found.failures,
     )
 
 
-def _picked(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[dict[str, Any]]:
+def _picked(rows: Any, columns: dict[str, str]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in columns} for row in rows]
 
 
@@ -296,19 +299,19 @@ def _float_distances(certificate: vt.Certificate) -> dict[str, float]:
 
 def _tamper(config: Config, bench: _Bench) -> tuple[list[dict[str, Any]], list[str]]:
     rng = np.random.default_rng(config.seed)
-    kinds = [*_tampering.CHANGES, *_tampering.INPUTS]
+    kinds = [*tampering.CHANGES, *tampering.INPUTS]
     tried: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     failures: list[str] = []
     for number in range(config.tampered):
         kind = kinds[number % len(kinds)]
         content, keys, query = bench.kept[int(rng.integers(len(bench.kept)))]
-        if kind in _tampering.CHANGES:
-            content = _tampering.tampered(kind, content, rng)
+        if kind in tampering.CHANGES:
+            content = tampering.tampered(kind, content, rng)
         elif kind == "a key":
-            keys = _tampering.nudged(keys, rng)
+            keys = tampering.nudged(keys, rng)
         else:
-            query = _tampering.nudged(query, rng)
+            query = tampering.nudged(query, rng)
         bench.paths[0].write_text(json.dumps(content), encoding="utf-8")
         np.save(bench.paths[1], keys)
         np.save(bench.paths[2], query)
@@ -354,7 +357,7 @@ def _large(n: int, seed: int, bench: _Bench) -> dict[str, Any]:
     }
 
 
-def _findings(values: dict[str, Any], config: Config) -> list[str]:
+def _findings(values: dict[str, Any], sizes: list[Any]) -> list[str]:
     said = [
         (
             f"{values['instances']} instances: {values['proved']} faces proved strict, "
@@ -364,7 +367,7 @@ def _findings(values: dict[str, Any], config: Config) -> list[str]:
         f"{values['refused']} of {values['tampered']} tampered certificates or inputs refused.",
         f"The float p* lies outside by at most {values['over_stated']:.2g} of its stated residual.",
     ]
-    for n in config.sizes:
+    for n in sizes:
         aim, took = _TIMES_AIM.get(n), values[f"certify_s_{n}"]
         judged = "" if aim is None else f" ({'met' if took < aim else 'missed'}: under {aim:g} s)"
         said.append(

@@ -12,10 +12,12 @@ Examples:
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import model_quality
-from experiments._outcome import NotMeasured, Outcome
+from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.shared import quality
 from vashista_theory import evaluation
-from vashista_theory.evaluation import report
+from vashista_theory.evaluation.report import Report, summarise
+
+BY_HAND = "reads three texts with a language model, an hour where nothing is stored"
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,15 @@ class Config:
         )
 
 
-def run(config: Config) -> Outcome:
-    """Count what is missing, then put the table into words."""
+def measure(config: Config) -> Measured:
+    """Count what is missing."""
     try:
         datasets = evaluation.run(config.asked())
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    rows = report.summarise(datasets).certificates
-    return model_quality.outcome(report.Report(certificates=rows), config.model)
+    return quality.measured(Report(certificates=summarise(datasets).certificates))
+
+
+def report(found: Measured) -> Outcome:
+    """The table in words."""
+    return quality.report(found)

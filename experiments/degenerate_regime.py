@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 from scipy.special import wrightomega
 
-from experiments import _hulls
-from experiments._hulls import Problem
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared import hulls
+from experiments.shared.hulls import Problem
 from vashista_theory.hull import instances
 
 _EXAMPLES = ("positive_power", "negative_power", "half_margin")
@@ -109,11 +109,11 @@ class Config:
             raise ValueError(f"instances is {self.instances}; expected at least 1")
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Follow degenerate instances down in ε, and nearly degenerate ones across their weight."""
     laws, powers, closed, curves = [], [], [], []
     for label, given in _instances(config):
-        followed = _hulls.follow(given, _EPSILONS)
+        followed = hulls.follow(given, _EPSILONS)
         by_hand = closed_form(given, _EPSILONS) if label in _EXAMPLES else None
         laws.append(_law(label, given, followed.log_moved))
         powers += list(_powers(label, given, followed.log_weights))
@@ -121,38 +121,25 @@ def run(config: Config) -> Outcome:
         if by_hand is not None:
             closed += list(_closed(label, given, followed.log_moved))
     near, crossover = _near(config)
-    values = _values(laws, powers, closed, crossover)
-    return Outcome(
-        tables={
-            "laws": Table(_LAWS, laws),
-            "powers": Table(_POWERS, powers, shown=len(powers) < 40),
-            "closed form": Table(_CLOSED, closed),
-            "curves": Table(_CURVES, curves, shown=False),
-            "nearly degenerate": Table(_NEAR, near, shown=False),
-            "crossover": Table(_CROSSOVER, crossover),
-        },
-        values=values,
-        findings=_findings(values),
-        notes=[
-            (
-                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; "
-                "the slopes are fitted on the three lowest decades."
-            ),
-            (
-                "The closed form leaves out terms of the order of the boundary key's mass and of "
-                "the leakage; it uses the numbers of the construction, not the solver's."
-            ),
-        ],
+    return Measured(
+        {
+            "laws": laws,
+            "powers": powers,
+            "closed form": closed,
+            "curves": curves,
+            "nearly degenerate": near,
+            "crossover": crossover,
+        }
     )
 
 
 def _instances(config: Config) -> Iterable[tuple[str, Problem]]:
     for variant in _EXAMPLES:
-        yield variant, _hulls.problem(instances.make("degenerate", variant=variant))
+        yield variant, hulls.problem(instances.make("degenerate", variant=variant))
     for margin in () if config.quick else _MARGINS:
         for k in range(config.instances):
             made = instances.make("degenerate", seed=config.seed + k, margin=margin)
-            yield f"random, ρ = {margin:g}, seed {made.seed}", _hulls.problem(made)
+            yield f"random, ρ = {margin:g}, seed {made.seed}", hulls.problem(made)
 
 
 def tilt_across(given: Problem, epsilon: np.ndarray) -> np.ndarray:
@@ -264,9 +251,9 @@ def _near(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows, crossover = [], []
     for weight in () if config.quick else _WEIGHTS:
         made = instances.make("near_degenerate", seed=config.seed, min_weight=weight, gap=0.5)
-        given = _hulls.problem(made)
+        given = hulls.problem(made)
         tangent = float(given.stability.tangent_norm)
-        log_moved = _hulls.follow(given, _EPSILONS).log_moved
+        log_moved = hulls.follow(given, _EPSILONS).log_moved
         share = np.exp(log_moved - np.log(_EPSILONS * tangent))
         slope = np.gradient(log_moved, np.log(_EPSILONS))
         rows += [
@@ -284,12 +271,38 @@ def _near(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return rows, crossover
 
 
-def _values(
-    laws: list[dict[str, Any]],
-    powers: list[dict[str, Any]],
-    closed: list[dict[str, Any]],
-    crossover: list[dict[str, Any]],
-) -> dict[str, Any]:
+def report(found: Measured) -> Outcome:
+    """What the slopes say of the two laws."""
+    columns = {
+        "laws": _LAWS,
+        "powers": _POWERS,
+        "closed form": _CLOSED,
+        "curves": _CURVES,
+        "nearly degenerate": _NEAR,
+        "crossover": _CROSSOVER,
+    }
+    many = ["powers"] if len(found.tables["powers"]) >= 40 else []
+    values = _values(
+        *(found.tables[name] for name in ("laws", "powers", "closed form", "crossover"))
+    )
+    return Outcome(
+        tables=found.described(columns, hidden=["curves", "nearly degenerate", *many]),
+        values=values,
+        findings=_findings(values),
+        notes=[
+            (
+                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; "
+                "the slopes are fitted on the three lowest decades."
+            ),
+            (
+                "The closed form leaves out terms of the order of the boundary key's mass and of "
+                "the leakage; it uses the numbers of the construction, not the solver's."
+            ),
+        ],
+    )
+
+
+def _values(laws: Any, powers: Any, closed: Any, crossover: Any) -> dict[str, Any]:
     slopes, linear = (np.array([row[name] for row in laws]) for name in ("slope", "linear_slope"))
     found = [row for row in closed if row["measured"] is not None and row["epsilon"] <= 1e-8]
     by_instance = {

@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments import _hulls
-from experiments._hulls import DECADE
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared import hulls
+from experiments.shared.hulls import DECADE
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
@@ -104,10 +104,10 @@ class Gaps(NamedTuple):
     not_void: dict[str, bool]
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Measure the three gaps, what each bounds, and the truth."""
     found = {
-        name: [measure(m, k=_PAGE * config.pages, epsilon=e) for m, e in made]
+        name: [gaps_of(m, k=_PAGE * config.pages, epsilon=e) for m, e in made]
         for name, made in _sources(config).items()
     }
     rows = [row for name, gaps in found.items() for row in _rows(name, gaps)]
@@ -118,27 +118,7 @@ def run(config: Config) -> Outcome:
         for kind in _KINDS
         if any(g.log_mass[kind] > g.log_bound[kind] + 1e-9 for g in gaps)
     ]
-    values = _values(rows, config)
-    return Outcome(
-        tables={
-            "gaps": Table(_GAPS, rows),
-            "points": Table(_POINTS, points, shown=False),
-        },
-        values=values,
-        findings=_findings(values, rows),
-        notes=[
-            (
-                f"k = {_PAGE * config.pages} keys ({config.pages} pages of {_PAGE}); gaps are over "
-                "the temperature: Δ/ε, and differences of logits. Instances whose projection has "
-                "no finite gap are left out of the projection gap's rows."
-            ),
-            (
-                "Spearman's correlation with the mass off the best k keys asks the practical "
-                "question: does the gap order the queries by what a sparse read of k keys loses?"
-            ),
-        ],
-        failures=violated,
-    )
+    return Measured({"gaps": rows, "points": points}, failures=violated)
 
 
 def _sources(config: Config) -> dict[str, list[tuple[Instance, float]]]:
@@ -155,13 +135,13 @@ def _sources(config: Config) -> dict[str, list[tuple[Instance, float]]]:
     # A sphere of radius 8, a Gaussian key's typical length, is the unit one at ε/64.
     sphere = [(instances.make("sphere", seed=s, n=1024, d=64), 8.0 / 64) for s in seeds]
     planted = [(instances.make("planted", seed=s, n=1024, d=64, gap=40.0), 8.0) for s in seeds]
-    heads = _hulls.spread_heads(config.heads)
+    heads = hulls.spread_heads(config.heads)
     real = [(made, float(made.parameters["temperature"])) for made in heads]
     colder = {
         f"real heads, ε/{by:g}": [(made, epsilon / by) for made, epsilon in real] for by in _COLDER
     }
-    hulls = {**gaussian, "sphere": sphere, "planted, Δ/ε = 5": planted}
-    return {**hulls, "real heads": real, **colder}
+    synthetic = {**gaussian, "sphere": sphere, "planted, Δ/ε = 5": planted}
+    return {**synthetic, "real heads": real, **colder}
 
 
 def log_ratio_bound(log_c: float) -> float:
@@ -169,7 +149,7 @@ def log_ratio_bound(log_c: float) -> float:
     return float(log_c - np.logaddexp(0.0, log_c))
 
 
-def measure(made: Instance, *, k: int, epsilon: float) -> Gaps:
+def gaps_of(made: Instance, *, k: int, epsilon: float) -> Gaps:
     """The three gaps of one instance at one temperature.
 
     Args:
@@ -180,8 +160,8 @@ def measure(made: Instance, *, k: int, epsilon: float) -> Gaps:
     n = made.keys.shape[0]
     if not 0 < k < n:
         raise ValueError(f"k is {k} with {n} keys; expected at least 1 and fewer than the keys")
-    given = _hulls.problem(made)
-    followed = _hulls.follow(given, np.array([epsilon]))
+    given = hulls.problem(made)
+    followed = hulls.follow(given, np.array([epsilon]))
     logits = np.sort(made.keys @ made.query / epsilon)[::-1]
     total = np.logaddexp.reduce(logits)
     gap = {
@@ -253,8 +233,31 @@ def _points(source: str, found: list[Gaps]) -> Iterable[dict[str, Any]]:
                 }
 
 
-def _values(rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
-    values: dict[str, Any] = {"kept_keys": _PAGE * config.pages}
+def report(found: Measured) -> Outcome:
+    """What each gap proves, and how well it orders."""
+    rows, pages = found.tables["gaps"], found.configuration["pages"]
+    values = _values(rows, pages)
+    return Outcome(
+        tables=found.described({"gaps": _GAPS, "points": _POINTS}, hidden=["points"]),
+        values=values,
+        findings=_findings(values, rows),
+        notes=[
+            (
+                f"k = {_PAGE * pages} keys ({pages} pages of {_PAGE}); gaps are over "
+                "the temperature: Δ/ε, and differences of logits. Instances whose projection has "
+                "no finite gap are left out of the projection gap's rows."
+            ),
+            (
+                "Spearman's correlation with the mass off the best k keys asks the practical "
+                "question: does the gap order the queries by what a sparse read of k keys loses?"
+            ),
+        ],
+        failures=found.failures,
+    )
+
+
+def _values(rows: Any, pages: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"kept_keys": _PAGE * pages}
     groups = {
         "heads": lambda source: source == "real heads",
         "synthetic": lambda source: not source.startswith("real heads"),
@@ -280,7 +283,7 @@ def _values(rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
     return values
 
 
-def _findings(values: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+def _findings(values: dict[str, Any], rows: Any) -> list[str]:
     said = []
     for group, name in (("heads", "Real heads"), ("synthetic", "Synthetic hulls")):
         if f"{group}_score_useful" not in values:

@@ -10,11 +10,13 @@ Examples:
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from experiments._outcome import Cell, NotMeasured, Outcome, Table
+from experiments.framework.outcome import Cell, Measured, NotMeasured, Outcome
 from vashista_theory import models
 from vashista_theory.models.commands import Generate, first_tokens, read_text
+
+BY_HAND = "needs a language model, and times want an idle machine"
 
 if TYPE_CHECKING:
     from vashista_theory.models.generation import Generated
@@ -54,7 +56,7 @@ class Config:
     quick: bool = False
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Continue the prompt every way, one after the other."""
     try:
         from vashista_theory.models.generation import compare
@@ -67,35 +69,43 @@ def run(config: Config) -> Outcome:
     asked = Generate(pages=config.pages, tolerance=config.tolerance)
     rows = compare(model, prompt, asked.policies(), new_tokens=new)
     texts = {row.name: tokenizer.decode(row.tokens) for row in rows}
-    return outcome(rows, texts, length)
+    return measured(rows, texts, length)
 
 
-def outcome(rows: list["Generated"], texts: dict[str, str], prompt_tokens: int) -> Outcome:
-    """Put the runs into words; the first one is transformers' own attention."""
+def measured(rows: list["Generated"], texts: dict[str, str], prompt_tokens: int) -> Measured:
+    """The runs in numbers; the first one is transformers' own attention."""
     own = rows[0]
-    cells = [_row(row, own) for row in rows]
-    values: dict[str, Any] = {"prompt_tokens": prompt_tokens, "new_tokens": len(own.tokens)}
+    return Measured(
+        {
+            "generation": [_row(row, own) for row in rows],
+            "text": [{"read_by": name, "text": text} for name, text in texts.items()],
+        },
+        {"prompt_tokens": prompt_tokens, "new_tokens": len(own.tokens)},
+    )
+
+
+def report(found: Measured) -> Outcome:
+    """What is faster than transformers' own attention, and what writes the same."""
+    cells, values = found.tables["generation"], dict(found.values)
     for name, cell in zip(("dense", "all", "sketch", "boxes", "certified"), cells, strict=True):
         values |= {f"{key}_{name}": cell[key] for key in ("times_dense", "same_tokens")}
         values |= {f"{key}_{name}": cell[key] for key in ("tokens_per_second", "pages_read")}
     faster = [c["read_by"] for c in cells[1:] if float(c["times_dense"] or 0) > 1]
+    columns = {
+        "generation": _COLUMNS,
+        "text": {"read_by": "as above", "text": "what was written"},
+    }
     return Outcome(
-        tables={
-            "generation": Table(_COLUMNS, cells),
-            "text": Table(
-                {"read_by": "as above", "text": "what was written"},
-                [{"read_by": name, "text": text} for name, text in texts.items()],
-            ),
-        },
+        tables=found.described(columns),
         values=values,
         findings=[
             (
-                f"After {prompt_tokens:,} tokens, faster than transformers' own attention: "
-                f"{', '.join(map(str, faster)) or 'none'}."
+                f"After {values['prompt_tokens']:,} tokens, faster than transformers' own "
+                f"attention: {', '.join(map(str, faster)) or 'none'}."
             ),
             (
-                f"Reading all pages writes the same {cells[1]['same_tokens']} of {len(own.tokens)} "
-                "tokens as transformers' own attention."
+                f"Reading all pages writes the same {cells[1]['same_tokens']} of "
+                f"{values['new_tokens']} tokens as transformers' own attention."
             ),
         ],
         notes=[

@@ -14,7 +14,6 @@ Examples:
   python -m experiments regime_map --heads 14
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable
@@ -25,12 +24,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import _hulls, _results
-from experiments._outcome import Outcome, Table
+from experiments.framework import results
+from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.shared import hulls
 from vashista_theory import sweep
 from vashista_theory.sweep import summary, verdicts
 
 _ELSEWHERE = "head_survey"
+READS = (_ELSEWHERE,)
 _REGIME = 1.0
 
 _HEADS = {
@@ -84,32 +85,30 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.heads <= _hulls.HEADS_AT_ONE_POSITION:
+        if not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
             raise ValueError(
-                f"heads is {self.heads}; expected 1 to {_hulls.HEADS_AT_ONE_POSITION}, those that "
+                f"heads is {self.heads}; expected 1 to {hulls.HEADS_AT_ONE_POSITION}, those that "
                 "the sample holds at its last position"
             )
 
 
-def inputs() -> str | None:
-    """The committed result that longer contexts are taken from."""
-    path = _results.path_of(_ELSEWHERE)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Measure every head, and quote the survey."""
     dataset = _sweep(config)
-    heads = list(_rows(dataset))
+    return Measured(
+        {"heads": list(_rows(dataset)), "longer contexts": list(_longer())},
+        failures=verdicts.problems(dataset, summary.by_family(dataset)),
+    )
+
+
+def report(found: Measured) -> Outcome:
+    """Where the model runs, and what would have to fall."""
+    heads, longer = found.tables["heads"], found.tables["longer contexts"]
     layers = list(_by_layer(heads))
-    longer = list(_longer())
     values = _values(heads, layers, longer)
+    described = found.described({"heads": _HEADS, "longer contexts": _LONGER}, hidden=["heads"])
     return Outcome(
-        tables={
-            "layers": Table(_LAYERS, layers),
-            "heads": Table(_HEADS, heads, shown=False),
-            "longer contexts": Table(_LONGER, longer),
-        },
+        tables={"layers": Table(_LAYERS, layers), **described},
         values=values,
         findings=_findings(values, longer),
         notes=[
@@ -119,7 +118,7 @@ def run(config: Config) -> Outcome:
                 "and head of the model."
             ),
         ],
-        failures=verdicts.problems(dataset, summary.by_family(dataset)),
+        failures=found.failures,
     )
 
 
@@ -172,12 +171,12 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _median(rows: list[dict[str, Any]], name: str) -> float | None:
+def _median(rows: Any, name: str) -> float | None:
     found = [row[name] for row in rows if row[name] is not None]
     return float(np.median(found)) if found else None
 
 
-def _by_layer(heads: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+def _by_layer(heads: Any) -> Iterable[dict[str, Any]]:
     for layer in dict.fromkeys(row["layer"] for row in heads):
         mine = [row for row in heads if row["layer"] == layer]
         medians = {name: _median(mine, name) for name in _LAYERS if name not in ("layer", "heads")}
@@ -185,17 +184,15 @@ def _by_layer(heads: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 
 
 def _longer() -> Iterable[dict[str, Any]]:
-    if not _results.path_of(_ELSEWHERE).is_file():
+    if not results.path_of(_ELSEWHERE).is_file():
         return
-    table = _results.outcome(_ELSEWHERE).tables["hull at the model's temperature"]
+    table = results.outcome(_ELSEWHERE).tables["hull at the model's temperature"]
     for row in table.rows:
         kept = {name: row[name] for name in _LONGER if name != "tokens"}
         yield {"tokens": row["context"], **kept}
 
 
-def _values(
-    heads: list[dict[str, Any]], layers: list[dict[str, Any]], longer: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _values(heads: Any, layers: list[dict[str, Any]], longer: Any) -> dict[str, Any]:
     ratios = np.array([row["gap_ratio"] for row in heads])
     faces = [row["face"] for row in heads]
     highest = max(heads, key=lambda row: row["gap_ratio"])
@@ -234,7 +231,7 @@ def _values(
     return values
 
 
-def _findings(values: dict[str, Any], longer: list[dict[str, Any]]) -> list[str]:
+def _findings(values: dict[str, Any], longer: Any) -> list[str]:
     said = [
         (
             f"At the model's own temperature ε = {values['epsilon']:g}, Δ/ε is "

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 import vashista_theory as vt
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
 
 # The face is not parallel to an axis, and p* not in its middle: nothing then looks accidental.
 _PLANE = (
@@ -93,21 +93,29 @@ class Config:
             raise ValueError(f"path is {self.path}; 2 temperatures or more are expected")
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Project both queries, relax them, and write down what a drawing needs."""
     tables: dict[str, list[dict[str, Any]]] = {"keys": [], "points": [], "path": [], "hull": []}
+    for panel, (keys, query) in (("2D", _PLANE), ("3D", _SPACE)):
+        for name, rows in _panel(panel, np.array(keys), np.array(query), config).items():
+            tables[name] += rows
+    return Measured(tables)
+
+
+def report(found: Measured) -> Outcome:
+    """The numbers of both drawings."""
     values: dict[str, Any] = {}
     said: list[str] = []
     failures: list[str] = []
-    for panel, (keys, query) in (("2D", _PLANE), ("3D", _SPACE)):
-        found = _panel(panel, np.array(keys), np.array(query), config)
-        for name, rows in found.items():
-            tables[name] += rows
-        face = [row["key"] for row in found["keys"] if row["on_face"]]
-        off = min(
-            (row for row in found["keys"] if not row["on_face"]), key=lambda row: row["multiplier"]
+    marked = found.configuration["marked"]
+    for panel, dimensions in (("2D", 2), ("3D", 3)):
+        keys, points, path = (
+            [dict(row) for row in found.tables[name] if row["panel"] == panel]
+            for name in ("keys", "points", "path")
         )
-        length = _residual(found["points"])
+        face = [row["key"] for row in keys if row["on_face"]]
+        off = min((row for row in keys if not row["on_face"]), key=lambda row: row["multiplier"])
+        length = _residual(points)
         short = panel.lower()
         values |= {
             f"face_{short}": len(face),
@@ -116,21 +124,18 @@ def run(config: Config) -> Outcome:
             f"depth_{short}": off["depth"],
         }
         said.append(
-            f"{panel}: the exposed face has {len(face)} of {len(found['keys'])} keys, ‖r*‖ is "
+            f"{panel}: the exposed face has {len(face)} of {len(keys)} keys, ‖r*‖ is "
             f"{length:.3g}, and key {off['key']} lies {off['depth']:.3g} below the face: the gap "
-            f"Δ is their product, {off['multiplier']:.3g}. At ε = {max(config.marked):g} the mass "
-            f"off the face is {_leakage(found['path'], max(config.marked)):.2f}, at ε = "
-            f"{min(config.marked):g} it is {_leakage(found['path'], min(config.marked)):.2g}."
+            f"Δ is their product, {off['multiplier']:.3g}. At ε = {max(marked):g} the mass "
+            f"off the face is {_leakage(path, max(marked)):.2f}, at ε = "
+            f"{min(marked):g} it is {_leakage(path, min(marked)):.2g}."
         )
         # One hull is drawn with one face: an edge, or a triangle.
-        if len(face) != len(query):
-            failures.append(f"the face of panel {panel} has {len(face)} keys, not {len(query)}")
+        if len(face) != dimensions:
+            failures.append(f"the face of panel {panel} has {len(face)} keys, not {dimensions}")
     described = {"keys": _KEYS, "points": _POINTS, "path": _PATH, "hull": _HULL}
     return Outcome(
-        tables={
-            name: Table(columns, tables[name], shown=name in ("keys", "points"))
-            for name, columns in described.items()
-        },
+        tables=found.described(described, hidden=["path", "hull"]),
         values=values,
         findings=said,
         notes=["Coordinates were chosen for the drawing; everything else is computed from them."],

@@ -14,10 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments._outcome import NotMeasured, Outcome, Table
+from experiments.framework.outcome import Measured, NotMeasured, Outcome
 from vashista_theory import evaluation
-from vashista_theory.evaluation import report, tasks
+from vashista_theory.evaluation import tasks
+from vashista_theory.evaluation.report import summarise
 from vashista_theory.evaluation.summary import CHOICE_COUNTS, EXACT_COUNTS, RetrievalRow
+
+BY_HAND = "takes half an hour with a language model"
 
 _WINDOW = 16  # pages
 _COLUMNS = {
@@ -76,16 +79,16 @@ class Config:
         ]
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Ask what is missing, then put the table into words."""
     try:
-        found = [report.summarise(evaluation.run(one)).retrieval for one in config.asked()]
+        found = [summarise(evaluation.run(one)).retrieval for one in config.asked()]
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    return outcome((row for rows in found for row in rows), config.model)
+    return measured(row for rows in found for row in rows)
 
 
-def outcome(rows: Iterable[RetrievalRow], model: str) -> Outcome:
+def measured(rows: Iterable[RetrievalRow]) -> Measured:
     """One row a task and length, the window beside dense."""
     by: dict[tuple[int, str, str], dict[str, RetrievalRow]] = {}
     for row in rows:
@@ -98,6 +101,12 @@ def outcome(rows: Iterable[RetrievalRow], model: str) -> Outcome:
         | {f"window_{name}": getattr(pair["sink-recent"], name) for name in ("exact", "chosen")}
         for _, pair in sorted(by.items())
     ]
+    return Measured({"tasks": cells})
+
+
+def report(found: Measured) -> Outcome:
+    """What dense attention solves at each length."""
+    cells = found.tables["tasks"]
     said = []
     values: dict[str, int] = {}
     for context in sorted({row["context"] for row in cells}):
@@ -114,10 +123,15 @@ def outcome(rows: Iterable[RetrievalRow], model: str) -> Outcome:
             + "."
         )
     return Outcome(
-        tables={"tasks": Table(_COLUMNS, cells)},
+        tables=found.described({"tasks": _COLUMNS}),
         values=values,
         findings=said,
-        notes=[f"{model} in float32. Teacher-forced: exact means that greedy decoding gives it."],
+        notes=[
+            (
+                f"{found.configuration['model']} in float32. Teacher-forced: exact means that "
+                "greedy decoding gives it."
+            )
+        ],
     )
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import _hulls
-from experiments._hulls import Problem
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared import hulls
+from experiments.shared.hulls import Problem
 from vashista_theory import sweep
 from vashista_theory.hull import instances
 from vashista_theory.sweep import summary, verdicts
@@ -103,39 +103,55 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or not 1 <= self.heads <= _hulls.HEADS_AT_ONE_POSITION:
+        if self.instances < 1 or not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
             raise ValueError(
                 f"instances is {self.instances} and heads {self.heads}; expected at least 1, and 1 "
-                f"to {_hulls.HEADS_AT_ONE_POSITION} heads"
+                f"to {hulls.HEADS_AT_ONE_POSITION} heads"
             )
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Check every bound on the sweep's instances, then follow a few of them."""
     dataset = _sweep(config)
     families = summary.by_family(dataset)
     bounds = [_bound(dataset, statement, name) for statement, name in _NAMES.items()]
     status = _status(dataset)
-    followed = [(label, _hulls.problem(made)) for label, made in _shown(config)]
+    followed = [(label, hulls.problem(made)) for label, made in _shown(config)]
     reference, leakage, moved = [], [], []
     for label, given in followed:
         row, mass_rows, moved_rows = _follow(label, given)
         reference.append(row)
         leakage += mass_rows
         moved += moved_rows
-    values = _values(dataset, bounds, status, reference)
-    judged = verdicts.verdicts(dataset)
-    return Outcome(
-        tables={
-            "bounds": Table(_BOUNDS, bounds),
-            "families": Table(_FAMILIES, [_family(f) for f in families]),
-            "status": Table(_STATUS, status),
-            "reference values": Table(_REFERENCE, reference),
-            "leakage": Table(_LEAKAGE, leakage, shown=False),
-            "displacement": Table(_DISPLACEMENT, moved, shown=False),
+    return Measured(
+        {
+            "bounds": bounds,
+            "families": [_family(f) for f in families],
+            "status": status,
+            "reference values": reference,
+            "leakage": leakage,
+            "displacement": moved,
+            "verdicts of the sweep": [{"says": v.text} for v in verdicts.verdicts(dataset)],
         },
-        values=values,
-        findings=_findings(values, [v.text for v in judged]),
+        _values(dataset, bounds, status, reference),
+        failures=verdicts.problems(dataset, families),
+    )
+
+
+def report(found: Measured) -> Outcome:
+    """Which bounds hold, and what the two laws measure."""
+    columns = {
+        "bounds": _BOUNDS,
+        "families": _FAMILIES,
+        "status": _STATUS,
+        "reference values": _REFERENCE,
+        "leakage": _LEAKAGE,
+        "displacement": _DISPLACEMENT,
+    }
+    return Outcome(
+        tables=found.described(columns, hidden=["leakage", "displacement"]),
+        values=found.values,
+        findings=_findings(found),
         notes=[
             (
                 "Every synthetic family of the sweep at its default shape, and recorded heads with "
@@ -149,7 +165,7 @@ def run(config: Config) -> Outcome:
             ),
             "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
         ],
-        failures=verdicts.problems(dataset, families),
+        failures=found.failures,
     )
 
 
@@ -172,14 +188,14 @@ def _shown(config: Config) -> list[tuple[str, instances.Instance]]:
     """The instances whose curves are kept, by label."""
     if config.quick:
         return [("planted hull", instances.make("planted", seed=config.seed, n=48, d=8, gap=0.5))]
-    heads = [_hulls.problem(made) for made in _hulls.spread_heads(_hulls.HEADS_AT_ONE_POSITION)]
+    heads = [hulls.problem(made) for made in hulls.spread_heads(hulls.HEADS_AT_ONE_POSITION)]
     usable = [h for h in heads if h.generic and float(h.stability.tangent_norm) > 0]
     usable.sort(key=lambda head: head.gap)
     picked = (usable[len(usable) // 2], usable[-1])
     return [
         ("Gaussian hull", instances.make("gaussian", seed=0)),
         ("planted hull", instances.make("planted", seed=config.seed, gap=0.5)),
-        *((_hulls.head_name(head.instance), head.instance) for head in picked),
+        *((hulls.head_name(head.instance), head.instance) for head in picked),
     ]
 
 
@@ -234,7 +250,7 @@ def _follow(
     gap, scale, stability = given.gap, given.scale, given.stability
     tangent = float(stability.tangent_norm)
     ratio = np.geomspace(0.3, 1e3, 71)
-    fall = _hulls.follow(given, gap / ratio)
+    fall = hulls.follow(given, gap / ratio)
     constant = float(stability.log_asymptote_constant)
     leakage = [
         {"instance": label, "ratio": float(x), "log_mass": float(m), "t3": float(t3)}
@@ -242,7 +258,7 @@ def _follow(
         for x, m, t3, t4 in zip(ratio, fall.log_mass, fall.t3, fall.asymptote, strict=True)
     ]
     relative = np.geomspace(10.0, 1e-8, 71)
-    law = _hulls.follow(given, relative * scale)
+    law = hulls.follow(given, relative * scale)
     share = np.exp(law.log_moved - np.log(law.epsilon * tangent))
     share_t2 = np.exp(law.moved_t2 - np.log(law.epsilon * tangent))
     moved = [
@@ -333,7 +349,8 @@ def _t3_slack(dataset: xr.Dataset) -> float | None:
     return float(np.median(slack[near])) if near.any() else None
 
 
-def _findings(values: dict[str, Any], judged: list[str]) -> list[str]:
+def _findings(found: Measured) -> list[Any]:
+    values = found.values
     return [
         (
             f"{values['violations']} violations in {values['checks']:,} checks of five statements "
@@ -350,5 +367,5 @@ def _findings(values: dict[str, Any], judged: list[str]) -> list[str]:
             f"least ε (median of {values['slopes_measured']}; at most "
             f"{values['slope_error_worst']:.1e}, in {values['slope_worst_family']})."
         ),
-        *judged,
+        *(row["says"] for row in found.tables["verdicts of the sweep"]),
     ]

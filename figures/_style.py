@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from experiments import _results
+from experiments.framework.results import outcome, path_of, read
 from vashista_theory import runs
 from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE, STYLE
 
@@ -62,12 +62,12 @@ def make(name: str, *, results: Path | None, output: Path) -> Drawn | str:
     if name not in names():
         raise ValueError(f"there is no figure {name!r}; known: {', '.join(names())}")
     module = importlib.import_module(f"figures.{name}")
-    source = _results.path_of(module.RESULT, folder=results)
-    if _results.read(source) is None:
+    source = path_of(module.RESULT, folder=results)
+    if read(source) is None:
         return f"{name}: not measured (python -m experiments {module.RESULT} makes its result)"
     try:
         with mpl.rc_context(STYLE):
-            figure = module.draw(_results.outcome(module.RESULT, folder=results))
+            figure = module.draw(outcome(module.RESULT, folder=results))
             return _save(figure, name, source, output)
     except NothingToDrawError as error:
         return f"{name}: not measured ({error})"
@@ -118,10 +118,10 @@ def fastest(rows: Sequence[dict[str, Any]], step: str) -> list[dict[str, Any]]:
     return [best[tokens] for tokens in sorted(best)]
 
 
-def name_device(figure: Figure, outcome: Any) -> None:
+def name_device(figure: Figure, found: Any) -> None:
     """Say above the panels what it was measured on, and that it is not whole where it is not."""
-    device = outcome.values.get("machine device", "a device that is not named")
-    partial = any("Not measured in this run" in line for line in outcome.findings)
+    device = found.values.get("machine device", "a device that is not named")
+    partial = any("Not measured in this run" in line for line in found.findings)
     more = "; some blocks were not measured" if partial else ""
     figure.suptitle(f"measured on {device}{more}", fontsize=7, x=0.01, ha="left")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments._right_answers import right_answers
+from experiments.shared.right_answers import right_answers
 from figures import _style as style
 from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 

@@ -16,9 +16,10 @@
 # # 6. Reproduce the paper
 #
 # Ask of any sentence "how do you know?", and the answer is a command. A claim is an *experiment*
-# (`experiments/NAME.py`), which computes a *result* (`experiments/results/NAME.json`, committed,
-# with its configuration, versions, device and commit); a *figure* (`figures/NAME.py`) reads a
-# result and draws. Nothing is typed by hand. This page walks the chain once.
+# (`experiments/NAME.py`, or a folder), which computes a *result*
+# (`experiments/results/NAME.json`, committed, with its configuration, versions, device and
+# commit); a *figure* (`figures/NAME.py`) reads a result and draws. Nothing is typed by hand. This
+# page walks the chain once.
 
 # %%
 import json
@@ -65,7 +66,11 @@ print(run("-m", "experiments", "--list"))
 # A rule for each judges it from the committed results. "Not measured" is a verdict too.
 
 # %%
-stored = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+sys.path.insert(0, str(REPOSITORY))
+from experiments.framework import results
+
+stored = {path.stem: results.read(path) for path in sorted(RESULTS.glob("*.json"))}
+said = {name: results.outcome(name) for name in stored}
 
 
 def table(header, rows):
@@ -76,7 +81,7 @@ def table(header, rows):
 
 
 # %%
-judged = stored["verdicts"]["outcome"]["tables"]["verdicts"]["rows"] if "verdicts" in stored else []
+judged = said["verdicts"].tables["verdicts"].rows if "verdicts" in said else []
 shown = ("sentence", "statement", "experiment", "verdict")
 table(shown, [[row[column] for column in shown] for row in judged])
 
@@ -88,7 +93,7 @@ table(shown, [[row[column] for column in shown] for row in judged])
 # %%
 rows = []
 for name, result in stored.items():
-    made, findings = result["manifest"], result["outcome"]["findings"]
+    made, findings = result["manifest"], said[name].findings
     first = (*findings, "no finding stored")[0]
     rows.append((f"`{name}`", first, made["started"][:10], made["commit"][:8]))
 table(("experiment", "first finding", "computed", "commit"), rows)
@@ -97,11 +102,11 @@ table(("experiment", "first finding", "computed", "commit"), rows)
 # Failures are part of the result, never hidden. What went wrong in the committed runs:
 
 # %%
-wrong = {name: result["outcome"].get("failures", []) for name, result in stored.items()}
+wrong = {name: outcome.failures for name, outcome in said.items()}
 print("\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines) or "nothing")
 
 # %% [markdown]
-# ## A result is computed again only if its inputs changed
+# ## A result is computed again only if its code or inputs changed
 #
 # `python -m experiments NAME` recognises an unchanged input and only shows what is stored;
 # `--force` computes again, and `--quick` takes small instances. Here the verdicts are judged once
@@ -110,8 +115,8 @@ print("\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in l
 # %%
 scratch = Path(tempfile.mkdtemp(prefix="vashista"))
 for _ in range(2):
-    said = run("-m", "experiments", "verdicts", "--quick", "--results", str(scratch))
-    print(*said.splitlines()[-3:], sep="\n")
+    printed = run("-m", "experiments", "verdicts", "--quick", "--results", str(scratch))
+    print(*printed.splitlines()[-3:], sep="\n")
 
 # %% [markdown]
 # A number quoted in the paper is a value in a result. Here is one of them, computed from its
@@ -121,7 +126,7 @@ for _ in range(2):
 rng = np.random.default_rng(0)
 keys, query = rng.normal(size=(1024, 64)), 1.5 * rng.normal(size=64)
 here = float(vt.project(keys, query).gap)
-quoted = stored["theorem_constants"]["outcome"]["values"]["reference_gap"]
+quoted = said["theorem_constants"].values["reference_gap"]
 print(f"gap here {here:.12f}, in the result {quoted:.12f}")
 assert abs(here - quoted) < 1e-12  # rounding of μ, on another machine
 

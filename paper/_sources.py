@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import _results
-from experiments._outcome import Cell, Outcome, Table
+from experiments.framework import results
+from experiments.framework.outcome import Cell, Outcome, Table
 from vashista_theory import runs
 
 FOLDER = Path(__file__).resolve().parent
@@ -96,7 +96,7 @@ def declared(path: Path) -> dict[str, Any]:
 def outcome_or_none(name: str, folder: Path | None = None) -> Outcome | None:
     """A stored outcome; None if it was not computed yet."""
     try:
-        return _results.outcome(name, folder=folder)
+        return results.outcome(name, folder=folder)
     except FileNotFoundError:
         return None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vashista_theory as vt
-from experiments import _tampering
+from experiments.shared import tampering
 from vashista_theory import check
 from vashista_theory.hull import instances
 
@@ -67,7 +67,7 @@ def test_it_runs_by_itself(cases: dict[str, list[str]]) -> None:
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-@pytest.mark.parametrize("kind", [*_tampering.CHANGES, *_tampering.INPUTS])
+@pytest.mark.parametrize("kind", [*tampering.CHANGES, *tampering.INPUTS])
 def test_tampering_is_refused(
     name: str,
     kind: str,
@@ -78,14 +78,14 @@ def test_tampering_is_refused(
     rng = np.random.default_rng(0)
     paths = list(cases[name])
     for attempt in range(3):
-        if kind in _tampering.CHANGES:
+        if kind in tampering.CHANGES:
             content = json.loads(Path(cases[name][0]).read_text())
             paths[0] = str(tmp_path / f"{attempt}.json")
-            Path(paths[0]).write_text(json.dumps(_tampering.tampered(kind, content, rng)))
+            Path(paths[0]).write_text(json.dumps(tampering.tampered(kind, content, rng)))
         else:
-            which = 1 + _tampering.INPUTS.index(kind)
+            which = 1 + tampering.INPUTS.index(kind)
             paths[which] = str(tmp_path / f"{attempt}.npy")
-            np.save(paths[which], _tampering.nudged(np.load(cases[name][which]), rng))
+            np.save(paths[which], tampering.nudged(np.load(cases[name][which]), rng))
         assert check.main(paths) == 1
         said = capsys.readouterr().err
         assert said.startswith("refused: ")

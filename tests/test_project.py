@@ -17,7 +17,7 @@ LONGEST_FILE = 400
 LONGEST_DEVICE_KERNEL = 600
 # Absolute paths that exist on one machine only. A URL or a relative path may hold such a folder.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:work|root|home|tmp|Users|opt|mnt|var/tmp)/\w")
-PUBLIC_ONLY = ("experiments", "figures", "notebooks")
+PUBLIC_ONLY = ("experiments", "figures", "notebooks", "paper")
 
 
 def tracked_files() -> list[Path]:
@@ -133,7 +133,7 @@ def test_the_examples_of_the_pages_run(page: str) -> None:
 
 
 def private_parts(source: str) -> list[str]:
-    """Private names of the package that `source` imports or reaches through its front."""
+    """Private names of package and experiments that `source` imports, or reaches by a front."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -148,7 +148,7 @@ def private_parts(source: str) -> list[str]:
         found += [
             name
             for name in reached
-            if name.startswith("vashista_theory.")
+            if name.startswith(("vashista_theory.", "experiments."))
             and any(re.match(r"_(?!_)", part) for part in name.split("."))
         ]
     return found

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from experiments import head_survey
+from experiments.head_survey import measure as head_survey
 
 
 def made_up(seed: int = 0) -> xr.Dataset:

@@ -1,13 +1,12 @@
 """Keys on disk: the experiment runs, cleans up, and refuses a disk without room."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from experiments import _out_of_core as work
-from experiments import _scaling_page
 from experiments.__main__ import OK, main
+from experiments.bench_out_of_core import work
+from tests.experiments.quick_runs import quick
 
 
 @pytest.fixture(params=["one process", pytest.param("processes", marks=pytest.mark.slow)])
@@ -23,14 +22,11 @@ def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def test_quick_run(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["bench_out_of_core", "--quick", "--results", str(tmp_path), "--folder", str(disk)]
-    assert main(command) == OK
-    content = json.loads((tmp_path / "quick" / "bench_out_of_core.json").read_text())
-    outcome = content["outcome"]
-    assert outcome["failures"] == []
-    assert outcome["values"]["audit_unlisted"] == 0
-    assert outcome["values"]["point_spread"] < 1e-13
-    assert {(row["cache"], row["workers"]) for row in outcome["tables"]["runs"]["rows"]} == {
+    found = quick("bench_out_of_core", tmp_path, "--folder", str(disk))
+    assert found.failures == []
+    assert found.values["audit_unlisted"] == 0
+    assert found.values["point_spread"] < 1e-13
+    assert {(row["cache"], row["workers"]) for row in found.tables["runs"].rows} == {
         ("cold", 1), ("warm", 1), ("cold", 2), ("warm", 2)
     }  # fmt: skip
     assert list(disk.iterdir()) == []
@@ -43,11 +39,3 @@ def test_a_disk_without_room(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "not measured" in said
     assert "--folder" in said
     assert not list(tmp_path.iterdir())
-
-
-def test_the_page_has_the_figures_of_the_result() -> None:
-    page = _scaling_page.PAGE.read_text(encoding="utf-8")
-    assert _scaling_page.filled(page, _scaling_page.read_result()) == page, (
-        "docs/scaling.md is not of this result: python -m experiments._scaling_page"
-    )
-    assert page.count("<!-- end -->") == 3

@@ -1,19 +1,18 @@
 """The benchmarks run, record every solver at every size, and judge their own aims."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from experiments import _projection_report as report
-from experiments.__main__ import BAD_USE, OK, main
-from experiments._peers import PEERS
+from experiments.__main__ import BAD_USE, main
+from experiments.bench_projection import report
+from experiments.bench_projection.peers import PEERS
+from tests.experiments.quick_runs import quick
 
 
 def test_projection_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench_projection", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "bench_projection.json").read_text())
-    rows = content["outcome"]["tables"]["measurements"]["rows"]
+    content = quick("bench_projection", tmp_path)
+    rows = content.tables["measurements"].rows
     shapes = {(row["n"], row["d"]) for row in rows}
     for n, d in shapes:
         found = {row["solver"]: row for row in rows if (row["n"], row["d"]) == (n, d)}
@@ -29,23 +28,21 @@ def test_projection_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_relaxation_benchmark(tmp_path: Path) -> None:
-    assert main(["bench_relaxation", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "bench_relaxation.json").read_text())
-    values = content["outcome"]["values"]
+    content = quick("bench_relaxation", tmp_path)
+    values = content.values
     assert values["steps_max"] > 0
-    assert len(content["outcome"]["tables"]["peak memory"]["rows"]) == 2
-    assert len(content["outcome"]["findings"]) == 4
+    assert len(content.tables["peak memory"].rows) == 2
+    assert len(content.findings) == 4
 
 
 @pytest.mark.slow  # three processes compile the sweep
 def test_cluster_benchmark(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    assert main(["bench_cluster", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "bench_cluster.json").read_text())
-    rows = content["outcome"]["tables"]["workers"]["rows"]
+    content = quick("bench_cluster", tmp_path)
+    rows = content.tables["workers"].rows
     assert [row["workers"] for row in rows] == [1, 2]
-    assert content["outcome"]["failures"] == []
-    assert "a short sweep" in content["outcome"]["findings"][0]
+    assert content.failures == []
+    assert "a short sweep" in content.findings[0]
 
 
 def test_a_configuration_that_makes_no_sense(

@@ -1,7 +1,6 @@
 """The certificate's experiment: its arithmetic worked by hand, its study, and a quick run."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -9,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _roc
-from experiments import _sketch_study as study
-from experiments import _tightness_alarms as alarms
-from experiments import _tightness_report as report
-from experiments.__main__ import BAD_USE, OK, main
-from experiments._page_masses import mass_kept, pages_needed, truth
-from experiments._tightness_runs import Measured, Readings
-from experiments.certificate_tightness import Config
+from experiments.__main__ import BAD_USE, main
+from experiments.certificate_tightness import alarms, report
+from experiments.certificate_tightness import sketch_study as study
+from experiments.certificate_tightness.measure import Config
+from experiments.framework.outcome import Measured
+from experiments.shared import roc
+from experiments.shared.page_masses import mass_kept, pages_needed, truth
+from experiments.shared.readings import AllReadings, Readings
+from tests.experiments.quick_runs import quick
 from vashista_theory.attention import SummarySpec
 from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
 from vashista_theory.attention.summaries import summarise_pages
@@ -28,21 +28,21 @@ FALSE_ALARMS = np.array([0.0, 0.25, 0.5, 1.0])
 def test_area_by_hand() -> None:
     # Pairs of a bad and a good answer: 3 beats 2 and 1; of the other bad one, 2 ties and beats 1.
     score, bad = np.array([3, 2, 2, 1]), np.array([1, 0, 1, 0])
-    assert _roc.area(score, bad) == pytest.approx(3.5 / 4)
-    assert _roc.area(-score, bad) == pytest.approx(0.5 / 4)
-    assert _roc.area(np.zeros(4), bad) == 0.5
+    assert roc.area(score, bad) == pytest.approx(3.5 / 4)
+    assert roc.area(-score, bad) == pytest.approx(0.5 / 4)
+    assert roc.area(np.zeros(4), bad) == 0.5
     # Vertices (0, 0), (0, ½), (½, 1), (1, 1).
-    assert _roc.found_at(score, bad, FALSE_ALARMS) == pytest.approx([0.5, 0.75, 1.0, 1.0])
+    assert roc.found_at(score, bad, FALSE_ALARMS) == pytest.approx([0.5, 0.75, 1.0, 1.0])
 
 
 def test_no_area_without_good_and_bad() -> None:
-    assert _roc.area(np.arange(3), np.ones(3)) is None
-    assert _roc.found_at(np.arange(3), np.zeros(3), FALSE_ALARMS) is None
+    assert roc.area(np.arange(3), np.ones(3)) is None
+    assert roc.found_at(np.arange(3), np.zeros(3), FALSE_ALARMS) is None
 
 
 def test_infinite_scores_have_a_rank() -> None:
     score = np.array([np.inf, 1.0, -np.inf])
-    assert _roc.area(score, np.array([1, 1, 0])) == 1.0
+    assert roc.area(score, np.array([1, 1, 0])) == 1.0
 
 
 def test_pages_needed_by_hand() -> None:
@@ -140,7 +140,7 @@ def test_alarms_by_hand() -> None:
     )
     fallback = dataclasses.replace(fallback, certified=np.ones(4, bool))
     held = truth(load_heads(), layers=np.array([0]), positions=np.array([7]))
-    measured = Measured(
+    measured = AllReadings(
         held,
         held,
         kept={("4 bits", 8): found, ("mean", 8): unproven},
@@ -165,7 +165,7 @@ def test_curves_of_a_summary_that_proves_nothing() -> None:
     held = truth(load_heads(), layers=np.array([0]), positions=np.array([7]))
     missing = {name: [np.nan] * 4 for name in ("gap", "bound", "lower")}
     found = readings(dropped=[0, 0, 0.1, 0.2], estimate=[0, 1, 2, 3], error=[0] * 4, **missing)
-    measured = Measured(held, held, kept={("mean", 8): found})
+    measured = AllReadings(held, held, kept={("mean", 8): found})
     areas, curves = alarms.roc_rows(measured, (0.05,))
     (row,) = areas["dropped mass"]
     assert (row["bad"], row["estimate"]) == (0.5, 1.0)
@@ -177,26 +177,24 @@ def test_curves_of_a_summary_that_proves_nothing() -> None:
 
 @pytest.mark.slow  # compiles every summary
 def test_quick_run(tmp_path: Path) -> None:
-    assert main(["certificate_tightness", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "certificate_tightness.json").read_text())
-    tables, values = content["outcome"]["tables"], content["outcome"]["values"]
+    content = quick("certificate_tightness", tmp_path)
+    tables, values = content.tables, content.values
     assert values["certified_answers"] > 0
     assert values["bounds_checked"] > 0
     assert values["missed_alarms"] == values["bounds_violated"] == 0
-    pages = {row["judged_by"]: row for row in tables["pages read"]["rows"]}
+    pages = {row["judged_by"]: row for row in tables["pages read"].rows}
     assert pages["best possible"]["mean_all"] <= pages["4 bits"]["mean_all"] < 64
-    groups = {row["judged_by"]: row for row in tables["pages read by a group"]["rows"]}
+    groups = {row["judged_by"]: row for row in tables["pages read by a group"].rows}
     assert 1 < groups["4 bits"]["over_one"] < 3, "a group reads more than one head, less than all"
-    routers = {row["router"]: row for row in tables["routers"]["rows"]}
+    routers = {row["router"]: row for row in tables["routers"].rows}
     # 16 keys of 32 bytes, a bfloat16 box of 256; who only ranks reads no errors of keys.
     assert routers["4 bits"]["bytes"] == 768
     assert 0 < routers["4 bits"]["loss"] < 0.01
-    assert all(table["rows"] for table in tables.values())
-    assert tables["ROC curves"]["rows"]
+    assert all(table.rows for table in tables.values())
+    assert tables["ROC curves"].rows
 
 
 def test_findings_say_met_and_missed() -> None:
-    held = truth(load_heads(), layers=np.array([0]), positions=np.array([7]))
     pages = [
         {"tolerance": t, "judged_by": name, "earlier": 10, "median": m, "ratio": m / 10}
         | {"mean": 11.0, "mean_all": 12.0, "free": 10.0}
@@ -212,8 +210,11 @@ def test_findings_say_met_and_missed() -> None:
         {"grid": "page", "bits": 2, "loss": 0.001, "traffic_5": 0.6} | row,
         {"grid": "superpage", "bits": 2, "loss": 0.02, "traffic_5": 0.5} | row,
     ]
-    values, said = report.findings(pages, [], [], {}, routers, grids, Measured(held, held))
-    text = " ".join(said)
+    tables = {"pages read": pages, "routers": routers, "grids": grids}
+    tables |= {"pages read by a group": [], "alarms": []}
+    names = ("group", "layers", "kv_heads", "positions", "longest", *report._HELD)
+    found = report.report(Measured(tables, dict.fromkeys(names, 0)))
+    values, text = found.values, " ".join(found.findings)
     assert "8 bits at 1 % 12 for 10 (1.200) (aim within 10%: missed)" in text
     assert "these medians: 8 bits at 1 % from 10 to 12." in text
     assert "add up to 10.0%" in text

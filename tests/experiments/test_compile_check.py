@@ -1,13 +1,14 @@
 """The compile check: what it calls a failure, and that a machine without compilers says so."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from experiments import _compile_child, compile_check
 from experiments.__main__ import FAILED, OK, main
-from experiments._compile_targets import TARGETS, Target
+from experiments.compile_check import child
+from experiments.compile_check import measure as compile_check
+from experiments.compile_check.targets import TARGETS, Target
+from tests.experiments.quick_runs import quick
 
 PTXAS = """\
 ptxas info    : Function properties for attend_pages_sm90_mosaic_gpu_kernel
@@ -54,18 +55,17 @@ def test_without_compilers_it_says_so_and_stores_nothing(
 )
 def test_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: dict, code: int) -> None:
     monkeypatch.setattr(compile_check, "compile_for", lambda *_: [found])
-    assert run(tmp_path) == code
-    assert run(tmp_path) == code  # read back from the file
-    stored = json.loads((tmp_path / "quick" / "compile_check.json").read_text())
-    assert stored["outcome"]["tables"]["kernels"]["rows"] == [found]
-    assert bool(stored["outcome"]["failures"]) == (code == FAILED)
+    for _ in range(2):  # the second time it is read back from the file
+        said = quick("compile_check", tmp_path, "--targets", "h100", code=code)
+        assert said.tables["kernels"].rows == [found]
+        assert bool(said.failures) == (code == FAILED)
 
 
 def test_resources_are_read_from_the_compilers_words(tmp_path: Path) -> None:
     (tmp_path / "a.ptxas").write_text(PTXAS.format(468, 400))
     launch = "in (%c1) dynamic_shared_memory_size %c92200_i32 {"
     (tmp_path / "a.before_layout_inference.txt").write_text(launch)
-    assert _compile_child._resources(tmp_path) == {
+    assert child._resources(tmp_path) == {
         "registers": 255,
         "spilled_bytes": 868,
         "shared_bytes": 92_200,
@@ -73,11 +73,11 @@ def test_resources_are_read_from_the_compilers_words(tmp_path: Path) -> None:
 
 
 def test_stored_result_has_no_failures_and_the_shared_memory_of_the_tiles() -> None:
-    from experiments import _results
+    from experiments.framework import results
     from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
     from vashista_theory.attention.kernels.config import gpu_attend_config
 
-    stored = _results.outcome("compile_check")
+    stored = results.outcome("compile_check")
     assert not stored.failures
     shapes = {one.name: one.attend() for one in ARG_SPECS}
     for found in stored.tables["kernels"].rows:
@@ -88,18 +88,18 @@ def test_stored_result_has_no_failures_and_the_shared_memory_of_the_tiles() -> N
 
 
 def test_what_is_too_large_for_a_chip_is_said_of_the_chip() -> None:
-    from experiments._compile_calls import kernels
+    from experiments.compile_check.calls import kernels
 
     found = {one.labels["kernel"]: one for one in kernels("tpu", ["published_32kv"])}
     # 2 pools of 32 heads, 131,072 pages of 16 tokens and 128 dimensions of 2 bytes: 32 GiB.
     attend = found["mosaic_tpu attend"]
-    said = _compile_child._too_large(attend, TARGETS["v5e"])
+    said = child._too_large(attend, TARGETS["v5e"])
     assert said is not None
     assert said.startswith("too large for one TPU v5 lite, whatever the kernel")
     assert "32.0 GiB" in said
     assert "15.75 GiB" in said
-    assert _compile_child._too_large(attend, TARGETS["v5p"]) is None
-    assert _compile_child._too_large(found["mosaic_tpu score"], TARGETS["v5e"]) is None
+    assert child._too_large(attend, TARGETS["v5p"]) is None
+    assert child._too_large(found["mosaic_tpu score"], TARGETS["v5e"]) is None
 
 
 def test_unknown_target_is_named() -> None:

@@ -1,30 +1,29 @@
 """The decode benchmark runs, and its made-up keys ask for the share of pages they were made for."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import _decode_data as data
-from experiments import _decode_report as report
-from experiments.__main__ import BAD_USE, OK, main
+from experiments.__main__ import BAD_USE, main
+from experiments.decode_cpu import report
+from experiments.shared import decode_data as data
+from tests.experiments.quick_runs import quick
 
 
 @pytest.mark.slow  # compiles every policy
 def test_quick_run(tmp_path: Path) -> None:
-    assert main(["decode_cpu", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "decode_cpu.json").read_text())
-    tables = content["outcome"]["tables"]
-    rows = tables["decode"]["rows"]
+    content = quick("decode_cpu", tmp_path)
+    tables = content.tables
+    rows = tables["decode"].rows
     assert {row["step"] for row in rows} == {"dense", "budget", "certified"}
     assert {row["keys"] for row in rows} == {"real heads", "normal"}
     assert all(row["p50_ms"] > 0 for row in rows)
-    proven = [row for row in tables["reading"]["rows"] if row["step"] == "certified"]
+    proven = [row for row in tables["reading"].rows if row["step"] == "certified"]
     assert all(row["certified"] == 1.0 for row in proven), "widening ends with a proof"
-    for row in tables["append and summaries"]["rows"]:
+    for row in tables["append and summaries"].rows:
         assert row["summary_mb"] == row["formula_mb"]
-    for row in tables["stages"]["rows"]:
+    for row in tables["stages"].rows:
         parts = row["score_ms"] + row["select_ms"] + row["read_ms"]
         assert parts == pytest.approx(row["whole_ms"])
 

@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _gpu_data as data
-from experiments import _gpu_dense as dense
-from experiments import _gpu_ours as ours
-from experiments import _gpu_report as report
-from experiments import _gpu_timing as timing
-from experiments import decode_gpu
-from experiments._gpu_data import Geometry
-from experiments._gpu_store import Unfinished
-from experiments.decode_gpu import BAD_USE, FAILED, OK
+from experiments.decode_gpu import data, dense, ours, report, timing
+from experiments.decode_gpu import measure as decode_gpu
+from experiments.decode_gpu.data import Geometry
+from experiments.decode_gpu.measure import BAD_USE, FAILED, OK
+from experiments.decode_gpu.store import Unfinished
+from experiments.framework import results
+from experiments.shared.published_times import PUBLISHED
 from vashista_theory.attention import PagedKV, Policy
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +120,7 @@ def test_finished_blocks_are_kept_and_the_last_makes_the_result(
     whole = decode_gpu.Config().shapes()
     assert len(on_a_made_up_gpu) == len(whole) > begun, "each block once"
     content = json.loads(result.read_text())
-    assert len(content["outcome"]["tables"]["decode"]["rows"]) == len(whole)
+    assert len(content["measured"]["tables"]["decode"]) == len(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["decode_gpu.json"]
 
 
@@ -132,7 +130,7 @@ def test_finishing_early_names_what_is_missing(
     there = ["--results", str(tmp_path)]
     decode_gpu.main(["--only", "8192", *there])
     assert decode_gpu.main(["--finish", *there]) == OK
-    said = json.loads((tmp_path / "decode_gpu.json").read_text())["outcome"]["findings"]
+    said = results.outcome("decode_gpu", folder=tmp_path).findings
     assert "B16 H32 Hkv32 T131072" in said[-1]
     assert {shape.tokens for shape in on_a_made_up_gpu} == {8192}
 
@@ -149,12 +147,16 @@ def test_wrong_numbers_end_it(
 
 
 def test_measurements_of_two_devices_are_not_mixed(tmp_path: Path) -> None:
-    Unfinished(tmp_path / "kept.json", key="a", device="one").add("block", {})
+    Unfinished(tmp_path / "kept.json", key="a", device="one").add("block", {}, seconds=2.0)
     with pytest.raises(ValueError, match="must not be mixed"):
         Unfinished(tmp_path / "kept.json", key="a", device="another").load(afresh=False)
     same = Unfinished(tmp_path / "kept.json", key="a", device="one")
     same.load(afresh=False)
     assert list(same.blocks) == ["block"]
+    same.add("another", {}, seconds=3.0)
+    again = Unfinished(tmp_path / "kept.json", key="a", device="one")
+    again.load(afresh=False)
+    assert again.seconds == 5.0, "the calls add up"
 
 
 def test_nothing_that_stays_is_taken_out_of_the_loop() -> None:
@@ -282,8 +284,8 @@ def test_aims_say_met_and_missed() -> None:
 
 
 def test_published_times_are_those_of_the_record() -> None:
-    assert report.PUBLISHED[131072] == (13.666, 24.720)
-    ratios = [dense_ms / sparse for dense_ms, sparse in report.PUBLISHED.values()]
+    assert PUBLISHED[131072] == (13.666, 24.720)
+    ratios = [dense_ms / sparse for dense_ms, sparse in PUBLISHED.values()]
     assert round(min(ratios), 3) == 0.037
     assert round(max(ratios), 3) == 0.553
 

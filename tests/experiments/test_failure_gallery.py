@@ -1,16 +1,15 @@
 """The gallery's cases are what they claim to be, and its verdicts follow from its numbers."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import _gallery_report as report
-from experiments import _results
-from experiments.__main__ import OK, main
-from experiments._gallery_cases import CASES
+from experiments.failure_gallery import report
+from experiments.failure_gallery.cases import CASES
+from experiments.framework import results
+from tests.experiments.quick_runs import quick
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -43,13 +42,12 @@ def test_names_of_values() -> None:
 
 @pytest.mark.slow  # compiles four policies
 def test_quick_run(tmp_path: Path) -> None:
-    assert main(["failure_gallery", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "failure_gallery.json").read_text())
-    check(content["outcome"], cases=2)
+    content = quick("failure_gallery", tmp_path)
+    check(content, cases=2)
 
 
 def test_committed_result() -> None:
-    stored = _results.read(_results.path_of("failure_gallery"))
+    stored = results.read(results.path_of("failure_gallery"))
     assert stored is not None
     check(stored["outcome"], cases=len(CASES))
     rows = {(r["case"], r["policy"]): r for r in stored["outcome"]["tables"]["reads"]["rows"]}
@@ -58,19 +56,19 @@ def test_committed_result() -> None:
 
 
 def check(outcome: dict, *, cases: int) -> None:
-    assert not outcome["failures"]
-    assert outcome["values"]["cases"] == cases
-    assert outcome["values"]["missed_proven_bound"] == 0
-    for row in outcome["tables"]["reads"]["rows"]:
+    assert not outcome.failures
+    assert outcome.values["cases"] == cases
+    assert outcome.values["missed_proven_bound"] == 0
+    for row in outcome.tables["reads"].rows:
         if row["policy"] == "certified":
             assert row["certified"]
             assert row["dropped"] <= 0.05 + 1e-11
-    gaps = {row["case"]: row["gap"] for row in outcome["tables"]["cases"]["rows"]}
-    for row in outcome["tables"]["leakage"]["rows"]:
+    gaps = {row["case"]: row["gap"] for row in outcome.tables["cases"].rows}
+    for row in outcome.tables["leakage"].rows:
         if row["log_leakage"] is not None and row["log_bound"] is not None:
             assert row["log_leakage"] <= row["log_bound"] + 1e-9
         if row["gap_ratio"] is not None:
             assert math.isclose(row["gap_ratio"], gaps[row["case"]] / row["epsilon"])
-    for row in outcome["tables"]["diagnostics"]["rows"]:
+    for row in outcome.tables["diagnostics"].rows:
         right = "rightly" in row["verdict"]
         assert right == (row["trusts"] == row["safe"])

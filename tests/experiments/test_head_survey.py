@@ -1,12 +1,16 @@
 """The survey measures what it says, against numbers by hand and against numpy."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import _survey_report, head_survey
+from experiments.framework.outcome import Outcome
+from experiments.head_survey import measure as head_survey
+from experiments.head_survey import report
+from experiments.head_survey.rows import measured
 from tests.experiments.survey_case import made_up
 from vashista_theory.evaluation import survey
 from vashista_theory.evaluation.language_model import Recorded
@@ -88,8 +92,13 @@ def test_a_sparse_read_reports_the_truth() -> None:
     assert everything.error.max() < 1e-12
 
 
+def said(dataset: xr.Dataset) -> Outcome:
+    counted = dataclasses.replace(measured(dataset), configuration={"model": "m", "pages": 16})
+    return report.report(counted)
+
+
 def test_areas_and_exponents_by_hand() -> None:
-    found = _survey_report.outcome(made_up(), pages=16, model="made up")
+    found = said(made_up())
     # A sum of some dozen trapezia.
     np.testing.assert_allclose(float(found.values["area_gap_ratio_mass"]), 1.0, rtol=1e-12)
     np.testing.assert_allclose(float(found.values["area_score_gap_mass"]), 0.5, rtol=1e-12)
@@ -101,7 +110,7 @@ def test_areas_and_exponents_by_hand() -> None:
     broken = made_up()
     broken["read_bound"].values[0, 0, 0, 0] = 0.0
     broken["read_dropped"].values[0, 0, 0, 0] = 0.01
-    assert _survey_report.outcome(broken, pages=16, model="made up").values["violations"] == 1
+    assert said(broken).values["violations"] == 1
 
 
 @pytest.mark.parametrize(
@@ -123,9 +132,9 @@ def test_a_survey_of_a_tiny_model(tmp_path: Path) -> None:
     config = head_survey.Config(
         text=("pydoc-topics",), contexts=(150,), segments=1, queries=2, pages=4, store=tmp_path
     )
-    dataset = head_survey.measure(config, model)
+    dataset = head_survey.surveyed(config, model)
     assert dataset.sizes == {"instance": 1, "layer": 2, "head": 6, "query": 2, "share": 4}
     assert not any(np.isnan(dataset[name]).any() for name in ("tokens", "read_dropped"))
-    again = head_survey.measure(config, model)
+    again = head_survey.surveyed(config, model)
     xr.testing.assert_identical(dataset, again)
-    _survey_report.outcome(dataset, pages=4, model="tiny")
+    said(dataset)

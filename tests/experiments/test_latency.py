@@ -1,14 +1,14 @@
 """Ratios of latencies and spreads of pages by hand, and a quick run on captured heads."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import _results, latency
-from experiments.__main__ import OK, main
-from experiments._latency_report import findings, page_key
+from experiments.framework import results
+from experiments.latency import measure as latency
+from experiments.latency.report import findings, page_key
+from tests.experiments.quick_runs import quick
 
 
 def timed(step: str, layout: str, p50: float, p99: float, keys: str = "real heads") -> dict:
@@ -69,10 +69,9 @@ def test_names_of_values() -> None:
 
 
 def test_quick_run(tmp_path: Path) -> None:
-    assert main(["latency", "--quick", "--results", str(tmp_path)]) == OK
-    outcome = json.loads((tmp_path / "quick" / "latency.json").read_text())["outcome"]
-    assert not outcome["failures"]
-    pages = {(row["policy"], row["judged_by"]): row for row in outcome["tables"]["pages"]["rows"]}
+    outcome = quick("latency", tmp_path)
+    assert not outcome.failures
+    pages = {(row["policy"], row["judged_by"]): row for row in outcome.tables["pages"].rows}
     assert pages["budget 16", "boxes"]["least"] == pages["budget 16", "boxes"]["most"] == 16
     for tolerance in ("5 %", "1 %"):
         best, proven = (pages[f"certified {tolerance}", by] for by in ("best possible", "4 bits"))
@@ -81,12 +80,12 @@ def test_quick_run(tmp_path: Path) -> None:
 
 
 def test_committed_result() -> None:
-    stored = _results.read(_results.path_of("latency"))
+    stored = results.read(results.path_of("latency"))
     assert stored is not None
-    outcome = _results.outcome("latency")
+    outcome = results.outcome("latency")
     assert not outcome.failures
     # The captured heads are those of `certificate_tightness`, measured there another way.
-    there = _results.outcome("certificate_tightness").values
+    there = results.outcome("certificate_tightness").values
     for bits in ("4_bits", "8_bits"):
         here = outcome.values[f"pages_mean_certified_5_{bits}"]
         assert here == pytest.approx(there[f"pages_mean_all_{bits}_5"], rel=1e-12)

@@ -1,12 +1,18 @@
 """Numbers and sentences of the quality experiment, from rows made by hand."""
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("xarray")
 
 from experiments import model_quality
+from experiments.framework.outcome import Outcome
+from experiments.shared import quality
 from vashista_theory.evaluation.report import Report
 from vashista_theory.evaluation.summary import CertificateRow, PerplexityRow, RetrievalRow
+
+TINY = {"model": "tiny"}
 
 
 def predicted(text, policy, divergence):
@@ -33,6 +39,10 @@ def proven(context, violations):
     )  # fmt: skip
 
 
+def said(found: Report) -> Outcome:
+    return quality.report(dataclasses.replace(quality.measured(found), configuration=TINY))
+
+
 def test_texts_are_averaged_and_policies_ordered():
     rows = tuple(
         predicted(text, policy, divergence)
@@ -41,7 +51,7 @@ def test_texts_are_averaged_and_policies_ordered():
             ("b", "dense", 0.0), ("b", "boxes@16", 0.2), ("b", "budget@16", 0.04),
         )
     )  # fmt: skip
-    found = model_quality.outcome(Report(perplexity=rows), "tiny")
+    found = said(Report(perplexity=rows))
     assert found.values["divergence_boxes@16_2048"] == pytest.approx(0.3)
     assert found.values["change_budget@16_2048"] == pytest.approx(0.015)
     assert "best first: budget@16 0.03, boxes@16 0.3." in found.findings[0]
@@ -55,17 +65,17 @@ def test_only_tasks_that_dense_solves_enter_the_shares():
         answered("copy", "dense", 0.9, 30), answered("copy", "budget@16", 0.9, 30),
         answered("words", "dense", 0.1, 30, counts=False),
     )  # fmt: skip
-    found = model_quality.outcome(Report(retrieval=rows), "tiny")
+    found = said(Report(retrieval=rows))
     assert found.values["exact_budget@16_2048"] == pytest.approx((5 + 27) / 40)
     assert "words" not in found.findings[0]
 
 
 def test_a_violated_bound_fails_the_experiment():
-    good = model_quality.outcome(Report(certificates=(proven(512, 0), proven(1024, 0))), "tiny")
+    good = said(Report(certificates=(proven(512, 0), proven(1024, 0))))
     assert not good.failures
     assert good.values["certified_pairs"] == 2000
     assert "512: 20 and 60 of 128; 1,024: 20 and 60 of 128" in good.findings[1]
-    bad = model_quality.outcome(Report(certificates=(proven(512, 3),)), "tiny")
+    bad = said(Report(certificates=(proven(512, 3),)))
     assert bad.failures == ["3 true dropped masses above their bound"]
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Outcome, Table
 
 ROWS = [
     {"judged_by": "key sketches of 4 bits", "queries": 259_200, "dropped_mass_bound": 0.00937},

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments._peers import PEERS, Peer
-from experiments._reference import NotCertifiedError, certify
+from experiments.bench_projection.peers import PEERS, Peer
+from experiments.bench_projection.reference import NotCertifiedError, certify
 
 INSTALLED = [
     pytest.param(peer, id=peer.name, marks=() if peer.installed else pytest.mark.skip("absent"))
@@ -54,7 +54,7 @@ def test_reference_of_the_published_instance() -> None:
     keys = rng.normal(size=(1024, 64))
     query = 1.5 * rng.normal(size=64)
     # The support as the keys nearest to the supporting plane of NNLS's answer.
-    from experiments._peers import _nnls
+    from experiments.bench_projection.peers import _nnls
 
     problem = _nnls(keys, query)
     weights = problem.solve()

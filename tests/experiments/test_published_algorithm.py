@@ -1,15 +1,14 @@
 """The published step by hand, and what its committed replication must say."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import _algorithm_report as report
-from experiments import _published as published
-from experiments import _results
-from experiments.__main__ import OK, main
+from experiments.framework import results
+from experiments.published_algorithm import algorithm as published
+from experiments.published_algorithm import report
+from tests.experiments.quick_runs import quick
 
 
 def test_the_solver_by_hand() -> None:
@@ -51,13 +50,12 @@ def test_the_cost_by_hand() -> None:
 
 @pytest.mark.slow  # compiles four routers and a relaxation
 def test_quick_run(tmp_path: Path) -> None:
-    assert main(["published_algorithm", "--quick", "--results", str(tmp_path)]) == OK
-    content = json.loads((tmp_path / "quick" / "published_algorithm.json").read_text())
-    check(content["outcome"]["values"], pages=(8,))
+    content = quick("published_algorithm", tmp_path)
+    check(content.values, pages=(8,))
 
 
 def test_committed_result() -> None:
-    stored = _results.read(_results.path_of("published_algorithm"))
+    stored = results.read(results.path_of("published_algorithm"))
     assert stored is not None
     check(stored["outcome"]["values"], pages=(4, 8, 16))
     assert not stored["outcome"]["failures"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments._right_answers import Right, right_answers
+from experiments.shared.right_answers import Right, right_answers
 
 
 def row(task: str, policy: str, exact: float, chosen: float, **more: Any) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """The drawn geometry, with the plane's projection worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from experiments import _results, schematic_geometry
-from experiments._outcome import Outcome
+from experiments import schematic_geometry
+from experiments.framework import results
+from experiments.framework.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Outcome:
-    return schematic_geometry.run(schematic_geometry.Config(quick=True))
+    config = schematic_geometry.Config(quick=True)
+    found = schematic_geometry.measure(config)
+    return schematic_geometry.report(dataclasses.replace(found, configuration=vars(config)))
 
 
 def rows(drawn: Outcome, table: str, panel: str) -> list[dict]:
@@ -50,7 +55,7 @@ def test_what_is_drawn_is_what_is_named(drawn: Outcome, panel: str, face: int) -
 
 
 def test_the_committed_result_is_one_of_it(drawn: Outcome) -> None:
-    stored = _results.outcome("schematic_geometry")
+    stored = results.outcome("schematic_geometry")
     assert stored.values == pytest.approx(drawn.values)
     assert {name: table.columns for name, table in stored.tables.items()} == {
         name: table.columns for name, table in drawn.tables.items()

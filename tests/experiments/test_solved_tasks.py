@@ -17,7 +17,8 @@ def test_a_task_is_solved_where_dense_says_so() -> None:
         answered("words", "sink-recent@16", 0.4, 5, counts=False),
     ]  # fmt: skip
     rows += [dataclasses.replace(row, context=8192, counts=False) for row in rows]
-    found = solved_tasks.outcome(rows, "tiny")
+    counted = solved_tasks.measured(rows)
+    found = solved_tasks.report(dataclasses.replace(counted, configuration={"model": "tiny"}))
     needle, words = found.tables["tasks"].rows[:2]
     assert (needle["task"], needle["solved"], needle["window_exact"]) == ("needle", True, 0.2)
     assert (words["task"], words["solved"]) == ("words", False)

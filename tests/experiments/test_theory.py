@@ -1,6 +1,5 @@
 """The experiments of the theory: arithmetic by hand, counterexamples by mpmath, quick runs."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,37 +7,15 @@ import mpmath
 import numpy as np
 import pytest
 
-from experiments import (
-    _hulls,
-    _results,
-    certificate_vacuity,
-    degenerate_regime,
-    gap_taxonomy,
-    published_constants,
-    regime_map,
-    theorem_constants,
-)
-from experiments.__main__ import OK, main
-from experiments._page_masses import PAGE
-from experiments._vacuity_report import vacuous_from
+from experiments import degenerate_regime, gap_taxonomy, regime_map, theorem_constants
+from experiments.certificate_vacuity import measure as certificate_vacuity
+from experiments.certificate_vacuity.report import vacuous_from
+from experiments.framework import results
+from experiments.published_constants import measure as published_constants
+from experiments.shared import hulls
+from experiments.shared.page_masses import PAGE
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
-
-NAMES = (
-    "theorem_constants",
-    "published_constants",
-    "degenerate_regime",
-    "gap_taxonomy",
-    "certificate_vacuity",
-    "regime_map",
-)
-
-
-def quick(name: str, folder: Path) -> dict:
-    assert main([name, "--quick", "--results", str(folder)]) == OK
-    content = json.loads((folder / "quick" / f"{name}.json").read_text())
-    assert not content["outcome"]["failures"]
-    return content["outcome"]
 
 
 def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
@@ -67,9 +44,9 @@ def three_keys_by_mpmath(reach: float, epsilon: float) -> np.ndarray:
 
 def test_the_counterexample_by_mpmath_and_by_hand() -> None:
     epsilon = np.array([1 / 10, 1 / 30, 1 / 300])
-    given = _hulls.problem(published_constants.three_keys(10.0))
+    given = hulls.problem(published_constants.three_keys(10.0))
     assert given.gap == pytest.approx(1.0, abs=1e-14)
-    along = _hulls.follow(given, epsilon)
+    along = hulls.follow(given, epsilon)
     for at, one in enumerate(epsilon):
         exact = three_keys_by_mpmath(10.0, float(one))
         # The logarithm holds μ/ε = 300: some thousand roundings of that.
@@ -82,7 +59,7 @@ def test_the_counterexample_by_mpmath_and_by_hand() -> None:
 
 
 def test_the_published_form_fails_beyond_its_range_and_not_in_it() -> None:
-    given = _hulls.problem(published_constants.three_keys(10.0))
+    given = hulls.problem(published_constants.three_keys(10.0))
     # κ = 1/‖(9.1, −1)‖, so the range ends at κ²/(4(log 3 − h)) = 1/302.
     limit = float(given.stability.published_range())
     assert 1 / limit == pytest.approx(83.81 * 4 * (math.log(3) - 0.198515), rel=1e-4)
@@ -94,10 +71,10 @@ def test_the_published_form_fails_beyond_its_range_and_not_in_it() -> None:
 
 
 def test_the_closed_form_of_the_degenerate_examples() -> None:
-    given = _hulls.problem(instances.make("degenerate", variant="positive_power"))
+    given = hulls.problem(instances.make("degenerate", variant="positive_power"))
     epsilon = np.geomspace(1e-1, 1e-13, 61)  # as in the experiment, which has compiled it
     low = epsilon <= 1e-6
-    solved = np.exp(_hulls.follow(given, epsilon).log_moved[low])
+    solved = np.exp(hulls.follow(given, epsilon).log_moved[low])
     # It leaves out terms of the order of the boundary key's mass, which is about 20 ε.
     assert solved == pytest.approx(degenerate_regime.closed_form(given, epsilon[low]), rel=1e-4)
     # t + log t = log(1e40) + log(2/3)·(−0.1) − 0.6730 = 91.471, so t = 86.99, over log(1e40).
@@ -108,7 +85,7 @@ def test_the_closed_form_of_the_degenerate_examples() -> None:
 def test_gaps_by_hand() -> None:
     # On a line with the query beyond the end: p* = 2, r* = 1, Δ = 1, logits 6, 3, 0 at ε = 1.
     made = Instance(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), np.array([3.0, 0.0]), "", 0)
-    found = gap_taxonomy.measure(made, k=2, epsilon=1.0)
+    found = gap_taxonomy.gaps_of(made, k=2, epsilon=1.0)
     assert found.gap == pytest.approx({"projection": 1.0, "score": 3.0, "boundary": 3.0})
     total = math.exp(6) + math.exp(3) + 1
     assert found.log_mass["score"] == pytest.approx(math.log((math.exp(3) + 1) / total))
@@ -119,7 +96,7 @@ def test_gaps_by_hand() -> None:
         assert found.log_mass[kind] < found.log_bound[kind]
         assert found.not_void[kind]
     with pytest.raises(ValueError, match="k is 3 with 3 keys"):
-        gap_taxonomy.measure(made, k=3, epsilon=1.0)
+        gap_taxonomy.gaps_of(made, k=3, epsilon=1.0)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -161,24 +138,24 @@ def test_the_bounds_of_pages_are_bounds() -> None:
 @pytest.mark.slow  # compiles the sweep
 def test_quick_run_of_the_theorem(tmp_path: Path) -> None:
     outcome = quick("theorem_constants", tmp_path)
-    values = outcome["values"]
+    values = outcome.values
     assert values["checks"] > 100
     assert values["violations"] == 0
     assert values["rate_median"] == pytest.approx(1, abs=0.01)
-    (row,) = outcome["tables"]["reference values"]["rows"]
+    (row,) = outcome.tables["reference values"].rows
     # The construction knows ‖w₀‖; the first-order remainder at the least ε is some 1e-5.
     assert row["tangent_norm"] == pytest.approx(row["tangent_known"], rel=1e-9)
     assert row["slope"] == pytest.approx(row["tangent_known"], rel=1e-4)
     assert row["gap"] == pytest.approx(0.5, abs=1e-12)
     assert row["constant_measured"] == pytest.approx(row["constant"], abs=0.05)
-    for line in outcome["tables"]["leakage"]["rows"]:
+    for line in outcome.tables["leakage"].rows:
         assert line["log_mass"] <= line["t3"] + 1e-9
 
 
 @pytest.mark.slow  # compiles two shapes at many temperatures
 def test_quick_run_of_the_published_form(tmp_path: Path) -> None:
     outcome = quick("published_constants", tmp_path)
-    values = outcome["values"]
+    values = outcome.values
     assert values["pairs_inside_failed"] == 0
     assert values["counterexample_measured"] == pytest.approx(13.2, abs=0.05)
     assert values["synthetic_t3_decades_100"] < 3 < values["synthetic_published_decades_100"]
@@ -186,16 +163,16 @@ def test_quick_run_of_the_published_form(tmp_path: Path) -> None:
 
 def test_quick_run_of_the_degenerate_regime(tmp_path: Path) -> None:
     outcome = quick("degenerate_regime", tmp_path)
-    rows = {row["instance"]: row for row in outcome["tables"]["laws"]["rows"]}
+    rows = {row["instance"]: row for row in outcome.tables["laws"].rows}
     for row in rows.values():
         assert row["rho"] == pytest.approx(row["rho_known"], rel=1e-9)
         assert row["slope"] == pytest.approx(1, abs=0.01)
         assert row["linear_slope"] < 0.97
     # Read off a logarithmic grid of ε, 0.2 decades apart.
-    assert outcome["values"]["ratio_1e2"] == pytest.approx(0.63, abs=0.01)
-    assert outcome["values"]["ratio_1e8"] == pytest.approx(0.82, abs=0.01)
+    assert outcome.values["ratio_1e2"] == pytest.approx(0.63, abs=0.01)
+    assert outcome.values["ratio_1e8"] == pytest.approx(0.82, abs=0.01)
     powers = {(row["instance"], row["key"]): row["measured"] for row in
-              outcome["tables"]["powers"]["rows"]}  # fmt: skip
+              outcome.tables["powers"].rows}  # fmt: skip
     assert powers["positive_power", 3] == pytest.approx(0.2, abs=0.01)
     assert powers["negative_power", 3] == pytest.approx(-0.2, abs=0.01)
 
@@ -203,30 +180,29 @@ def test_quick_run_of_the_degenerate_regime(tmp_path: Path) -> None:
 @pytest.mark.slow  # compiles hulls of two shapes, and pages
 def test_quick_runs_of_gaps_and_lengths(tmp_path: Path) -> None:
     gaps = quick("gap_taxonomy", tmp_path)
-    assert {row["kind"] for row in gaps["tables"]["gaps"]["rows"]} == {
+    assert {row["kind"] for row in gaps.tables["gaps"].rows} == {
         "projection gap", "score gap", "boundary gap"
     }  # fmt: skip
     lengths = quick("certificate_vacuity", tmp_path)
     pages = {
-        (row["tokens"], row["certificate"]): row["share"]
-        for row in lengths["tables"]["pages"]["rows"]
+        (row["tokens"], row["certificate"]): row["share"] for row in lengths.tables["pages"].rows
     }
     for tokens in (256, 512):
         assert (
             pages[tokens, "best possible"] <= pages[tokens, "4 bits"] <= pages[tokens, "box"] == 1
         )
-    assert lengths["values"]["iid_box_vacuous_from"] == 256
+    assert lengths.values["iid_box_vacuous_from"] == 256
 
 
 @pytest.mark.slow  # compiles the sweep for recorded heads
 def test_quick_run_of_the_regime_map(tmp_path: Path) -> None:
     outcome = quick("regime_map", tmp_path)
-    first = outcome["tables"]["heads"]["rows"][0]
+    first = outcome.tables["heads"].rows[0]
     # Layer 0, head 0 of the packaged sample, by the projection alone.
-    given = _hulls.problem(instances.make("heads", seed=0))
+    given = hulls.problem(instances.make("heads", seed=0))
     assert (first["layer"], first["head"]) == (0, 0)
     assert first["gap_ratio"] == pytest.approx(given.gap / 8)
-    leak = _hulls.follow(given, np.array([first["leak_epsilon"]])).log_mass[0]
+    leak = hulls.follow(given, np.array([first["leak_epsilon"]])).log_mass[0]
     # Bracketed on grids, then interpolated in the logarithm.
     assert math.exp(leak) == pytest.approx(0.01, rel=0.02)
 
@@ -247,19 +223,8 @@ def test_configurations_that_make_no_sense(config, said: str) -> None:
         config()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_committed_results_are_whole(name: str) -> None:
-    stored = _results.read(_results.path_of(name))
-    assert stored is not None, f"python -m experiments {name} makes it"
-    outcome = _results.outcome(name)
-    assert outcome.findings
-    assert not outcome.failures
-    assert stored["manifest"]["dirty"] is False
-    assert all(table.rows for table in outcome.tables.values())
-
-
 def test_the_committed_theorem_has_the_reference_values() -> None:
-    outcome = _results.outcome("theorem_constants")
+    outcome = results.outcome("theorem_constants")
     row = outcome.tables["reference values"].rows[0]
     # Of the reference instance, found by an independent prototype.
     assert row["gap"] == pytest.approx(0.28012510083585, abs=1e-13)
@@ -280,7 +245,7 @@ def test_the_committed_theorem_has_the_reference_values() -> None:
 
 
 def test_the_committed_map_adds_up() -> None:
-    outcome = _results.outcome("regime_map")
+    outcome = results.outcome("regime_map")
     rows, values = outcome.tables["heads"].rows, outcome.values
     assert len({(row["layer"], row["head"]) for row in rows}) == len(rows) == 63
     for row in rows:
@@ -290,16 +255,16 @@ def test_the_committed_map_adds_up() -> None:
         assert row["safe_epsilon"] <= row["leak_epsilon"] * (1 + 1e-6)
     assert values["gap_ratio_median"] == pytest.approx(np.median([r["gap_ratio"] for r in rows]))
     assert values["in_regime"] == sum(row["gap"] >= 8 for row in rows)
-    survey = _results.outcome("head_survey").tables["hull at the model's temperature"].rows
+    survey = results.outcome("head_survey").tables["hull at the model's temperature"].rows
     quoted = {row["tokens"]: row["gap_ratio"] for row in outcome.tables["longer contexts"].rows}
     assert quoted == {row["context"]: row["gap_ratio"] for row in survey}
 
 
 def test_the_committed_bounds_lie_above_the_truth() -> None:
-    for row in _results.outcome("gap_taxonomy").tables["points"].rows:
+    for row in results.outcome("gap_taxonomy").tables["points"].rows:
         # Both were exponentiated and rounded.
         assert row["mass"] <= row["bound"] * (1 + 1e-9)
-    published = _results.outcome("published_constants")
+    published = results.outcome("published_constants")
     assert published.values["pairs_inside_failed"] == 0
     for row in published.tables["counterexample"].rows:
         reach = row["reach"]
@@ -309,7 +274,7 @@ def test_the_committed_bounds_lie_above_the_truth() -> None:
         assert row["predicted"] - row["measured"] == pytest.approx(
             1.4722 / 0.19 * (reach - 0.9) * 1e-4, rel=0.02
         )
-    pages = _results.outcome("certificate_vacuity").tables["pages"].rows
+    pages = results.outcome("certificate_vacuity").tables["pages"].rows
     best = {
         (r["source"], r["tokens"]): r["share"] for r in pages if r["certificate"] == "best possible"
     }

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments._timing import Forecast, Timing, interleaved
+from experiments.shared.timing import Forecast, Timing, interleaved
 
 
 def test_calls_take_turns() -> None:

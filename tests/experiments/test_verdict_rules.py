@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from experiments import verdicts
-from experiments._outcome import Outcome, Table
-from experiments._verdict import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.framework.outcome import Outcome, Table
+from experiments.verdicts import measure as verdicts
+from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
 
 Rows = list[dict[str, Any]]
 

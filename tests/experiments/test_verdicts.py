@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from experiments import _readme, _registry, _results, _update, verdicts
-from experiments._outcome import Outcome, Table
-from experiments._verdict import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.framework import pages, results
+from experiments.framework.outcome import Outcome, Table
+from experiments.verdicts import measure as verdicts
+from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.verdicts.report import report
 
 
 def claim(beginning: str) -> Any:
@@ -25,7 +27,7 @@ def table(*rows: dict[str, Any]) -> Table:
 
 
 def test_nothing_is_known_without_results() -> None:
-    found = verdicts.outcome(lambda _: None)
+    found = report(verdicts.measured(lambda _: None))
     assert {row["verdict"] for row in found.tables["verdicts"].rows} == {NOT_MEASURED}
     assert found.values["not_measured"] == found.values["claims"] > 20
 
@@ -145,58 +147,30 @@ def test_a_wrong_bound_ends_the_criterion() -> None:
 
 
 def test_committed_verdicts_are_those_of_the_committed_results() -> None:
-    stored = _results.outcome("verdicts")
-    now = verdicts.run(verdicts.Config())
-    assert [dict(r) for r in stored.tables["verdicts"].rows] == now.tables["verdicts"].rows, (
-        "run `python -m experiments update` and `python -m experiments._readme`"
+    stored = results.outcome("verdicts")
+    now = verdicts.measure(verdicts.Config()).tables["verdicts"]
+    assert [dict(r) for r in stored.tables["verdicts"].rows] == now, (
+        "run `python -m experiments update` and `python -m experiments.framework.pages`"
     )
-    assert not [row for row in now.tables["verdicts"].rows if " has no " in str(row["evidence"])]
+    assert not [row for row in now if " has no " in str(row["evidence"])]
 
 
-@pytest.mark.parametrize("page", _readme.PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_pages_have_the_numbers_of_the_results(page: str) -> None:
-    text = (_readme.ROOT / page).read_text(encoding="utf-8")
-    assert _readme.filled(text) == text, "run `python -m experiments._readme`"
+    text = (pages.ROOT / page).read_text(encoding="utf-8")
+    assert pages.filled(text) == text, "run `python -m experiments.framework.pages`"
     assert "<!-- end -->" in text
 
 
 def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
-    folder = _readme.ROOT / "docs" / "images"
+    folder = pages.ROOT / "docs" / "images"
     notes = sorted(folder.glob("*.json"))
     assert notes
     for path in notes:
         note = json.loads(path.read_text(encoding="utf-8"))
-        result = _results.FOLDER / note["result"]
+        result = results.FOLDER / note["result"]
         assert note["result_sha256"] == hashlib.sha256(result.read_bytes()).hexdigest(), (
             f"run `python -m figures {path.stem} --output docs/images`"
         )
         assert path.with_suffix(".png").is_file()
-        assert f"docs/images/{path.stem}.png" in (_readme.ROOT / "README.md").read_text("utf-8")
-
-
-def test_update_computes_what_changed_and_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # "c" reads what "a" wrote: it is stale once "a" has been computed.
-    keys = {"a": "new", "b": "old", "c": "old", "slow": "new"}
-    computed: list[str] = []
-    monkeypatch.setattr(_registry, "names", lambda: list(keys))
-    monkeypatch.setattr(_update, "BY_HAND", {"slow": "takes hours"})
-    monkeypatch.setattr(_update, "config_of", lambda _: None)
-    monkeypatch.setattr(
-        _update, "status", lambda n: (_update.CURRENT if keys[n] == "old" else _update.STALE, n)
-    )
-
-    def compute(name: str, _config: Any) -> int:
-        computed.append(name)
-        keys[name] = "old"
-        if name == "a":
-            keys["c"] = "new"
-        return 0
-
-    assert _update.update(compute, dry_run=True) == []
-    assert computed == []
-    assert _update.update(compute, dry_run=False) == []
-    assert computed == ["a", "c"]
-
-
-def test_every_reason_to_leave_an_experiment_is_one_of_an_experiment() -> None:
-    assert _update.BY_HAND.keys() <= set(_registry.names())
+        assert f"docs/images/{path.stem}.png" in (pages.ROOT / "README.md").read_text("utf-8")

@@ -1,12 +1,14 @@
 """A quality experiment that nobody ran, with round numbers."""
 
-from experiments import model_quality
-from experiments._outcome import Outcome
+import dataclasses
+
+from experiments.framework.outcome import Measured, Outcome
+from experiments.shared import quality
 from tests.experiments.test_model_quality import answered, predicted, proven
 from vashista_theory.evaluation.report import Report
 
 
-def made_up() -> Outcome:
+def measured() -> Measured:
     """A report with texts, tasks and certificates, where nobody has measured anything."""
     divergences = {
         "dense": 0.0, "certified-0.05": 1e-3, "oracle-pages@16": 0.01, "budget@16": 0.02,
@@ -18,4 +20,9 @@ def made_up() -> Outcome:
     said = tuple(answered("needle", policy, share, 10) for policy, share in shares.items())
     lost = (answered("words", "budget@16", 0.05, 10, counts=False),)
     report = Report(perplexity=rows, retrieval=said + lost, certificates=(proven(2048, 0),))
-    return model_quality.outcome(report, "made up")
+    return quality.measured(report)
+
+
+def made_up() -> Outcome:
+    """What is said of it."""
+    return quality.report(dataclasses.replace(measured(), configuration={"model": "made up"}))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _gpu_report as report
-from experiments import _results, _survey_report
+from experiments.decode_gpu import measure as decode_gpu
+from experiments.decode_gpu import report
+from experiments.framework import results as stored
+from experiments.head_survey.rows import measured as surveyed
 from figures import _style as style
 from figures.__main__ import BAD_USE, OK, main
 from tests.experiments.survey_case import made_up as made_up_survey
-from tests.figures.quality_case import made_up as made_up_quality
+from tests.figures.quality_case import measured as made_up_quality
 from vashista_theory import runs
 
 
@@ -48,20 +50,19 @@ def made_up(*, dense_us: float = 100.0) -> dict[str, dict]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    outcome = report.outcome(
-        made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
-    )
-    path = _results.path_of("decode_gpu", folder=tmp_path / "results")
-    manifest = runs.Manifest.start({}).finish()
-    _results.write(path, name="decode_gpu", key="made up", manifest=manifest, result=outcome)
-    survey = _survey_report.outcome(made_up_survey(), pages=16, model="made up")
-    path = _results.path_of("head_survey", folder=tmp_path / "results")
-    _results.write(path, name="head_survey", key="made up", manifest=manifest, result=survey)
-    path = _results.path_of("model_quality", folder=tmp_path / "results")
-    quality = made_up_quality()
-    _results.write(path, name="model_quality", key="made up", manifest=manifest, result=quality)
+    made = {
+        "decode_gpu": decode_gpu.measured(
+            made_up(), machine={"device": "made up", "copy GB/s": 1.0}, numerics=[], missing=[]
+        ),
+        "head_survey": surveyed(made_up_survey()),
+        "model_quality": made_up_quality(),
+    }
+    manifest = runs.Manifest.start({"model": "made up", "pages": 16}).finish()
+    for name, found in made.items():
+        path = stored.path_of(name, folder=tmp_path / "results")
+        stored.write(path, name=name, fingerprint={}, manifest=manifest, measured=found)
     for name in style.names():
-        source = _results.path_of(importlib.import_module(f"figures.{name}").RESULT)
+        source = stored.path_of(importlib.import_module(f"figures.{name}").RESULT)
         if source.is_file() and not (path.parent / source.name).is_file():
             shutil.copy(source, path.parent)
     return path.parent
@@ -90,7 +91,7 @@ def test_every_figure_is_drawn_and_tied_to_its_result(results: Path, tmp_path: P
 def test_a_figure_shows_the_numbers_of_its_result(results: Path) -> None:
     from figures import decode_scaling
 
-    figure = decode_scaling.draw(_results.outcome("decode_gpu", folder=results))
+    figure = decode_scaling.draw(stored.outcome("decode_gpu", folder=results))
     drawn = [list(map(float, line.get_ydata())) for line in figure.axes[0].lines]
     assert [3.2, 12.8, 51.2] in [[round(y, 9) for y in line] for line in drawn]  # 32 kv heads
     assert [1.6, 6.4, 25.6] in [[round(y, 9) for y in line] for line in drawn], "the floor"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import _results
-from experiments._outcome import Outcome, Table
+from experiments.framework import results
+from experiments.framework.outcome import Outcome, Table
 from figures import _style as style
 from tests.figures.quality_case import made_up as made_up_quality
 from tests.figures.test_theory_figures import PAGE, SMALLEST, draw, outcome_of, texts_of
@@ -14,7 +14,7 @@ NAMES = ("failures", "latency", "decode_speed", "tightness", "support", "quality
 def result(name: str) -> Outcome:
     if name != "quality":
         return outcome_of(name)
-    stored = _results.read(_results.path_of("model_quality"))
+    stored = results.read(results.path_of("model_quality"))
     return made_up_quality() if stored is None else outcome_of(name)
 
 

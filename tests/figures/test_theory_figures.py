@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from experiments import _results
-from experiments._outcome import Outcome, Table
+from experiments.framework import results
+from experiments.framework.outcome import Outcome, Table
 from figures import _style as style
 from vashista_theory.plots import STYLE
 
@@ -19,7 +19,7 @@ PAGE = 7.0  # inches: a figure across both columns
 
 
 def outcome_of(name: str) -> Outcome:
-    return _results.outcome(importlib.import_module(f"figures.{name}").RESULT)
+    return results.outcome(importlib.import_module(f"figures.{name}").RESULT)
 
 
 def draw(name: str, outcome: Outcome) -> Figure:

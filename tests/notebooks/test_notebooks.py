@@ -10,7 +10,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from experiments import _registry
+from experiments.framework import registry
 from figures import _style
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def commands(text: str) -> list[tuple[str, str | None]]:
 
 def is_known(module: str, argument: str | None) -> bool:
     """Whether the command line exists, and has what is asked of it."""
-    names = {"experiments": _registry.names(), "figures": _style.names()}.get(module)
+    names = {"experiments": registry.names(), "figures": _style.names()}.get(module)
     if names is not None:
         return argument in (None, "all", "NAME", *names)
     return importlib.util.find_spec(module) is not None

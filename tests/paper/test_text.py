@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _registry, _results
-from experiments._outcome import Outcome, Table
+from experiments.framework import registry
+from experiments.framework import results as stored
+from experiments.framework.outcome import Measured, Outcome, Table
 from figures import _style as figure_style
 from paper import _sources, check_log, macros, tables
 from tests.paper import sources
@@ -92,7 +93,7 @@ def test_every_number_is_declared_and_every_declaration_used() -> None:
 
 
 def test_every_number_and_table_comes_from_an_experiment() -> None:
-    known = AWAITED.union(_registry.names())
+    known = AWAITED.union(registry.names())
     for name, result, _ in macros.declarations():
         assert result in known, f"{name} quotes {result!r}, which is no experiment"
     for name, spec in _sources.declared(tables.DECLARED).items():
@@ -115,7 +116,7 @@ def test_tables_and_figures_that_are_shown_are_known() -> None:
 
 
 def test_experiments_that_are_named_exist() -> None:
-    known = AWAITED.union(_registry.names())
+    known = AWAITED.union(registry.names())
     for name, text in sources.sections().items():
         for code in re.findall(r"\\code\{([a-z_\\]+)\}", text):
             assert code.replace("\\_", "_") in known, f"{name} names {code}"
@@ -143,7 +144,7 @@ def test_every_reference_to_a_label_has_one() -> None:
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = Table(
         {"context": "tokens", "time": "ms"},
         [{"context": 512, "time": 1.25}, {"context": 1024, "time": None}],
@@ -153,10 +154,10 @@ def results(tmp_path: Path) -> Path:
         values={"ratio": 0.25, "count": 12345, "tiny": 1.26e-16, "name": "50 % of ε_i"},
         findings=["It holds.", "It is fast."],
     )
-    manifest = runs.Manifest.start({}).finish()
-    _results.write(
-        tmp_path / "generation.json", name="generation", key="x", manifest=manifest, result=made
-    )
+    manifest, nothing = runs.Manifest.start({}).finish(), Measured()
+    path = tmp_path / "generation.json"
+    stored.write(path, name="generation", fingerprint={}, manifest=manifest, measured=nothing)
+    monkeypatch.setattr(registry, "reporter", lambda _: lambda _: made)
     return tmp_path
 
 

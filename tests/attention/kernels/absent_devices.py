@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from experiments._compile_targets import TARGETS
+from experiments.compile_check.targets import TARGETS
 
 
 def absent_device(name: str) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ pytest.importorskip("absl", reason="JAX's Mosaic GPU needs absl-py")
 
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from experiments import _compile_calls
+from experiments.compile_check import calls
 from tests.attention.kernels import problems
 from tests.attention.kernels.absent_devices import absent_device
 from tests.attention.kernels.conformance import SMALL, Attends, tolerance
@@ -199,13 +199,13 @@ def test_merge_worked_by_hand() -> None:
 # ---------------------------------------------------------------- lowering
 
 
-KERNELS = [one for one in _compile_calls.kernels("cuda", list(SMALL)) if one.why_not is None]
+KERNELS = [one for one in calls.kernels("cuda", list(SMALL)) if one.why_not is None]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda one: one.labels["shape"])
-def test_lowers_for_hopper_without_one(kernel: _compile_calls.Kernel) -> None:
+def test_lowers_for_hopper_without_one(kernel: calls.Kernel) -> None:
     with absent_device("h100"):
-        text = _compile_calls.lower_call(kernel, "cuda").as_text()
+        text = calls.lower_call(kernel, "cuda").as_text()
     assert "mosaic_gpu" in text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from experiments import _compile_calls
+from experiments.compile_check import calls
 from tests.attention.kernels import problems
 from tests.attention.kernels.absent_devices import absent_device
 from tests.attention.kernels.conformance import SMALL, Together, tolerance
@@ -273,7 +273,7 @@ def test_a_planted_bug_in_selection_is_caught(bug):
 
 # ---------------------------------------------------------------- lowering
 
-KERNELS = [one for one in _compile_calls.kernels("tpu", list(SMALL)) if one.why_not is None]
+KERNELS = [one for one in calls.kernels("tpu", list(SMALL)) if one.why_not is None]
 OTHERS = [one for one in KERNELS if one.labels["shape"] in ("gemma2_9b", "smollm2_135m")]
 
 
@@ -289,5 +289,5 @@ OTHERS = [one for one in KERNELS if one.labels["shape"] in ("gemma2_9b", "smollm
 )
 def test_lowers_at_full_size(kernel, device):
     with absent_device(device):
-        text = _compile_calls.lower_call(kernel, "tpu").as_text()
+        text = calls.lower_call(kernel, "tpu").as_text()
     assert "tpu_custom_call" in text

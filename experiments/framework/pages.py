@@ -1,0 +1,135 @@
+"""The parts of README.md and of pages in docs/ that are written from the committed results.
+
+``python -m experiments.framework.pages`` writes them anew; a test compares.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from experiments.framework import registry, results
+from experiments.framework.outcome import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md", "docs/scaling.md")
+_PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """The page with every part between markers written from the committed results.
+
+    Raises:
+        KeyError: for a marker that names no part.
+    """
+    return _PART.sub(lambda found: f"{found[1]}\n{_PARTS[found[2]]()}\n\n{found[3]}", page)
+
+
+def verdict_table(verdicts: Outcome) -> str:
+    """Claim, statement, module, experiment, verdict."""
+    heads = ("claim", "statement", "module", "experiment", "verdict")
+    rows = [
+        (
+            row["sentence"],
+            row["statement"],
+            _code(row["module"]),
+            _code(row["experiment"]),
+            f"**{row['verdict']}**",
+        )
+        for row in verdicts.tables["verdicts"].rows
+    ]
+    return _table(heads, rows)
+
+
+def evidence(verdicts: Outcome) -> str:
+    """Each claim with its verdict and the numbers that decide it."""
+    return "\n\n".join(
+        f"**{row['sentence']}**: {row['verdict']}. {row['evidence']} "
+        f"(`python -m experiments {str(row['experiment']).partition(',')[0]}`)"
+        for row in verdicts.tables["verdicts"].rows
+    )
+
+
+def experiment_table() -> str:
+    """Every experiment with its question, the time it took, and where."""
+    rows = []
+    for name in registry.names():
+        stored = results.read(results.path_of(name))
+        made: Mapping[str, object] = stored["manifest"] if stored else {}
+        where = f"{made['cpu']}, JAX {made['versions']['jax']}" if made else "not measured"
+        took = _time(float(made["duration"])) if made else ""
+        rows.append((f"`{name}`", registry.claim(name), took, where, registry.left_to_people(name)))
+    return _table(("experiment", "question", "took", "machine", "left to you because"), rows)
+
+
+def _scaling_measured(result: Outcome) -> str:
+    passes: dict[tuple[object, object], list[str]] = {}
+    for row in result.tables["passes"].rows:
+        passes.setdefault((row["cache"], row["workers"]), []).append(f"{row['seconds']:.1f}")
+    rows = [
+        (
+            f"{row['cache']}, {row['workers']}",
+            f"{row['seconds']:.1f} s",
+            f"{' and '.join(passes[row['cache'], row['workers']])} s",
+            str(row["solves"]),
+            f"{row['peak_mib']:.0f} MiB",
+        )
+        for row in result.tables["runs"].rows
+    ]
+    heads = ("page cache, workers", "projection", "passes", "solves", "peak anonymous memory")
+    return _table(heads, rows)
+
+
+def _scaling_found(result: Outcome) -> str:
+    load = result.values["load_average"]
+    said = [*result.findings, f"Load average at the end: {load:.1f}."]
+    return "\n".join(f"- {sentence}" for sentence in said)
+
+
+def _scaling_on_paper(result: Outcome) -> str:
+    rows = [
+        (
+            str(row["workers"]),
+            f"{row['passes']:.2f}",
+            str(row["solves"]),
+            f"{row['pass_memory']:.3g} s, {row['pass_disk']:.3g} s",
+            f"{row['total_memory']:.3g} s, {row['total_disk']:.3g} s",
+        )
+        for row in result.tables["scaling, on paper"].rows
+    ]
+    both = "in memory, from disk"
+    return _table(("workers", "passes", "solves", f"a pass: {both}", f"all: {both}"), rows)
+
+
+def _verdicts() -> Outcome:
+    return results.outcome("verdicts")
+
+
+_PARTS: Mapping[str, Callable[[], str]] = {
+    "verdicts": lambda: f"{_verdicts().findings[0]}\n\n{verdict_table(_verdicts())}",
+    "evidence": lambda: evidence(_verdicts()),
+    "experiments": experiment_table,
+    "measured": lambda: _scaling_measured(results.outcome("bench_out_of_core")),
+    "found": lambda: _scaling_found(results.outcome("bench_out_of_core")),
+    "paper": lambda: _scaling_on_paper(results.outcome("bench_out_of_core")),
+}
+
+
+def _code(names: object) -> str:
+    return ", ".join("—" if name == "—" else f"`{name}`" for name in str(names).split(", "))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '∣') for cell in line)} |" for line in lines
+    )
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

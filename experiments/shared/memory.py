@@ -1,0 +1,93 @@
+"""Peak memory of one call, measured in a process of its own.
+
+Run as `python -m experiments.shared.memory project|relax N D COUNT`; prints JSON. The baseline is
+the process after imports and compilation, before there are keys; so the keys themselves count. What
+the call returns, keys apart, is taken off the peak. `relax` is a projection and a whole path.
+"""
+
+import ctypes
+import gc
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.shared import process
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure(what: str, *, n: int, d: int, temperatures: int) -> dict[str, Any]:
+    """Peak memory of `project` or `relax` at a shape, in a fresh process.
+
+    Returns:
+        In bytes: keys, returned, peak (above the baseline, returned arrays taken off); and
+        `multiple`, peak over keys.
+    """
+    return process.run("experiments.shared.memory", what, n, d, temperatures)
+
+
+def _resident() -> int:
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024
+
+
+def _peak() -> int:
+    if not _STATUS.exists():  # macOS counts bytes, and cannot start the count anew
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024
+
+
+def _start_counting() -> int:
+    """Give freed memory back, start the peak anew where the system can, return the baseline."""
+    if not _STATUS.exists():
+        return _peak()
+    ctypes.CDLL(None).malloc_trim(0)
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return _peak()  # the peak of imports and compilation: overstates nothing but the baseline
+    return _resident()
+
+
+def _child(what: str, n: int, d: int, temperatures: int) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    import vashista_theory as vt
+
+    jax.config.update("jax_enable_x64", True)
+    epsilon = jnp.geomspace(1e3, 1e-8, temperatures) * 4 * d
+    query = 1.5 * jax.random.normal(jax.random.key(1), (d,), jnp.float64)
+
+    def draw(seed: int) -> Any:
+        return jax.block_until_ready(jax.random.normal(jax.random.key(seed), (n, d), jnp.float64))
+
+    def call(keys: Any) -> tuple[Any, ...]:
+        projection = vt.project(keys, query)
+        found = (projection, vt.relax(projection, epsilon)) if what == "relax" else (projection,)
+        return jax.block_until_ready(found)
+
+    call(draw(2))  # compiles; its arrays are gone before the baseline
+    gc.collect()
+    baseline = _start_counting()
+    keys = draw(0)
+    _start_counting()  # what drawing random numbers takes beside its result is not ours
+    result = call(keys)
+    peak = _peak()
+    leaves = {id(leaf): leaf for leaf in jax.tree.leaves(result)}
+    returned = sum(leaf.nbytes for leaf in leaves.values() if leaf is not keys)
+    above = peak - baseline - returned
+    return {
+        "keys": keys.nbytes,
+        "returned": returned,
+        "peak": above,
+        "multiple": above / keys.nbytes,
+    }
+
+
+if __name__ == "__main__":
+    name, *numbers = sys.argv[1:]
+    print(json.dumps(_child(name, *map(int, numbers))))

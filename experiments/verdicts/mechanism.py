@@ -1,0 +1,295 @@
+"""The claims about the mechanism, its speed, its quality and its cost, each with its rule."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.shared.predictable import TAIL
+from experiments.shared.right_answers import right_answers
+from experiments.verdicts.judging import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    Claims,
+    Found,
+    Judged,
+    MissingError,
+    listed,
+    where,
+)
+
+CLAIMS = Claims()
+
+# Answers lost before quality counts as degraded, and KL from dense, nats.
+_LOST, _DIVERGED = 0.05, 0.05
+_ROUNDING = 1e-9  # of a difference of two shares of few prompts
+_REAL = "real heads"
+
+
+@CLAIMS.add(
+    "A drop-in mechanism for existing inference stacks", "—", "models.interface", "generation"
+)
+def drop_in(generation: Found) -> Judged:
+    same, total = generation["same_tokens_all"], generation["new_tokens"]
+    said = (
+        f"Registered by name in transformers, reading all pages it writes the same {same} of "
+        f"{total} tokens as its own attention after {generation['prompt_tokens']:,}. What pages "
+        "cannot reproduce (sliding windows, soft-capping, ALiBi) is refused by name."
+    )
+    condition = "a decoder uses the attention interface of transformers"
+    return Judged(where(condition) if same == total else FAILS, said)
+
+
+@CLAIMS.add(
+    "A small candidate set per query, by paged selection", "T7", "attention.decode", "decode_cpu"
+)
+def small_set(decode: Found) -> Judged:
+    real = decode.rows("reading", keys=_REAL, step="certified", layout="8 bits")
+    normal = decode.rows("reading", keys="normal", step="certified", layout="8 bits")
+    first, last = (end(real, key=_tokens) for end in (min, max))
+    worst = max(row["share_read"] for row in normal)
+    said = (
+        f"To prove 5 % dropped, {first['share_read']:.0%} of the pages are read at "
+        f"{_tokens(first):,} tokens and {last['share_read']:.0%} at {_tokens(last):,} (real heads, "
+        f"mean); {worst:.0%} of independent normal keys. A budget reads a fixed number and proves "
+        "nothing."
+    )
+    if last["share_read"] > 0.25:
+        return Judged(FAILS, said)
+    return Judged(where("attention is concentrated") if worst > 0.5 else HOLDS, said)
+
+
+@CLAIMS.add(
+    "… as published: routing on page means at constant cost",
+    "T7",
+    "attention.routing",
+    "published_algorithm",
+)
+def published_routing(published: Found) -> Judged:
+    growth = published["scored_growth_published"]
+    kept, best = published["kept_page_means_16"], published["kept_best_possible_16"]
+    said = (
+        f"It scores {published['scored_published_131072']:,} page means at 131,072 tokens, "
+        f"{growth:.0f} times as many as at a sixteenth of that; 16 of 64 pages keep {kept:.2f} of "
+        f"the mass (best possible {best:.2f}, 2-bit keys "
+        f"{published['kept_2-bit_keys_16']:.2f})."
+    )
+    return Judged(FAILS if growth > 2 or kept < best - 0.05 else HOLDS, said)
+
+
+@CLAIMS.add("Strong wall-clock speed-ups: a decode step on CPU", "—", "attention", "decode_cpu")
+def fast_step(decode: Found) -> Judged:
+    lengths = sorted({_tokens(row) for row in decode.rows("decode", keys=_REAL)})
+    times = {
+        step: {n: decode[f"times_dense_{step}_{n}"] for n in lengths}
+        for step in ("budget", "certified")
+    }
+    said = "Times as fast as the fastest dense form, real heads: " + "; ".join(
+        f"{step} " + listed(f"{t:.2f} at {n:,}" for n, t in by.items()) + " tokens"
+        for step, by in times.items()
+    )
+    starts = {step: _faster_from(by) for step, by in times.items()}
+    if all(start == lengths[0] for start in starts.values()):
+        return Judged(HOLDS, f"{said}.")
+    if all(start is None for start in starts.values()):
+        return Judged(FAILS, f"{said}.")
+    conditions = [
+        f"{step} from {start:,} tokens" for step, start in starts.items() if start is not None
+    ]
+    return Judged(where(f"the context is long: {listed(conditions)} on"), f"{said}.")
+
+
+@CLAIMS.add("… inside a language model on CPU", "—", "models", "generation")
+def fast_model(generation: Found) -> Judged:
+    rows = [r for r in generation.rows("generation") if r["read_by"] != "transformers (sdpa)"]
+    said = f"Times as fast as transformers' own attention after {generation['prompt_tokens']:,}: "
+    said += listed(f"{row['read_by']} {row['times_dense']:.2f}" for row in rows) + "."
+    sparse = [row for row in rows if row["pages_read"] < 1]
+    faster = [row["read_by"] for row in sparse if row["times_dense"] > 1]
+    if not faster:
+        return Judged(FAILS, said)
+    return Judged(HOLDS if len(faster) == len(sparse) else where(f"read by {listed(faster)}"), said)
+
+
+@CLAIMS.add("… on a GPU", "—", "attention.kernels", "decode_gpu")
+def fast_gpu(decode: Found) -> Judged:
+    rows = [r for r in decode.rows("decode") if r["step"] in ("budget", "certified")]
+    if not rows:
+        raise MissingError("decode_gpu has no sparse step")
+    device = decode["machine device"]
+    # The same step can be run in several ways: the fastest counts, as for dense.
+    best: dict[tuple[str, int, int], float] = {}
+    for row in rows:
+        if row["times_dense"] is not None and row["keys"] == _REAL:
+            key = row["step"], row["kv_heads"], row["tokens"]
+            best[key] = max(best.get(key, 0.0), row["times_dense"])
+    said = f"Times as fast as the fastest dense library on {device}: " + listed(
+        f"{t:.2f} ({step}, {tokens:,} tokens, {heads} kv heads)"
+        for (step, heads, tokens), t in sorted(best.items())
+    )
+    faster = [t > 1 for t in best.values()]
+    verdict = HOLDS if all(faster) else where("the list says so") if any(faster) else FAILS
+    return Judged(verdict, f"{said}.")
+
+
+@CLAIMS.add("… of the published implementation, by its own times", "—", "—", "published_algorithm")
+def published_times(published: Found) -> Judged:
+    least, most = published["recorded_least"], published["recorded_most"]
+    said = (
+        f"Its recorded steps are {least:.3f} to {most:.3f} times as fast as dense attention from "
+        "8,192 to 131,072 tokens on an H100 (published times, not measured here)."
+    )
+    return Judged(FAILS if most < 1 else HOLDS if least > 1 else where("contexts are long"), said)
+
+
+@CLAIMS.add("Minimal loss of quality: predictions", "T7", "evaluation", "model_quality")
+def predictions(quality: Found) -> Judged:
+    rows = quality.rows("perplexity")
+    policies = _policies(rows)
+    contexts = sorted({row["context"] for row in rows})
+    kept = {
+        policy: [n for n in contexts if quality[f"divergence_{policy}_{n}"] <= _DIVERGED]
+        for policy in policies
+    }
+    said = f"KL from dense, nats, mean over texts, at {listed(f'{n:,}' for n in contexts)} tokens: "
+    said += "; ".join(
+        f"{policy} " + listed(f"{quality[f'divergence_{policy}_{n}']:.3g}" for n in contexts)
+        for policy in policies
+    )
+    return _by_policy(kept, contexts, f"{said}. Kept means at most {_DIVERGED:g}.")
+
+
+@CLAIMS.add("Minimal loss of quality: retrieval", "T7", "evaluation", "model_quality")
+def retrieval(quality: Found) -> Judged:
+    rows = quality.rows("retrieval")
+    policies = _policies(rows)
+    right = right_answers(rows)
+    contexts = sorted({context for _, context in right})
+    if not contexts:
+        return Judged(NOT_MEASURED, "Dense attention solves no task, so nothing can be lost.")
+    kept = {
+        policy: [
+            n
+            for n in contexts
+            if right["dense", n].share - right[policy, n].share <= _LOST + _ROUNDING
+        ]
+        for policy in policies
+    }
+    prompts = listed(f"{right['dense', n].prompts} prompts at {n:,}" for n in contexts)
+    asked = listed(sorted({row["task"] for row in rows}))
+    said = f"Tasks compared: {asked}. Right answers where dense solves them ({prompts} tokens): "
+    said += "; ".join(
+        f"{policy} " + listed(f"{right[policy, n].share:.0%}" for n in contexts)
+        for policy in ("dense", *policies)
+    )
+    return _by_policy(kept, contexts, f"{said}. Kept means within {_LOST:.0%} of dense.")
+
+
+@CLAIMS.add("… in the regimes that the support gap predicts", "T3", "evaluation", "head_survey")
+def predicted(survey: Found) -> Judged:
+    rows = survey.rows("calibration", diagnostic="gap_ratio")
+    most, least = rows[-1], rows[0]
+    own = survey.rows("calibration", diagnostic="estimate")
+    said = (
+        f"Share of reads of 16 pages that lose over 5 %: {least['unsafe']:.0%} in the tenth with "
+        f"the least Δ/ε, {most['unsafe']:.0%} in the tenth with the most. By the mechanism's own "
+        f"estimate of the kept mass: {max(r['unsafe'] for r in own):.0%} and "
+        f"{min(r['unsafe'] for r in own):.0%}."
+    )
+    if most["unsafe"] <= 0.05:
+        return Judged(where("Δ/ε is in its highest tenth"), said)
+    return Judged(FAILS, said)
+
+
+def _spread_rule(step: str, promise: str) -> None:
+    @CLAIMS.add(f"Predictable latency (p50, p90, p99): {promise}", "—", "attention", "decode_cpu")
+    def latency(decode: Found) -> Judged:
+        rows = decode.rows("decode", keys=_REAL, step=step)
+        by: dict[int, Mapping[str, Any]] = {}
+        for row in sorted(rows, key=lambda r: -r["p50_ms"]):  # the fastest layout stays
+            by[_tokens(row)] = row
+        said = "Milliseconds on CPU: " + "; ".join(
+            f"{row['p50_ms']:.2f}, {row['p90_ms']:.2f} and {row['p99_ms']:.2f} at {n:,} tokens"
+            for n, row in sorted(by.items())
+        )
+        own = {
+            _tokens(row): row["p99_ms"] / row["p50_ms"]
+            for row in decode.rows("decode", keys=_REAL, step="dense")
+        }
+        narrow = [
+            n for n, row in sorted(by.items()) if row["p99_ms"] <= TAIL * own[n] * row["p50_ms"]
+        ]
+        said += (
+            f". Predictable means p99 over p50 at most {TAIL:g} times that of dense, which does "
+            "the same work for every query."
+        )
+        if len(narrow) == len(by):
+            return Judged(HOLDS, said)
+        if not narrow:
+            return Judged(FAILS, said)
+        return Judged(where(f"the context is {listed(f'{n:,}' for n in narrow)} tokens"), said)
+
+
+for _step, _promise in (
+    ("budget", "a fixed number of pages"),
+    ("certified", "certified reading"),
+):
+    _spread_rule(_step, _promise)
+
+
+@CLAIMS.add("Predictable cost without outside retrieval", "—", "attention.cache", "decode_cpu")
+def cost(decode: Found) -> Judged:
+    rows = decode.rows("append and summaries")
+    share = [row["share_of_kv"] for row in rows]
+    exact = all(abs(row["summary_mb"] - row["formula_mb"]) < 1e-6 for row in rows)
+    tokens = [row["tokens"] for row in rows]
+    said = (
+        f"Nothing is fetched from outside the cache: summaries take {_shares(share)} of its bytes, "
+        f"{'as' if exact else 'not as'} the formula says at every length, and appending a token "
+        f"takes {decode['append_ratio']:.2f} times as long at {max(tokens):,} tokens as at "
+        f"{min(tokens):,}. Quality against retrieval from outside was not compared."
+    )
+    return Judged(HOLDS if exact and decode["append_ratio"] <= 1.5 else FAILS, said)
+
+
+def _tokens(row: Mapping[str, Any]) -> int:
+    return row["tokens"]
+
+
+def _faster_from(times: Mapping[int, float]) -> int | None:
+    """The least length from which on every measured one is faster than dense."""
+    start = None
+    for tokens, times_dense in sorted(times.items(), reverse=True):
+        if times_dense <= 1:
+            break
+        start = tokens
+    return start
+
+
+def _policies(rows: list[Mapping[str, Any]]) -> list[str]:
+    """What is offered to users, and the published routing, at the most pages that were tried."""
+    names = {row["policy"] for row in rows}
+    wanted = []
+    for name in ("budget", "published"):
+        sizes = [int(n.split("@")[1]) for n in names if n.startswith(f"{name}@")]
+        wanted += [f"{name}@{max(sizes)}"] if sizes else []
+    wanted += sorted(n for n in names if n.startswith("certified"))
+    if not wanted:
+        raise MissingError("model_quality has no policy that is offered to users")
+    return wanted
+
+
+def _by_policy(kept: Mapping[str, list[int]], contexts: list[int], said: str) -> Judged:
+    """One verdict about several policies and lengths."""
+    if all(found == contexts for found in kept.values()):
+        return Judged(HOLDS, said)
+    conditions = [
+        f"{policy}" + ("" if found == contexts else f" at {listed(f'{n:,}' for n in found)} tokens")
+        for policy, found in kept.items()
+        if found
+    ]
+    return Judged(where(f"read by {listed(conditions)}") if conditions else FAILS, said)
+
+
+def _shares(shares: list[float]) -> str:
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    return low if low == high else f"{low} to {high}"
