@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import _exact_projection
 from experiments.__main__ import main
-from experiments._attack_families import FAMILIES
-from experiments._attack_judge import Answer, condition, judge, root
+from experiments.projection_attack import exact as exact_projection
+from experiments.projection_attack.families import FAMILIES
+from experiments.projection_attack.judge import Answer, condition, judge, root
 
 KEYS = np.array([[1.0, 1.0], [1.0, -1.0], [-1e6, 0.0], [0.5, 0.0]])
 QUERY = np.array([2.0, 0.5])
-EXACT = _exact_projection.project(KEYS.tolist(), QUERY.tolist())
+EXACT = exact_projection.project(KEYS.tolist(), QUERY.tolist())
 # By hand: p* = (1, 1/2), weights (3/4, 1/4), r* = (1, 0), so μ = (0, 0, 1 + 1e6, 1/2).
 RIGHT = Answer(
     result="successful",
@@ -73,7 +73,7 @@ def test_each_criterion() -> None:
 
 
 def test_inside_called_outside() -> None:
-    exact = _exact_projection.project([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [0.5, 0.5])
+    exact = exact_projection.project([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [0.5, 0.5])
     assert exact.inside
     point, weights = np.array([0.5, 0.5]), np.array([0.5, 0.25, 0.25])
     told = dataclasses.replace(
@@ -90,9 +90,9 @@ def test_inside_called_outside() -> None:
 
 
 def test_roots_and_condition_numbers() -> None:
-    assert root(_exact_projection.Fraction(9, 4)) == 1.5
+    assert root(exact_projection.Fraction(9, 4)) == 1.5
     # An exponent no float has: √(2^−3000 · 2) = 2^−1500 √2.
-    found = root(_exact_projection.Fraction(2, 2**3000)) * 2**1500
+    found = root(exact_projection.Fraction(2, 2**3000)) * 2**1500
     assert float(found) == pytest.approx(math.sqrt(2), rel=1e-15)
     # Edges (1, 0) and (1e9, 1e9) from the first key: unit vectors at 45°, σ² = 1 ∓ cos 45°.
     keys = [[0, 0], [1, 0], [10**9, 10**9]]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from experiments import _exact_projection
-from experiments._attack_families import FAMILIES
-from experiments._attack_judge import judge
-from experiments.projection_attack import ask
+from experiments.projection_attack import exact as exact_projection
+from experiments.projection_attack.families import FAMILIES
+from experiments.projection_attack.judge import judge
+from experiments.projection_attack.measure import ask
 
 NUMBERS = st.integers(0, 2**31 - 1)
 """Numbers of instances; the seed of the committed experiment is 0, this one is another."""
@@ -19,7 +19,7 @@ def refute(function: str, family: str, kind: str, number: int) -> None:
     keys, query = FAMILIES[family].make(SEED, number, np.dtype(kind))
     answer = ask(function, keys, query, small_blocks=number % 2 == 1)
     if not isinstance(answer, str):
-        exact = _exact_projection.project(keys.tolist(), query.tolist())
+        exact = exact_projection.project(keys.tolist(), query.tolist())
         verdict = judge(exact, answer)
         assert not verdict.wrong, verdict
 

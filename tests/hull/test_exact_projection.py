@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from experiments import _exact_projection as exact_projection
+from experiments.projection_attack import exact as exact_projection
 from tests.hull import reference
 from tests.hull.problems import PROBLEMS, Problem
 

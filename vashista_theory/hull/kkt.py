@@ -71,7 +71,7 @@ class Place(NamedTuple):
 
     @property
     def point(self) -> Float[Array, " d"]:
-        """p in the coordinates of the caller."""
+        """P in the coordinates of the caller."""
         return self.frame.origin + self.offset * self.frame.unit
 
 
@@ -117,7 +117,7 @@ def tolerance(place: Place) -> Tolerance:
 
 
 def price(keys: Float[Array, "n d"], place: Place) -> Prices:
-    """Multipliers ⟨q − p, p − k_i⟩ of all keys from differences, with their tolerances: one pass."""
+    """Multipliers ⟨q − p, p − k_i⟩ of all keys, from differences, and tolerances: one pass."""
     frame, residual = place.frame, place.residual
     slope, level, _ = tolerance(place)
 

@@ -113,7 +113,7 @@ def _solve_jvp(
     Moving keys carry the point along at fixed weights; the query's motion relative to that, and
     the tilt of the face against the residual, change the weights.
     """
-    keys, query = primals[:2]
+    keys = primals[0]
     solution = _solve(*primals)
     support, place = solution.optimum.support, solution.optimum.place
     inverse = 1 / place.frame.unit
@@ -152,8 +152,8 @@ def _weight_change(
     used: Bool[Array, " slots"],
     pull: Float[Array, " slots"],
 ) -> Float[Array, " slots"]:
-    """c with Σc = 0 and ⟨k_j − k_0, Σ c_i k_i⟩ = pull_j − pull_0: from the R of the differences."""
-    slots, d = shifted.shape
+    """C with Σc = 0 and ⟨k_j − k_0, Σ c_i k_i⟩ = pull_j − pull_0: from the R of the differences."""
+    slots = shifted.shape[0]
     pivot = jnp.argmax(jnp.where(used, weights, -jnp.inf))
     others = used & (jnp.arange(slots) != pivot)
     rows = jnp.where(others[:, None], shifted - shifted[pivot][None], 0.0)

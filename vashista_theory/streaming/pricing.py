@@ -58,12 +58,12 @@ class Optimum:
 
     @property
     def point(self) -> np.ndarray:
-        """p in the coordinates of the caller."""
+        """P in the coordinates of the caller."""
         return np.asarray(self.place.point)
 
     @property
     def residual(self) -> np.ndarray:
-        """q − p in units of the place."""
+        """Q − p in units of the place."""
         return np.asarray(self.place.residual)
 
     @property

@@ -277,7 +277,9 @@ def _start(rows: Rows, query: np.ndarray, initial_rows: ArrayLike | None) -> Wor
             )
         index = np.unique(given).astype(np.int64)
     held = rows.take(index)
-    if not np.isfinite(held).all() or not np.isfinite(np.sum(held**2)):
+    with np.errstate(over="ignore"):
+        usable = np.isfinite(np.sum(held**2))
+    if not usable:
         # The first pass names the row; it needs some point to start from.
         held = np.broadcast_to(query, (1, rows.d))
         index = index[:1]

@@ -3,8 +3,8 @@
 Small instances of the kinds that break solvers (ties, near ties, flat and thin hulls, far keys, far
 queries, far origins, the ends of the floats), in float64 and float32, are given to `project` and to
 `project_blocks`. Each answer is held against the exact projection of the same floats, in integers.
-What counts as wrong is defined in `experiments/_attack_judge.py`; a refusal is not wrong, and is
-counted. One wrong answer is a failure of the experiment.
+What counts as wrong is defined in `experiments/projection_attack/judge.py`; a refusal is not wrong,
+and is counted. One wrong answer is a failure of the experiment.
 
 Examples:
   python -m experiments projection_attack
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import vashista_theory as vt
-from experiments import _exact_projection
-from experiments._attack_families import FAMILIES, Family
-from experiments._attack_judge import Answer, Verdict, judge
-from experiments._outcome import Outcome, Table
+from experiments.framework.outcome import Measured
+from experiments.projection_attack import exact
+from experiments.projection_attack.families import FAMILIES, Family
+from experiments.projection_attack.judge import Answer, Verdict, judge
 from vashista_theory import runs, streaming
 
 FUNCTIONS = ("project", "project_blocks")
@@ -32,32 +32,6 @@ _QUICK = 8
 _SMALL_BLOCK = 3
 _LISTED = 60
 
-_FAMILIES = {
-    "family": "of instances",
-    "type": "of keys and query",
-    "function": "which was asked",
-    "instances": "asked",
-    "wrong": "answers that fail a criterion",
-    "inside": "share called inside the hull",
-    "ambiguous": "share refused as `ambiguous_face`",
-    "stagnated": "share refused as `stagnated`, or out of steps or passes",
-    "refused": "share refused as input that cannot be computed with",
-    "by_design": "whether what rounding decides is the family's point",
-    "point": "largest ‖p − p*‖ of a right answer, roundings",
-    "backward": "largest backward error of the point of a right answer, roundings",
-    "gap": "largest error of the gap of a right answer, roundings",
-    "short": "largest ‖p − p*‖ − √duality_gap of any answer, roundings; positive: a promise broken",
-}
-_WRONG = {
-    "family": "of the instance",
-    "type": "of keys and query",
-    "function": "which was asked",
-    "number": "of the instance: `FAMILIES[family].make(seed, number, type)`",
-    "result": "what the answer called itself",
-    "criteria": "that it fails",
-    "point": "‖p − p*‖, roundings",
-    "backward": "backward error, roundings",
-}
 _REFUSED = frozenset({"nonfinite_input", "ValueError"})
 _STAGNATED = frozenset({"stagnated", "max_steps_reached", "max_passes_reached"})
 
@@ -91,7 +65,7 @@ class Tried(NamedTuple):
     verdict: Verdict
 
 
-def run(config: Config) -> Outcome:
+def measure(config: Config) -> Measured:
     """Ask for every instance, and judge every answer."""
     tried = list(_tried(config))
     rows = [
@@ -101,27 +75,9 @@ def run(config: Config) -> Outcome:
         for function in FUNCTIONS
     ]
     wrong = [t for t in tried if t.verdict.wrong]
-    values = _values(tried)
-    return Outcome(
-        tables={
-            "families": Table(_FAMILIES, rows),
-            "wrong": Table(_WRONG, [_wrong_row(t) for t in wrong[:_LISTED]]),
-        },
-        values=values,
-        findings=_findings(values, rows),
-        notes=[
-            (
-                "Roundings are spacings of the type at 1 times the lengths that enter, as "
-                "experiments/_attack_judge.py defines them; none of these lengths is that of a key "
-                "without weight, and only the rounding of p itself sees the distance from the "
-                "origin. A tolerance is 256 of them."
-            ),
-            (
-                "`project` is called once an instance. `project_blocks` computes in float64 "
-                f"whatever it is given, in one block or, for odd numbers, in blocks of "
-                f"{_SMALL_BLOCK} rows."
-            ),
-        ],
+    return Measured(
+        tables={"families": rows, "wrong": [_wrong_row(t) for t in wrong[:_LISTED]]},
+        values=_values(tried),
         failures=[
             f"{count} wrong answers of {function} in {family} ({kind})"
             for (family, kind, function), count in Counter(
@@ -140,10 +96,10 @@ def _tried(config: Config) -> Iterator[Tried]:
         for family, kind in plan:
             for number in range(count):
                 keys, query = family.make(config.seed, number, np.dtype(kind))
-                exact = _exact_projection.project(keys.tolist(), query.tolist())
+                right = exact.project(keys.tolist(), query.tolist())
                 for function in FUNCTIONS:
                     answer = ask(function, keys, query, small_blocks=number % 2 == 1)
-                    verdict = Verdict(answer) if isinstance(answer, str) else judge(exact, answer)
+                    verdict = Verdict(answer) if isinstance(answer, str) else judge(right, answer)
                     yield Tried(family, kind, function, number, verdict)
             display.advance()
 
@@ -229,27 +185,3 @@ def _values(tried: list[Tried]) -> dict[str, Any]:
         "backward": max((v.backward for v in right), default=None),
         "point": max((v.point_error for v in right), default=None),
     }
-
-
-def _findings(values: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    said = [
-        (
-            f"{values['wrong']} of {values['answers']:,} answers to {values['instances']:,} "
-            f"instances of {values['families']} families are wrong."
-        ),
-        (
-            f"{values['undecided']:.1%} are refused; {values['undecided_but_decidable']:.1%} in "
-            "families where rounding decides nothing by design."
-        ),
-    ]
-    refused = sorted(
-        (r for r in rows if not r["by_design"]),
-        key=lambda r: -(r["ambiguous"] + r["stagnated"] + r["refused"]),
-    )[:3]
-    said += [
-        f"Most refused: {r['family']} ({r['type']}, {r['function']}), "
-        f"{r['ambiguous'] + r['stagnated'] + r['refused']:.0%}."
-        for r in refused
-        if r["ambiguous"] + r["stagnated"] + r["refused"] > 0
-    ]
-    return said

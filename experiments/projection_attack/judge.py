@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 
 import vashista_theory as vt
-from experiments._exact_projection import Exact, dot
+from experiments.projection_attack.exact import Exact, dot
 
 UNITS = 256
 """C. Verdicts of the package rest on 64 units of its own estimates, which may be 2 to 3 times off;
