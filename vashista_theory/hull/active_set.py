@@ -165,7 +165,7 @@ def _exhaust(problem: Problem, state: Search, pool: _Candidates) -> Search:
 
     def price(state: Search) -> tuple[Int[Array, ""], Bool[Array, ""]]:
         """The candidate that violates ⟨r, k⟩ ≤ ⟨r, p⟩ most, and whether it does beyond noise."""
-        excess = (pool.shifted - state.offset[None]) @ state.residual - pool.noise
+        excess = pool.shifted @ state.residual - state.offset @ state.residual - pool.noise
         best = jnp.argmax(excess)
         return best, excess[best] > 0
 
@@ -200,8 +200,10 @@ def _enter(
 def _settle_weights(corral: Corral, frame: Frame) -> Corral:
     """Minor cycle: move to the affine optimum, dropping keys whose weight would vanish."""
 
+    floor = corrals.weight_floor(corral.weights, corral.reach)
+
     def falling(state: tuple[Corral, Array]) -> Array:
-        return corrals.falling_weights(state[0].used, state[1], state[0].reach)
+        return state[0].used & (state[1] <= floor)
 
     def shrink(state: tuple[Corral, Array]) -> tuple[Corral, Array]:
         corral, wanted = state

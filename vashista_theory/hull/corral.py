@@ -65,18 +65,18 @@ def start(index: Int[Array, ""], frame: Frame, slots: int) -> Corral:
     )
 
 
-def falling_weights(
-    used: Bool[Array, " slots"], wanted: Float[Array, " slots"], reach: Float[Array, " slots"]
-) -> Bool[Array, " slots"]:
-    """Keys of the corral that the affine optimum gives no weight beyond rounding.
+def weight_floor(
+    weights: Float[Array, " slots"], reach: Float[Array, " slots"]
+) -> Float[Array, " slots"]:
+    """The weight, by key, that is rounding and no more.
 
     A weight moves the point by weight × reach: a distant key counts with a weight that is far
     below the roundoff of 1.
     """
-    noise = WEIGHT_NOISE * unit_roundoff(wanted.dtype)
-    mean_reach = jnp.sum(jnp.abs(wanted) * reach)
-    share = jnp.where(reach > mean_reach, mean_reach / jnp.where(reach > 0, reach, 1.0), 1.0)
-    return used & (wanted <= noise * share)
+    noise = WEIGHT_NOISE * unit_roundoff(weights.dtype)
+    mean_reach = jnp.sum(weights * reach)
+    far = reach > mean_reach
+    return noise * jnp.where(far, mean_reach / jnp.where(far, reach, 1.0), 1.0)
 
 
 def step_towards(
@@ -168,8 +168,10 @@ def correct(corral: Corral, frame: Frame) -> Corral:
 def polish(corral: Corral, frame: Frame) -> Corral:
     """Two corrections; a key whose weight they bring down to rounding leaves."""
 
+    floor = weight_floor(corral.weights, corral.reach)
+
     def spoiled(corral: Corral) -> Bool[Array, " slots"]:
-        return falling_weights(corral.used, corral.weights, corral.reach)
+        return corral.used & (corral.weights <= floor)
 
     def mend(corral: Corral) -> Corral:
         corral = drop(corral, jnp.argmin(jnp.where(spoiled(corral), corral.weights, jnp.inf)))

@@ -32,10 +32,10 @@ class Frame(NamedTuple):
 
 
 def frame_at(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Frame, Int[Array, ""]]:
-    """Origin at the sampled key nearest to the query; unit from the median distance to it.
+    """Origin at the sampled key nearest to the query; unit from the keys' distances to it.
 
-    The median, since one distant key must not set the unit for all others. Lengths are largest
-    coordinates: a square would leave the range of the type long before.
+    Their geometric mean, since one distant key must not set the unit for all others. Lengths are
+    largest coordinates: a square would leave the range of the type long before.
 
     Returns:
         The frame, and the index of its origin.
@@ -46,9 +46,12 @@ def frame_at(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Fram
     points = keys[sample]
     nearest = sample[jnp.argmin(jnp.max(jnp.abs(points - query[None]), axis=1))]
     origin = keys[nearest]
-    distances = jnp.sort(jnp.max(jnp.abs(points - origin[None]), axis=1))
-    length = jnp.max(jnp.abs(query - origin))
-    for distance in (distances[-1], distances[count // 2]):
-        length = jnp.where(distance > 0, distance, length)
-    frame = Frame(origin, power_of_two(length), origin)
+    distances = jnp.max(jnp.abs(points - origin[None]), axis=1)
+    apart = distances > 0
+    exponents = jnp.sum(jnp.where(apart, jnp.frexp(distances)[1], 0)) // jnp.maximum(
+        jnp.sum(apart, dtype=jnp.int32), 1
+    )
+    away = power_of_two(jnp.max(jnp.abs(query - origin)))
+    typical = jnp.ldexp(jnp.ones_like(away), exponents.astype(jnp.int32) - 1)
+    frame = Frame(origin, jnp.where(jnp.any(apart), power_of_two(typical), away), origin)
     return frame.moved_to(origin, query), nearest

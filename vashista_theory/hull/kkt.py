@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import map_rows, unit_roundoff
 from vashista_theory.hull.frame import Frame
@@ -91,7 +91,8 @@ class Prices(NamedTuple):
 
     Attributes:
         multipliers: μ_i.
-        tolerances: by key, the largest μ_i that rounding can make of a zero.
+        tolerances: by key, the largest μ_i that rounding can make of a zero, or more where that
+            decides as well.
         squared_reach: by key, ‖k_i − p‖².
     """
 
@@ -116,17 +117,41 @@ def tolerance(place: Place) -> Tolerance:
     )
 
 
-def price(keys: Float[Array, "n d"], place: Place) -> Prices:
-    """Multipliers ⟨q − p, p − k_i⟩ of all keys, from differences, and tolerances: one pass."""
+def price(keys: Float[Array, "n d"], place: Place, support: Int[Array, " slots"]) -> Prices:
+    """Multipliers ⟨q − p, p − k_i⟩ of all keys, from differences, with their tolerances: one pass.
+
+    By Cauchy and Schwarz ‖k − p‖ ‖slope‖ is never below a tolerance and costs no product with the
+    keys. Where it decides about every key without weight, as it does unless one is nearly on the
+    face, the tolerances of these keys are left at that; otherwise a second pass makes them exact.
+
+    Args:
+        keys: (n, d).
+        place: the point.
+        support: keys that carry it, −1 for none. Their tolerances are always exact.
+    """
+    n, d = keys.shape
     frame, residual = place.frame, place.residual
-    slope, level, _ = tolerance(place)
+    slope, level, inputs = tolerance(place)
 
-    def block(rows: Array) -> tuple[Array, Array, Array]:
+    def exact(rows: Array) -> tuple[Array]:
+        return (jnp.abs(frame.shifted(rows) - place.offset[None]) @ slope + level,)
+
+    def block(rows: Array) -> tuple[Array, Array]:
         shifted = frame.shifted(rows) - place.offset[None]
-        squared = jnp.sum(shifted * shifted, axis=1)
-        return -(shifted @ residual), jnp.abs(shifted) @ slope + level, squared
+        return -(shifted @ residual), jnp.sum(shifted * shifted, axis=1)
 
-    return Prices(*map_rows(block, keys))
+    multipliers, squared_reach = map_rows(block, keys)
+    coarse = jnp.sqrt(squared_reach) * jnp.linalg.norm(slope) + level
+    slots = jnp.where(support >= 0, support, n)
+    carrying = jnp.zeros((n,), bool).at[slots].set(True, mode="drop")
+    band = max(AMBIGUOUS_BAND[1], _proof_roundings(d, support.shape[0]))
+    clear = carrying | (jnp.abs(multipliers) > band * coarse + inputs)
+    tolerances = jax.lax.cond(
+        jnp.all(clear),
+        lambda: coarse.at[slots].set(exact(keys[jnp.maximum(support, 0)])[0], mode="drop"),
+        lambda: map_rows(exact, keys)[0],
+    )
+    return Prices(multipliers, tolerances, squared_reach)
 
 
 def squared_scale(multipliers: Any, squared_reach: Any, place: Place) -> Any:
@@ -144,11 +169,14 @@ def violation(prices: Prices, allowance: Float[Array, ""]) -> Float[Array, " n"]
 def excess(multipliers: Any, tolerances: Any, dimension: int, support_size: int) -> Any:
     """Upper end of −μ_i, by key, for NumPy's and for JAX's arrays.
 
-    d + m + 16 roundings are the most that a multiplier can be off; a tolerance is
-    `FACE_ROUNDINGS` of them or more.
+    d + m + 16 roundings are the most that a multiplier can be off.
     """
-    roundings = (dimension + support_size + 16) / (2 * FACE_ROUNDINGS)
-    return roundings * tolerances - multipliers
+    return _proof_roundings(dimension, support_size) * tolerances - multipliers
+
+
+def _proof_roundings(dimension: int, support_size: int) -> float:
+    """Tolerances in d + m + 16 roundings: one is `FACE_ROUNDINGS` spacings, two roundings each."""
+    return (dimension + support_size + 16) / (2 * FACE_ROUNDINGS)
 
 
 def duality_gap(greatest_excess: Any, place: Place, support_size: int) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.hull import kkt
 from vashista_theory.hull.active_set import Problem, Search
-from vashista_theory.hull.corral import falling_weights, polish, step_towards
+from vashista_theory.hull.corral import polish, step_towards, weight_floor
 from vashista_theory.hull.kkt import Place, Prices
 
 SOLVED_SHARE = 0.5
@@ -79,7 +79,7 @@ def refine(problem: Problem, found: Search) -> Optimum:
     first = Optimum(
         support,
         place,
-        kkt.price(problem.keys, place),
+        kkt.price(problem.keys, place, support.key_index),
         found.steps,
         found.passes + 1,
         jnp.int32(0),
@@ -127,7 +127,7 @@ def _step(problem: Problem, state: Optimum) -> Optimum:
     return Optimum(
         settled,
         place,
-        kkt.price(problem.keys, place),
+        kkt.price(problem.keys, place, settled.key_index),
         state.steps + 1,
         state.passes + 1,
         state.stalls + (~progress).astype(jnp.int32),
@@ -145,7 +145,7 @@ def _settle(problem: Problem, support: Support) -> Support:
 
     def falling(state: tuple[Support, Array, Array]) -> Array:
         support, wanted, reach = state
-        return falling_weights(support.used, wanted, reach)
+        return support.used & (wanted <= weight_floor(support.weights, reach))
 
     def shrink(state: tuple[Support, Array, Array]) -> tuple[Support, Array, Array]:
         support, wanted, _ = state
