@@ -199,7 +199,6 @@ def _enter(
 
 def _settle_weights(corral: Corral, frame: Frame) -> Corral:
     """Minor cycle: move to the affine optimum, dropping keys whose weight would vanish."""
-
     floor = corrals.weight_floor(corral.weights, corral.reach)
 
     def falling(state: tuple[Corral, Array]) -> Array:

@@ -167,7 +167,6 @@ def correct(corral: Corral, frame: Frame) -> Corral:
 
 def polish(corral: Corral, frame: Frame) -> Corral:
     """Two corrections; a key whose weight they bring down to rounding leaves."""
-
     floor = weight_floor(corral.weights, corral.reach)
 
     def spoiled(corral: Corral) -> Bool[Array, " slots"]:
