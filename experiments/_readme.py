@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments import _registry, _results, _update
 from experiments._outcome import Outcome
+from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md")
@@ -92,4 +93,4 @@ def _table(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         path = ROOT / page
-        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        runs.write_atomically(path, filled(path.read_text(encoding="utf-8")))

@@ -3,15 +3,15 @@
 ``python -m experiments._scaling_page`` writes them anew after that experiment; a test compares.
 """
 
-import json
 import re
 from pathlib import Path
 
+from experiments import _results
 from experiments._outcome import Outcome
+from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scaling.md"
-RESULT = ROOT / "experiments" / "results" / "bench_out_of_core.json"
 _PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -27,7 +27,7 @@ def filled(page: str, result: Outcome) -> str:
 
 def read_result() -> Outcome:
     """The committed result."""
-    return Outcome.from_json(json.loads(RESULT.read_text(encoding="utf-8"))["outcome"])
+    return _results.outcome("bench_out_of_core")
 
 
 def _measured(result: Outcome) -> str:
@@ -75,4 +75,4 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), read_result()), encoding="utf-8")
+    runs.write_atomically(PAGE, filled(PAGE.read_text(encoding="utf-8"), read_result()))
