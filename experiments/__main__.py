@@ -107,7 +107,7 @@ def _run(job: Job) -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     inputs = job.module.inputs() if hasattr(job.module, "inputs") else None
     key = _results.fingerprint(job.name, job.config, inputs)
-    stored = _results.read(job.path)
+    stored = _results.read_if_whole(job.path)
     if stored is not None and stored["fingerprint"] == key and not job.force:
         known = Outcome.from_json(stored["outcome"])
         known.show(console)

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,33 @@ def path_of(name: str, *, quick: bool = False, folder: Path | None = None) -> Pa
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A result file's content, or None where there is none that can be read."""
+    """A result file's content, or None where there is no such file.
+
+    Raises:
+        ValueError: It is damaged; the message names it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        Outcome.from_json(content["outcome"])
+        if type(content["fingerprint"]) is str and type(content["manifest"]) is dict:
+            return content
+        raise ValueError("no fingerprint or manifest")
+    except FileNotFoundError:
         return None
-    return content if isinstance(content, dict) and "fingerprint" in content else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"the result {path} is damaged ({type(error).__name__}: {error}); restore it, or "
+            f"compute it again: python -m experiments {path.stem}"
+        ) from error
+
+
+def read_if_whole(path: Path) -> dict[str, Any] | None:
+    """Like `read`, for what can compute it again: a damaged file is named and counts as none."""
+    try:
+        return read(path)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def outcome(name: str, *, folder: Path | None = None) -> Outcome:
@@ -36,6 +58,7 @@ def outcome(name: str, *, folder: Path | None = None) -> Outcome:
 
     Raises:
         FileNotFoundError: It has not been computed; the message says how to.
+        ValueError: Its file is damaged.
     """
     stored = read(path_of(name, folder=folder))
     if stored is None:

@@ -31,7 +31,7 @@ CURRENT, STALE, MISSING = "current", "stale", "missing"
 def status(name: str) -> tuple[str, str]:
     """Whether the committed result of an experiment is current, and the key it should have."""
     module = _registry.load(name)
-    stored = _results.read(_results.path_of(name))
+    stored = _results.read_if_whole(_results.path_of(name))
     inputs = module.inputs() if hasattr(module, "inputs") else None
     if stored is None:
         return MISSING, _results.fingerprint(name, module.Config(), inputs)
@@ -42,7 +42,7 @@ def status(name: str) -> tuple[str, str]:
 def config_of(name: str) -> Any:
     """The configuration to compute with: that of the stored result where it still fits."""
     kind = _registry.load(name).Config
-    stored = _results.read(_results.path_of(name))
+    stored = _results.read_if_whole(_results.path_of(name))
     if stored is None:
         return kind()
     given = stored["manifest"]["configuration"]

@@ -125,7 +125,7 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
     start = time.perf_counter()
     key = _results.fingerprint(NAME, config)
     path = _results.path_of(NAME, quick=config.quick, folder=folder)
-    stored = _results.read(path)
+    stored = _results.read_if_whole(path)
     if stored is not None and stored["fingerprint"] == key and not given.force:
         print(f"Nothing changed since {path.name} was measured; --force measures again.")
         print(report.as_text(_results.Outcome.from_json(stored["outcome"])))
