@@ -119,7 +119,7 @@ def _run(job: Job) -> int:
     # Verification is in float64, at full precision of products, whatever the user's settings.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         manifest = runs.Manifest.start(job.config, seed=getattr(job.config, "seed", None))
-        stored = results.read(job.path)
+        stored = results.read_if_whole(job.path)
         dirty = bool(manifest.dirty)
         if stored and not job.force and not staleness.reasons(stored, key, accept_dirty=dirty):
             made = stored["manifest"]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.framework.results import outcome, path_of, read
 from vashista_theory import runs
-from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE, STYLE
+from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE, STYLE, save
 
 FOLDER = Path(__file__).resolve().parent
 OUTPUT = FOLDER / "output"
@@ -76,9 +76,7 @@ def make(name: str, *, results: Path | None, output: Path) -> Drawn | str:
 def _save(figure: Figure, name: str, source: Path, output: Path) -> Drawn:
     output.mkdir(parents=True, exist_ok=True)
     drawn = Drawn(*(output / f"{name}{end}" for end in (".png", ".pdf", ".json")))
-    figure.savefig(drawn.png)
-    # Without a date, the same result gives the same file.
-    figure.savefig(drawn.pdf, metadata={"CreationDate": None})
+    save(figure, output / name)
     note = {
         "figure": name,
         "result": source.name,

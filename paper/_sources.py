@@ -94,11 +94,17 @@ def declared(path: Path) -> dict[str, Any]:
 
 
 def outcome_or_none(name: str, folder: Path | None = None) -> Outcome | None:
-    """A stored outcome; None if it was not computed yet."""
+    """A stored outcome; None if it was not computed yet.
+
+    Raises:
+        SourceError: Its file is damaged.
+    """
     try:
         return results.outcome(name, folder=folder)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 def pick(mapping: Mapping[str, Any], key: str, *, what: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from vashista_theory._array_files import read_npy
 from vashista_theory._diagnose import Diagnosis, diagnose
 from vashista_theory._types import ArrayLike
 
@@ -86,21 +87,15 @@ def _load(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             start = file.read(6)
-            if not start.startswith(b"\x93NUMPY"):
-                archive = start.startswith(b"PK")
-                raise ValueError(
-                    f"{path}: not a .npy file"
-                    + (" but an archive (.npz?)" if archive else "")
-                    + ". Write one array with numpy.save."
-                )
-            file.seek(0)
-            # Never unpickle: a file may come from a stranger.
-            return np.load(file, allow_pickle=False)
+        if not start.startswith(b"\x93NUMPY"):
+            archive = " but an archive (.npz?)" if start.startswith(b"PK") else ""
+            raise ValueError(f"{path}: not a .npy file{archive}. Write one array with numpy.save.")
+        return read_npy(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file.") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except (EOFError, ValueError) as error:
+    except ValueError as error:
         if str(error).startswith(f"{path}: "):
             raise
         raise ValueError(

@@ -19,6 +19,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vashista_theory._files import whole_file
+
 COLUMN = 3.5
 """Width of a printed column, inches."""
 
@@ -246,8 +248,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as ``stem.png`` and ``stem.pdf``, the latter without its date."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     with mpl.rc_context(STYLE):
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        # Without a date, the same figure gives the same file.
+        for path, metadata in zip(paths, ({}, {"CreationDate": None}), strict=True):
+            with whole_file(path) as file:
+                figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     return paths
 
 

@@ -124,7 +124,7 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
     start = time.perf_counter()
     key = staleness.fingerprint(NAME, config)
     path = results.path_of(NAME, quick=config.quick, folder=folder)
-    stored = results.read(path)
+    stored = results.read_if_whole(path)
     manifest = runs.Manifest.start(config, seed=config.seed, precision="bfloat16")
     dirty = bool(manifest.dirty)
     if stored and not given.force and not staleness.reasons(stored, key, accept_dirty=dirty):

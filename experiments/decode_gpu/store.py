@@ -19,18 +19,27 @@ class Unfinished:
         """Read what an earlier call left, unless it was asked for anew.
 
         Raises:
-            ValueError: It was measured on another device or by other code: not to be mixed.
+            ValueError: It was measured on another device or by other code: not to be mixed. Or
+                it is damaged.
         """
         if afresh or not self.path.is_file():
             return
-        held = json.loads(self.path.read_text(encoding="utf-8"))
-        if (held["key"], held["device"]) != (self._key, self._device):
+        try:
+            held = json.loads(self.path.read_text(encoding="utf-8"))
+            key, device, blocks = held["key"], held["device"], dict(held["blocks"])
+            seconds = float(held["seconds"])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"{self.path.name} holds blocks measured on {held['device']} by other code or "
+                f"{self.path} is damaged ({type(error).__name__}: {error}). Pass --force to begin "
+                "anew."
+            ) from error
+        if (key, device) != (self._key, self._device):
+            raise ValueError(
+                f"{self.path.name} holds blocks measured on {device} by other code or "
                 "another configuration. Measurements must not be mixed: pass --force to begin "
                 "anew, or --results for another folder."
             )
-        self.blocks, self.seconds = held["blocks"], held["seconds"]
+        self.blocks, self.seconds = blocks, seconds
 
     def add(self, name: str, block: dict[str, Any], *, seconds: float) -> None:
         """Keep a finished block, and how long this call has taken so far."""

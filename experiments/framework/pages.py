@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.framework import registry, results
 from experiments.framework.outcome import Outcome
+from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md", "docs/scaling.md")
@@ -132,4 +133,4 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         path = ROOT / page
-        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        runs.write_atomically(path, filled(path.read_text(encoding="utf-8")))

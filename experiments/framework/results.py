@@ -1,6 +1,7 @@
 """Result files: where they lie, what was measured, and what is said of it when it is read."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,34 @@ def path_of(name: str, *, quick: bool = False, folder: Path | None = None) -> Pa
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A result file's content, or None where there is none that can be read."""
+    """A result file's content, or None where there is no such file.
+
+    Raises:
+        ValueError: It is damaged; the message names it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if type(content["manifest"]) is not dict or "fingerprint" not in content:
+            raise ValueError("no fingerprint or manifest")
+        if "measured" in content:
+            Measured.from_json(content)
+        return content
+    except FileNotFoundError:
         return None
-    return content if isinstance(content, dict) and "fingerprint" in content else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"the result {path} is damaged ({type(error).__name__}: {error}); restore it, or "
+            f"compute it again: python -m experiments {path.stem}"
+        ) from error
+
+
+def read_if_whole(path: Path) -> dict[str, Any] | None:
+    """Like `read`, for what can compute it again: a damaged file is named and counts as none."""
+    try:
+        return read(path)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def outcome(name: str, *, folder: Path | None = None) -> Outcome:
@@ -32,6 +55,7 @@ def outcome(name: str, *, folder: Path | None = None) -> Outcome:
 
     Raises:
         FileNotFoundError: It has not been computed; the message says how to.
+        ValueError: Its file is damaged.
     """
     stored = read(path_of(name, folder=folder))
     if stored is None:

@@ -48,10 +48,9 @@ def frame_at(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Fram
     origin = keys[nearest]
     distances = jnp.max(jnp.abs(points - origin[None]), axis=1)
     apart = distances > 0
-    exponents = jnp.sum(jnp.where(apart, jnp.frexp(distances)[1], 0)) // jnp.maximum(
-        jnp.sum(apart, dtype=jnp.int32), 1
-    )
+    exponents = jnp.sum(jnp.where(apart, jnp.frexp(distances)[1], 0), dtype=jnp.int32)
+    mean = exponents // jnp.maximum(jnp.sum(apart, dtype=jnp.int32), 1)
     away = power_of_two(jnp.max(jnp.abs(query - origin)))
-    typical = jnp.ldexp(jnp.ones_like(away), exponents.astype(jnp.int32) - 1)
+    typical = jnp.ldexp(jnp.ones_like(away), mean - 1)
     frame = Frame(origin, jnp.where(jnp.any(apart), power_of_two(typical), away), origin)
     return frame.moved_to(origin, query), nearest

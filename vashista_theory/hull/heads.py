@@ -1,8 +1,6 @@
 """Real attention heads: the sample inside the package, and files of the same format."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
+
+from vashista_theory._array_files import read_npz
 
 _ARRAYS = ("queries", "keys", "values", "layers", "positions", "scale", "provenance")
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -112,21 +112,13 @@ def load_heads(path: str | Path | None = None) -> Heads:
 
 def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as stream:
-            # Never unpickle: a heads file may come from a stranger.
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _refusal(file, "it holds one array, not an .npz archive", remedy)
-            missing = [name for name in _ARRAYS if name not in archive.files]
-            if missing:
-                raise _refusal(file, f"it lacks {', '.join(missing)}", remedy)
-            return {name: archive[name] for name in _ARRAYS}
+        return read_npz(file, _ARRAYS)
     except FileNotFoundError:
         raise _refusal(file, "there is no such file", remedy) from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        if isinstance(error, HeadsFileError):
-            raise
-        raise _refusal(file, f"it is truncated or not an .npz archive ({error})", remedy) from error
+    except OSError as error:
+        raise _refusal(file, f"it cannot be read ({error.strerror or error})", remedy) from None
+    except ValueError as error:
+        raise _refusal(file, str(error), remedy) from error
 
 
 class HeadsFileError(ValueError):
@@ -197,9 +189,11 @@ def _checked(file: Path, arrays: dict[str, np.ndarray], remedy: str) -> Heads:
 
 
 def _provenance(file: Path, text: np.ndarray, remedy: str) -> dict[str, Any]:
+    if text.dtype.kind != "U" or text.shape:
+        raise _refusal(file, f"provenance is {text.dtype} of shape {text.shape}, not text", remedy)
     try:
         value = json.loads(str(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _refusal(file, f"provenance is not JSON ({error})", remedy) from error
     if not isinstance(value, dict):
         raise _refusal(file, "provenance is not a JSON object", remedy)

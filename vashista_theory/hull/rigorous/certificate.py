@@ -127,11 +127,15 @@ class Certificate:
     def save(self, path: str | Path) -> None:
         """Write the certificate as a file that `python -m vashista_theory.check` verifies.
 
+        That check is made before anything is written. Where the entropy cannot be checked to the
+        last place (lengths near the ends of the float range), the file states a wider interval.
+        A symbolic link at `path` is replaced, not followed.
+
         Args:
             path: of the JSON file; `vashista_theory/check.py` documents the format.
 
         Raises:
-            ValueError: nothing is proved.
+            ValueError: nothing is proved, or it is too large to be checked.
             OSError: the file cannot be written; an older one is left as it was.
         """
         from vashista_theory.hull.rigorous.saving import save

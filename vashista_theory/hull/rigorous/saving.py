@@ -1,34 +1,47 @@
 """Certificates as files. `vashista_theory/check.py` documents the format and reads it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vashista_theory.hull.rigorous.balls import Enclosure, flint
+from vashista_theory import check
+from vashista_theory._files import write_atomically
+from vashista_theory.hull.rigorous.balls import Enclosure, ceil_float, flint
 from vashista_theory.hull.rigorous.certificate import Certificate
-
-FORMAT = "vashista-theory certificate 1"
 
 
 def save(certificate: Certificate, path: Path) -> None:
-    """Write atomically: a reader sees the old file or the whole new one."""
-    text = json.dumps(content(certificate), indent=1) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        why = error.strerror or str(error)
-        raise type(error)(
-            error.errno,
-            f"cannot write the certificate ({why}); choose a path in a folder that can be written",
-            str(path),
-        ) from None
+    """Write what the checker accepts, whole or not at all; no link is followed.
+
+    Raises:
+        ValueError: nothing is proved, or the checker would refuse it.
+        OSError: the file cannot be written.
+    """
+    write_atomically(path, _accepted(certificate))
+
+
+def _accepted(certificate: Certificate) -> str:
+    """The text of the file, after the checker has read it."""
+    keys, query = ((a + 0.0).ravel().tolist() for a in (certificate.keys, certificate.query))
+    stated, refusal = content(certificate), ""
+    # At the ends of the float range a tilt in float64 proves no entropy to the last place. The
+    # entropy of weights on so many keys is proved without one, between 0 and their logarithm.
+    widest = Enclosure(0.0, ceil_float(flint.arb(len(stated["support"])).log()))
+    untilted = {"entropy": _interval(widest), "tilt": [(0.0).hex()] * certificate.keys.shape[1]}
+    for attempt in (stated, stated | untilted):
+        text = json.dumps(attempt, indent=1) + "\n"
+        try:
+            check.verify(check.read_certificate(text.encode()), keys, query)
+        except check.Refused as error:
+            refusal = str(error)
+        else:
+            return text
+    raise ValueError(
+        f"nothing to save: the checker would not accept it ({refusal}). A certificate file holds a "
+        "proof that can be checked, or nothing."
+    )
 
 
 def content(certificate: Certificate) -> dict[str, Any]:
@@ -49,7 +62,7 @@ def content(certificate: Certificate) -> dict[str, Any]:
     inside = certificate.outcome == "inside_hull"
     strict = certificate.outcome == "successful"
     return {
-        "format": FORMAT,
+        "format": check.FORMAT,
         "keys": certificate.keys.shape[0],
         "dimension": certificate.keys.shape[1],
         "sha256": witness.sha256,
