@@ -50,7 +50,7 @@ def write_gguf(path: Path, tensors: dict[str, np.ndarray], *, layers: int = LAYE
     """A GGUF file of these tensors, with a tokenizer of letters; `layers` is what it announces."""
     import gguf
 
-    letters = ["<unk>", "<s>", "</s>", *(chr(97 + i) for i in range(26)), "ab"]
+    letters = ["<unk>", "<s>", "</s>", *(chr(97 + i) for i in range(26)), "ab", "cd"]
     letters += [f"unused {i}" for i in range(VOCABULARY - len(letters))]
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(128)
@@ -66,7 +66,7 @@ def write_gguf(path: Path, tensors: dict[str, np.ndarray], *, layers: int = LAYE
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(letters)
     writer.add_token_types([1] * VOCABULARY)
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

@@ -24,6 +24,7 @@ _COUNTS = (
     *("num_experts", "num_local_experts", "n_routed_experts"),
 )
 _ADAPTER = "adapter_config.json"
+_GENERATE = "custom_generate"
 _SHOWN = 3
 
 
@@ -31,13 +32,18 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be loaded as it stands.
 
     Raises:
-        ModelFileError: It has no config.json that can be used, or an adapter beside the weights.
+        ModelFileError: It has no config.json that can be used, or code to generate text with.
     """
     config = folder / "config.json"
     if not config.is_file():
         raise ModelFileError(
             f"{folder} has no config.json: a folder in the Hugging Face layout is expected, as "
             "`model.save_pretrained` and `tokenizer.save_pretrained` write it."
+        )
+    if (folder / _GENERATE).exists():
+        raise ModelFileError(
+            f"{folder} brings its own way to generate text ({_GENERATE}), which is code and is not "
+            "run. Take that folder away to load the model without it."
         )
     try:
         content = json_object(read_text(config), str(config))

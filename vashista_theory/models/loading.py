@@ -136,8 +136,8 @@ def _loaded(place: str, source: str, how: _How, **options: Any) -> LoadedModel:
         )
     except ImportError as error:
         raise ImportError(
-            f"loading {source} needs a library that is missing ({error}). Install the extra with "
-            '`pip install "vashista-theory[lm]"`.'
+            f"loading {source} needs a library that is missing ({_shortened(error)}). Install the "
+            'extra with `pip install "vashista-theory[lm]"`.'
         ) from error
     except ModelFileError:
         raise
@@ -151,9 +151,8 @@ def _loaded(place: str, source: str, how: _How, **options: Any) -> LoadedModel:
 
 
 def _explained(place: str, source: str, error: Exception) -> Exception:
-    text = " ".join(str(error).split())
-    short = text if len(text) <= 300 else text[:297] + "..."
-    if "trust_remote_code" in text:
+    short = _shortened(error)
+    if "trust_remote_code" in str(error):
         return ModelFileError(
             f"{source} needs Python code of its own, which is not run here. Choose a model that "
             "transformers knows by itself."
@@ -167,6 +166,11 @@ def _explained(place: str, source: str, error: Exception) -> Exception:
         f"{source} cannot be read as a model ({type(error).__name__}: {short}). Is the file whole? "
         "Download it again, and compare its SHA-256 with the publisher's."
     )
+
+
+def _shortened(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _check_uses_interface(model: Any) -> None:
