@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vashista_theory.runs.cluster import check_request as check_request
     from vashista_theory.runs.cluster import connect as connect
     from vashista_theory.runs.cluster import if_asked as if_asked
+    from vashista_theory.runs.damage import DamagedStoreError as DamagedStoreError
     from vashista_theory.runs.progress import Progress as Progress
     from vashista_theory.runs.runner import run_blocks as run_blocks
     from vashista_theory.runs.store import BlockStore as BlockStore
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _LAZY_NAMES = {
     **dict.fromkeys(("Cluster", "ClusterError", "check_request", "connect", "if_asked"), "cluster"),
+    "DamagedStoreError": "damage",
     "Progress": "progress",
     "run_blocks": "runner",
     **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),
