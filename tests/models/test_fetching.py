@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -120,6 +121,44 @@ def test_a_damaged_file_in_the_cache(damage: Callable[[bytes], bytes], word: str
     text = one_line(caught)
     assert word in text
     assert f"rm '{path}'" in text
+
+
+@pytest.mark.usefixtures("index")
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_something_else_in_the_place_of_the_weights(make: Callable[[Path], None]) -> None:
+    """A pipe would be waited for: that it is refused is seen without reading it."""
+    path = vt.models.fetch(NAME)
+    path.unlink()
+    make(path)
+    with pytest.raises(vt.models.ModelFileError, match="not a regular file"):
+        vt.models.fetch(NAME)
+
+
+@pytest.mark.usefixtures("index")
+def test_what_is_copied_is_what_was_hashed(tmp_path: Path) -> None:
+    path = vt.models.fetch(NAME)
+    copy = fetching.copy_verified(NAME, tmp_path)
+    assert copy.read_bytes() == WEIGHTS
+    assert not copy.samefile(path)
+    path.write_bytes(WEIGHTS[:-1] + b"!")
+    with pytest.raises(vt.models.ModelFileError, match="tampered"):
+        fetching.copy_verified(NAME, tmp_path)
+
+
+@pytest.mark.usefixtures("index")
+def test_neighbours_that_cannot_be_moved_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = vt.models.fetch(NAME)
+    (path.parent / "tokenizer.json").write_text("{}")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(vt.models.ModelFileError) as caught:
+        vt.models.fetch(NAME)
+    text = one_line(caught)
+    for word in ("tokenizer.json", "Permission denied", "VASHISTA_CACHE"):
+        assert word in text
 
 
 def test_interrupted_download_starts_again(

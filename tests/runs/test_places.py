@@ -6,7 +6,7 @@ import pytest
 
 from tests.runs import problem
 from vashista_theory import runs
-from vashista_theory.runs import places
+from vashista_theory.runs import _arrays, places
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -55,12 +55,32 @@ def test_a_killed_creation_is_begun_again(url: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        places.place(url).create(killed)
+        places.place(url).create(killed, killed)
     with pytest.raises(FileNotFoundError, match="not a block store"):
         runs.load_dataset(url)
     store = open_store(url)
     assert store.missing() == list(range(problem.BLOCKS))
     assert not places.place(url).exists("data.zarr/part")
+
+
+@pytest.mark.parametrize("theirs", [problem.CONFIGURATION, {"seed": 8}], ids=["same", "other"])
+def test_a_creation_that_another_process_begins_anew(
+    url: str, monkeypatch: pytest.MonkeyPatch, theirs: dict
+) -> None:
+    """It might have been killed, for all they know: the later one goes on, the first is told."""
+    create = _arrays.create
+
+    def overtaken(*arguments: object) -> None:
+        create(*arguments)
+        monkeypatch.setattr(_arrays, "create", create)
+        others = runs.open_store(url, problem.template(), theirs, block_size=problem.BLOCK_SIZE)
+        runs.run_blocks(others, problem.compute, progress="none")
+
+    monkeypatch.setattr(_arrays, "create", overtaken)
+    with pytest.raises(FileExistsError, match="another process began to create") as error:
+        open_store(url)
+    assert url in str(error.value)
+    problem.assert_identical(runs.load_dataset(url), problem.expected())
 
 
 def test_foreign_objects_are_left_alone(url: str) -> None:

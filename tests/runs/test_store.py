@@ -1,6 +1,9 @@
 """A store holds what was computed, bit for bit, and notices what was damaged."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,10 @@ import xarray as xr
 
 from tests.runs import problem
 from vashista_theory import runs
+from vashista_theory.runs import _arrays
 
 DATA = "data.zarr"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -117,6 +122,74 @@ def test_a_damaged_coordinate_is_restored(filled: Path) -> None:
     chunk = filled / DATA / "epsilon" / "c" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-2])
     redo(filled)
+
+
+def overtaken(monkeypatch: pytest.MonkeyPatch, other: Callable[[], object]) -> None:
+    """Let another process do something while the next store is being made."""
+    create = _arrays.create
+
+    def slowly(*arguments: object) -> None:
+        monkeypatch.setattr(_arrays, "create", create)
+        other()
+        create(*arguments)
+
+    monkeypatch.setattr(_arrays, "create", slowly)
+
+
+def test_a_store_that_another_process_made_meanwhile_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    overtaken(monkeypatch, lambda: problem.open_store(path).write(3, problem.compute(3)))
+    assert problem.open_store(path).missing() == [0, 1, 2, 4, 5]
+    redo(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_that_another_process_made_meanwhile_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    other = problem.CONFIGURATION | {"seed": 8}
+    overtaken(monkeypatch, lambda: runs.open_store(path, problem.template(), other, block_size=4))
+    with pytest.raises(ValueError, match=r"configuration\.seed: stored 8, asked for 7"):
+        problem.open_store(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+
+
+def test_processes_that_create_one_store_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.runs.creators"]
+    creators = [
+        subprocess.Popen(
+            command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    try:
+        said = [[one.stdout.readline()] for one in creators if one.stdout]
+        for number in range(12):
+            path = tmp_path / f"{number}"
+            if number % 2:
+                path.mkdir()  # an empty folder is used as well
+            for one in creators:
+                assert one.stdin is not None
+                one.stdin.write(f"{path}\n")
+            for one, lines in zip(creators, said, strict=True):
+                assert one.stdout is not None
+                lines.append(one.stdout.readline())
+    finally:
+        for one in creators:
+            one.communicate()
+    assert said == [["ready\n", *["[0, 1, 2, 3, 4, 5]\n"] * 12]] * 3
+    assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_store_may_lie_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    redo(tmp_path / "link")
+    redo(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_another_configuration_is_refused_with_what_differs(filled: Path) -> None:

@@ -30,6 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--no-such-option"], "no-such-option"),
         (["--n", "many"], "many"),
         (["--format", "xml"], "xml"),
+        (["--instances", "9" * 21], "instances is an integer of 70 bits; expected at most 2^62"),
+        (["--seed", "9" * 21], "seed is an integer of 70 bits"),
+        (["--instances", "1000000000"], "1,000,000,000"),
+        (["--regime-side", "99999999", "--families", "near_degenerate"], "9,999,999,800,000,001"),
+        (["--temperatures-per-decade", "9999999999"], "at 89,999,999,994 temperatures"),
+        (["--n", "2000000000000"], "n = 2,000,000,000,000"),
+        (["--d", "2000000000000"], "d = 2,000,000,000,000"),
     ],
 )
 def test_bad_use(

@@ -9,7 +9,7 @@ from vashista_theory.evaluation import report as reports
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.run import execute, prepare
 from vashista_theory.models import FetchError, ModelFileError
-from vashista_theory.runs import ClusterError, write_atomically
+from vashista_theory.runs import ClusterError, DamagedStoreError, write_atomically
 
 DESCRIPTION = """Quality of a language model that reads its past sparsely, against itself dense.
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         datasets = execute(prepared)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ClusterError, ImportError, OSError) as error:
+    except (ClusterError, DamagedStoreError, ImportError, OSError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False)
         return BAD_USE
     report = reports.summarise(datasets)

@@ -4,13 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
-from vashista_theory.runs import check_request
+from vashista_theory.runs import check_integer, check_request
 from vashista_theory.runs.progress import Mode
 
 QUICK_POLICIES = ("dense", registry.CONTROL, "published", "boxes", "budget", "certified-0.05")
@@ -75,14 +74,14 @@ class EvaluationConfig:
         for name, least in (
             ("segments", 1), ("positions", 1), ("prompts", 1), ("audited", 0), ("seed", 0),
         ):  # fmt: skip
-            _check_integer(name, getattr(self, name), least)
+            check_integer(name, getattr(self, name), least)
         check_request(self.workers, self.scheduler)
         for name, least in (("pages", 2), ("contexts", 64)):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}; expected at least one, none of them twice")
             for value in values:
-                _check_integer(name, value, least)
+                check_integer(name, value, least)
         for tolerance in self.tolerances:
             if not 0 < tolerance < 1:
                 raise ValueError(f"tolerances has {tolerance}; a mass between 0 and 1 is expected")
@@ -126,8 +125,3 @@ class EvaluationConfig:
             else:
                 rows[name] = (policy, min(self.pages))
         return rows
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")

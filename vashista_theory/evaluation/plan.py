@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vashista_theory import runs
 from vashista_theory.evaluation import texts
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.language_model import LanguageModel
@@ -70,6 +71,28 @@ def tokens_of(config: EvaluationConfig, model: LanguageModel) -> dict[tuple[str,
         )
         found |= {(name, number): tokens for number, tokens in enumerate(cut)}
     return found
+
+
+def refuse_beyond_memory(config: EvaluationConfig, layers: int = 1, heads: int = 1) -> None:
+    """Refuse an evaluation whose datasets could not be held, before they are built.
+
+    Raises:
+        ValueError: With what was asked for, and what it takes.
+    """
+    rows, contexts = len(config.readers()), len(config.contexts)
+    stretched = contexts * len(config.text) * config.segments
+    asked = contexts * config.prompts * len(config.tasks)
+    # Bytes of the variables of the three templates below, and of what is planned.
+    predicted = stretched * rows * (9 * config.positions + 16 * layers + 12)
+    retrieved = asked * (26 * rows + 12)
+    audited = 21 * stretched * len(config.tolerances) * layers * heads * config.audited
+    runs.refuse_beyond_memory(
+        f"an evaluation of {stretched:,} stretches of text (segments is {config.segments:,}) and "
+        f"{asked:,} prompts (prompts is {config.prompts:,}) by {rows:,} readers",
+        # Twice: what stands for "not computed", and what was.
+        2 * (predicted + retrieved + audited) + 200 * (stretched + asked),
+        "Ask for fewer segments, prompts, positions, audited positions, contexts or policies",
+    )
 
 
 def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:

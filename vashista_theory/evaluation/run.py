@@ -57,11 +57,12 @@ def prepare(
         load: From the model's name to the model; by default `vashista_theory.models.load`.
 
     Raises:
-        ValueError: A context beyond the model's, a text that is too short, or a store of another
-            evaluation.
+        ValueError: A context beyond the model's, a text that is too short, more than memory holds,
+            or a store of another evaluation.
         OSError: The output cannot be written, or holds something else.
     """
     config = config.resolved()
+    plan.refuse_beyond_memory(config)  # the model is loaded in vain otherwise
     _refuse_foreign(config)
     check_writable(config.output)
     model = (load or load_model)(config.model)
@@ -70,6 +71,7 @@ def prepare(
             f"contexts has {max(config.contexts)}, but {model.name} was made for {model.context} "
             "tokens at most"
         )
+    plan.refuse_beyond_memory(config, model.layers, model.heads)
     wanted: dict[str, xr.Dataset] = {}
     if config.text:
         wanted[plan.PERPLEXITY] = plan.perplexity_template(config, model.layers)

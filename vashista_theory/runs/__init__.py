@@ -13,6 +13,9 @@ from vashista_theory.runs.configuration import (
     canonical as canonical,
 )
 from vashista_theory.runs.configuration import (
+    check_integer as check_integer,
+)
+from vashista_theory.runs.configuration import (
     differences as differences,
 )
 from vashista_theory.runs.configuration import (
@@ -20,6 +23,7 @@ from vashista_theory.runs.configuration import (
 )
 from vashista_theory.runs.files import check_writable as check_writable
 from vashista_theory.runs.manifest import Manifest as Manifest
+from vashista_theory.runs.memory import refuse_beyond_memory as refuse_beyond_memory
 
 if TYPE_CHECKING:
     from vashista_theory.runs.cluster import Cluster as Cluster
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from vashista_theory.runs.cluster import check_request as check_request
     from vashista_theory.runs.cluster import connect as connect
     from vashista_theory.runs.cluster import if_asked as if_asked
+    from vashista_theory.runs.damage import DamagedStoreError as DamagedStoreError
     from vashista_theory.runs.progress import Progress as Progress
     from vashista_theory.runs.runner import run_blocks as run_blocks
     from vashista_theory.runs.store import BlockStore as BlockStore
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 _LAZY_NAMES = {
     **dict.fromkeys(("Cluster", "ClusterError", "check_request", "connect", "if_asked"), "cluster"),
+    "DamagedStoreError": "damage",
     "Progress": "progress",
     "run_blocks": "runner",
     **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),

@@ -1,8 +1,8 @@
 """The thin place where xarray and Zarr are spoken to.
 
 Values go straight to the Zarr arrays, so writing a block touches that block's chunks only. The
-metadata is consolidated, for other readers' sake; Zarr calls that experimental in format 3 and
-warns on every write, which is silenced here and nowhere else.
+metadata is consolidated; Zarr calls that experimental in format 3 and warns, which is silenced here
+and nowhere else.
 """
 
 # xarray and zarr publish types that are partly unknown; this module is where that stops.
@@ -36,10 +36,10 @@ class BlockArrays:
     """The variables of a dataset in a store that have the block dimension."""
 
     def __init__(self, location: Location, shapes: Mapping[str, Shape], dimension: str) -> None:
-        self._location = location
         self._dimension = dimension
         self._shapes = shapes
-        self._group = zarr.open_group(location, mode="r+", use_consolidated=False)
+        # The root's metadata, which is under a checksum; the arrays' own copies are not.
+        self._group = zarr.open_group(location, mode="r+", use_consolidated=True)
 
     def checked(self, dataset: xr.Dataset, where: slice) -> Values:
         """Take a block's values out of a dataset, or say how it differs from the template."""
@@ -74,11 +74,6 @@ class BlockArrays:
             name: np.asarray(_array(self._group, name)[self._index(name, where)])
             for name in self._shapes
         }
-
-    def annotate(self, attributes: Mapping[str, str | int | float]) -> None:
-        """Add attributes to the dataset."""
-        self._group.attrs.update(dict(attributes))
-        _consolidate(self._location)
 
     def _index(self, name: str, where: slice) -> tuple[slice, ...]:
         dims = self._shapes[name].dims
@@ -156,18 +151,45 @@ def create(location: Location, template: xr.Dataset, dimension: str, block_size:
         )
 
 
-def load(location: Location) -> xr.Dataset:
-    """Read the dataset into memory, text as NumPy's fixed-length strings."""
+def read_all(location: Location) -> xr.Dataset:
+    """Read the dataset into memory.
+
+    Raises:
+        ValueError: A variable cannot be read; the message names it.
+    """
     dataset = cast(
         "xr.Dataset", cast("Any", xr).open_zarr(location, consolidated=True, chunks=None)
     )
-    dataset = dataset.load()
+    for name in dataset.variables:
+        try:
+            dataset[name].load()
+        except Exception as error:  # codecs fail on damage in ways of their own
+            raise ValueError(f"{name}: {error}") from error
+    return dataset
+
+
+def with_numpy_text(dataset: xr.Dataset) -> xr.Dataset:
+    """The same with text as NumPy's fixed-length strings."""
     for name, variable in list(dataset.variables.items()):
         variable.encoding.clear()
         if _is_text(variable.dtype):
             text = np.array(variable.values.tolist(), dtype=np.str_)
             dataset[name] = xr.Variable(variable.dims, text, variable.attrs)
     return dataset
+
+
+def block_of(dataset: xr.Dataset, dimension: str, where: slice) -> Values:
+    """A block's values in a dataset that was read."""
+    return {
+        name: np.asarray(dataset[name].isel({dimension: where}).values)
+        for name in shapes(dataset, dimension)
+    }
+
+
+def replace(dataset: xr.Dataset, by: xr.Dataset, dimension: str, where: slice) -> None:
+    """Put a block's values of one dataset in the place of another's."""
+    for name, values in block_of(by, dimension, where).items():
+        dataset[name][{dimension: where}] = values
 
 
 def checksum(values: Values) -> str:
@@ -195,9 +217,3 @@ def _is_text(dtype: np.dtype[Any]) -> bool:
 def _array(group: zarr.Group, name: str) -> Any:
     # Written even when they equal the fill value: Zarr takes −0 for 0, the checksum does not.
     return cast("Any", group[name]).with_config({"write_empty_chunks": True})
-
-
-def _consolidate(location: Location) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(location)

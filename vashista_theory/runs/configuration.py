@@ -51,6 +51,23 @@ def canonical(value: object, *, name: str = "configuration") -> Json:
     )
 
 
+LARGEST_INTEGER = 2**62
+"""Two of them still add up to a 64-bit number."""
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    """Refuse what is no integer of at least so much, or too large to be computed with.
+
+    Raises:
+        ValueError: With the name, the value and what was expected.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")
+    if value > LARGEST_INTEGER:
+        bits = int(value).bit_length()  # all its digits may be more than Python writes
+        raise ValueError(f"{name} is an integer of {bits} bits; expected at most 2^62")
+
+
 def fingerprint(value: object) -> str:
     """Name a configuration by the SHA-256 of its canonical JSON (64 hexadecimal digits)."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

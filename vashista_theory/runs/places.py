@@ -4,19 +4,23 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
-import os
+import contextlib
+import errno
 import shutil
-import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from vashista_theory._files import write_atomically
+from vashista_theory._reading import read_text
 from vashista_theory.runs.files import check_writable
 
 Location: TypeAlias = Path | str
 """A path, or a URL such as ``s3://bucket/sweep``."""
+
+HEADER, DATA, FINISHED = "store.json", "data.zarr", "finished"
+"""What a store consists of: a file and two folders."""
 
 
 class Folder:
@@ -31,7 +35,7 @@ class Folder:
 
     def read_text(self, name: str) -> str:
         """A file's content; an OSError or a ValueError if it cannot be had."""
-        return (self.location / name).read_text(encoding="utf-8")
+        return read_text(self.location / name)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that a reader sees the old content or the new, never a part."""
@@ -52,20 +56,30 @@ class Folder:
         """Whether there is such a file."""
         return (self.location / name).is_file()
 
-    def create(self, fill: "Callable[[Place], None]") -> None:
-        """Make the place with its content, so that a kill leaves nothing that looks whole."""
+    def create(self, fill: "Callable[[Place], None]", finish: "Callable[[Place], None]") -> None:
+        """Make the place with its content, so that a kill leaves nothing that looks whole.
+
+        Where another process was faster, its content stays: the caller looks whose it is.
+
+        Args:
+            fill: Puts there what takes time.
+            finish: Puts there what makes it whole.
+        """
         # Built beside its place and moved there whole: a store that exists is complete.
-        path = self.location
-        building = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+        path = self.location.resolve()
+        building = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         building.mkdir()
         try:
             fill(Folder(building))
-            if path.exists():
-                path.rmdir()  # empty: checked by the caller
+            finish(Folder(building))
+            with contextlib.suppress(OSError):
+                path.rmdir()  # if it is there and empty; only Windows has to be helped so
             building.rename(path)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            raise
+            taken = isinstance(error, OSError) and error.errno in {errno.ENOTEMPTY, errno.EEXIST}
+            if not (taken and self.names()):
+                raise
 
     def check_writable(self, *, new: bool) -> None:
         """Make sure files can be put there (or it can be made), or raise an OSError in words."""
@@ -119,20 +133,47 @@ class Remote:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self.exists(name):
-            self._files.rm_file(self._path(name))
+            with contextlib.suppress(FileNotFoundError):  # another process may do the same
+                self._files.rm_file(self._path(name))
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         self._files.invalidate_cache()
         return bool(self._files.exists(self._path(name)))
 
-    def create(self, fill: "Callable[[Place], None]") -> None:
-        """Make the place with its content, so that a kill leaves nothing that looks whole."""
+    def create(self, fill: "Callable[[Place], None]", finish: "Callable[[Place], None]") -> None:
+        """Make the place with its content, so that a kill leaves nothing that looks whole.
+
+        Nothing tells a creation that was killed from one under way, so whoever comes later begins
+        anew, and the earlier one is told.
+
+        Args:
+            fill: Puts there what takes time.
+            finish: Puts there what makes it whole.
+        """
+        mine = uuid.uuid4().hex
         if self.exists(self._CREATING):
             self._files.rm(self._root, recursive=True)
-        self.write_text(self._CREATING, "this store is being created, or its creation was killed\n")
-        fill(self)
+        self.write_text(self._CREATING, f"{mine} is creating this store, or was killed over it\n")
+        try:
+            fill(self)
+        except Exception as error:  # perhaps for want of what another process took away
+            self._check_still(mine, error)
+            raise
+        self._check_still(mine, None)
+        finish(self)
         self.remove(self._CREATING)
+
+    def _check_still(self, mine: str, error: Exception | None) -> None:
+        try:
+            known = self.read_text(self._CREATING)
+        except (OSError, ValueError):
+            known = ""
+        if not known.startswith(mine):
+            raise FileExistsError(
+                f"another process began to create {self.location} meanwhile, and goes on with it; "
+                "run the same command again to help it, or choose another store"
+            ) from error
 
     def check_writable(self, *, new: bool) -> None:
         """Make sure files can be put there (or it can be made), or raise an OSError in words."""

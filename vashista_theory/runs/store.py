@@ -7,26 +7,26 @@ A store is a folder, here or behind a URL::
     finished/00003.json   block 3 is written, with the checksum of its values
 
 A block's marker is written after its data, and atomically. So a block without a marker is
-unfinished, and one whose values do not give the marker's checksum was damaged later.
+unfinished, and one whose values do not give the marker's checksum was damaged later: it is computed
+again when the store is opened, and refused when it is loaded. Header and metadata have checksums
+too. They tell damage and mixed-up files, not a forger, who would renew them.
 """
 
 import dataclasses
-import json
 import re
 import threading
-from pathlib import Path
-from typing import Any, cast
 
 import xarray as xr
 
-from vashista_theory.runs import _arrays
-from vashista_theory.runs.configuration import Json, canonical, differences, fingerprint
-from vashista_theory.runs.places import Location, Place, Remote, place
-from vashista_theory.runs.writer import DATA, FINISHED, BlockWriter, marker
+from vashista_theory.runs import _arrays, _metadata, header
+from vashista_theory.runs.configuration import canonical, differences
+from vashista_theory.runs.damage import DamagedStoreError, check_entries
+from vashista_theory.runs.header import Header
+from vashista_theory.runs.places import DATA, FINISHED, HEADER, Location, Place, Remote, place
+from vashista_theory.runs.writer import BlockWriter, fault, marker
 
-_FORMAT = "vashista block store 1"
-_HEADER = "store.json"
-_MARKER = re.compile(r"^(\d+)\.json$")
+_AGAIN = "run the same command again, which computes again what is damaged"
+_MARKER = re.compile(r"^(\d{5,18})\.json$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +56,23 @@ class BlockStore:
         faults: Blocks found damaged on opening; they are missing again.
     """
 
-    def __init__(self, where: Place, template: xr.Dataset, dimension: str, block_size: int) -> None:
-        self._place = where
+    def __init__(self, where: Place, head: Header, template: xr.Dataset) -> None:
+        self._place, self._header, self._template = where, head, template
         self.path, self.data = where.location, where.inside(DATA)
+        metadata = _metadata.read(where, head.identity)
+        check_entries(where, _metadata.arrays(metadata))
+        dimension: str = head.layout["dimension"]
         self.writer = BlockWriter(
             where.location,
+            head.identity,
             _arrays.shapes(template, dimension),
             dimension,
-            block_size,
+            head.layout["block_size"],
             template.sizes[dimension],
         )
         self.block_count = self.writer.block_count
-        self._arrays = self.writer.arrays
-        self._arrays.repair_fixed(template)
+        _metadata.restore_arrays(where, metadata)
+        self.writer.arrays.repair_fixed(template)
         self._lock = threading.Lock()
         self._finished: set[int] = set()
         self.faults = self._verify()
@@ -134,49 +138,40 @@ class BlockStore:
 
         Raises:
             RuntimeError: Blocks are missing.
+            DamagedStoreError: What is read is not what was written.
         """
-        missing = self.missing()
-        if missing and not allow_missing:
-            raise RuntimeError(
-                f"{self.path} is not complete: {len(missing)} of {self.block_count} blocks are "
-                "missing; run the same command again to compute them"
-            )
-        return load_dataset(self.path)
+        return _loaded(self._place, self._header, self._template if allow_missing else None)
 
     def annotate(self, attributes: dict[str, str | int | float]) -> None:
         """Add attributes to the dataset, such as those of a manifest."""
-        self._arrays.annotate(attributes)
+        _metadata.annotate(self._place, self.writer.identity, attributes)
 
     def _verify(self) -> tuple[Fault, ...]:
         faults: list[Fault] = []
-        for name in self._place.names(FINISHED):
-            named = _MARKER.match(name)
-            if named is None:
-                continue
-            block = int(named[1])
-            reason = self._fault(block, f"{FINISHED}/{name}")
+        for block in _marked(self._place):
+            reason = self._fault(block)
             if reason is None:
                 self._finished.add(block)
             else:
                 faults.append(Fault(block, reason))
-                self._place.remove(f"{FINISHED}/{name}")
+                self._place.remove(marker(block))
+                self._reset(block)
         return tuple(faults)
 
-    def _fault(self, block: int, name: str) -> str | None:
+    def _reset(self, block: int) -> None:
+        if block < self.block_count:  # so that the rest can be read before it is computed
+            within = self.block_slice(block)
+            values = _arrays.block_of(self._template, self.dimension, within)
+            self.writer.arrays.write(values, within)
+
+    def _fault(self, block: int) -> str | None:
+        if block >= self.block_count:
+            return "there is no such block"
         try:
-            content = cast("object", json.loads(self._place.read_text(name)))
-        except (OSError, ValueError):
-            return "its marker cannot be read"
-        record = cast("dict[str, object]", content) if isinstance(content, dict) else {}
-        if record.get("block") != block or "sha256" not in record or block >= self.block_count:
-            return "its marker does not describe it"
-        try:
-            values = self._arrays.read(self.block_slice(block))
+            values = self.writer.arrays.read(self.block_slice(block))
         except Exception as error:  # noqa: BLE001 - codecs fail on damage in ways of their own
             return f"its data cannot be read: {type(error).__name__}"
-        if _arrays.checksum(values) != record["sha256"]:
-            return "its data does not give the recorded checksum"
-        return None
+        return fault(self._place, self.writer.identity, block, values)
 
 
 def open_store(
@@ -203,6 +198,7 @@ def open_store(
     Raises:
         ValueError: The folder's store was made with another configuration or template; the
             message lists what differs. Or the template or block size cannot be used.
+        DamagedStoreError: The folder's store is damaged in what is not computed.
         FileExistsError: The folder holds something that is not a store; nothing is touched.
         OSError: The folder cannot be written.
     """
@@ -216,70 +212,90 @@ def open_store(
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}; expected at least 1")
     layout = _arrays.layout(template, dimension) | {"block_size": block_size}
-    wanted: dict[str, Json] = {"configuration": canonical(configuration), "layout": layout}
+    wanted = Header(canonical(configuration), layout)
     if isinstance(where, Remote):
         where.check_writable(new=False)  # what fails on reading has no words of its own
-    if not _is_store(where):
+    stored = header.read_header(where)
+    if stored is None:
         where.check_writable(new=True)
-        where.create(lambda new: _fill(new, template, wanted, dimension, block_size))
-    else:
-        _refuse_other(where, wanted)
-        where.check_writable(new=False)
-    return BlockStore(where, template, dimension, block_size)
+        where.create(
+            lambda new: _arrays.create(new.inside(DATA), template, dimension, block_size),
+            lambda new: _finish(new, wanted),
+        )
+        # Another process may have been faster, and with another configuration.
+        stored = header.read_header(where) or wanted
+    header.refuse_other(where, stored, wanted)
+    where.check_writable(new=False)
+    return BlockStore(where, wanted, template)
 
 
 def load_dataset(path: Location) -> xr.Dataset:
-    """Read a store's dataset into memory, whatever configuration made it.
+    """Read a finished store's dataset into memory, whatever configuration made it.
 
     Raises:
         FileNotFoundError: The folder is not a store.
+        RuntimeError: Blocks are missing.
+        DamagedStoreError: What is read is not what was written.
     """
     where = place(path)
-    if not _is_store(where):
-        raise FileNotFoundError(f"{path} is not a block store: it has no readable {_HEADER}")
-    return _arrays.load(where.inside(DATA))
+    stored = None if HEADER not in where.names() else header.read_header(where)
+    if stored is None:
+        raise FileNotFoundError(f"{path} is not a block store: it has no readable {HEADER}")
+    return _loaded(where, stored, None)
 
 
-def _header(where: Place) -> dict[str, Json] | None:
-    try:
-        content = cast("object", json.loads(where.read_text(_HEADER)))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    header = cast("dict[str, Json]", content)
-    return header if header.get("format") == _FORMAT else None
+def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dataset:
+    """Read everything once, and hold what was read against what was recorded.
 
-
-def _is_store(where: Place) -> bool:
-    path = where.location
-    if where.names() and _header(where) is not None:
-        return True
-    if where.names():
-        raise FileExistsError(
-            f"{path} holds files that are not a store of this program; nothing was changed. "
-            "Choose a new or empty output folder"
+    Args:
+        where: The store.
+        head: Its header.
+        unfinished: Where the values of unfinished blocks come from; None if there may be none.
+    """
+    metadata = _metadata.read(where, head.identity)
+    check_entries(where, _metadata.arrays(metadata))
+    dimension, size = head.layout["dimension"], head.layout["block_size"]
+    length = _metadata.length(metadata, dimension)
+    blocks = range(-(-length // size))
+    missing = set(blocks).difference(_marked(where))
+    if missing and unfinished is None:
+        raise RuntimeError(
+            f"{where.location} is not complete: {len(missing)} of {len(blocks)} blocks are "
+            "missing; run the same command again to compute them"
         )
-    if isinstance(path, Path) and path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file; choose a new or empty output folder")
-    return False
+    data = f"{where.location}/{DATA}"
+    try:
+        dataset = _arrays.read_all(where.inside(DATA))
+        found = _arrays.layout(dataset, dimension) | {"block_size": size}
+    except Exception as error:  # codecs fail on damage in ways of their own
+        raise DamagedStoreError(
+            f"{data} cannot be read ({type(error).__name__}: {_one_line(error)}); {_AGAIN}"
+        ) from error
+    if found != head.layout:
+        which = differences(head.layout, found)[0].partition(":")[0]
+        raise DamagedStoreError(f"{data} does not hold what its header says ({which}); {_AGAIN}")
+    for block in blocks:
+        within = slice(block * size, min((block + 1) * size, length))
+        if block in missing and unfinished is not None:
+            _arrays.replace(dataset, unfinished, dimension, within)
+            continue
+        values = _arrays.block_of(dataset, dimension, within)
+        if (reason := fault(where, head.identity, block, values)) is not None:
+            raise DamagedStoreError(f"{Fault(block, reason)} in {where.location}; {_AGAIN}")
+    del dataset.attrs[_metadata.SEAL]
+    return _arrays.with_numpy_text(dataset)
 
 
-def _refuse_other(where: Place, wanted: dict[str, Json]) -> None:
-    header = _header(where) or {}
-    stored = {key: header.get(key) for key in wanted}
-    if fingerprint(stored) == fingerprint(wanted):
-        return
-    lines = "\n".join(f"  {line}" for line in differences(stored, wanted))
-    raise ValueError(
-        f"{where.location} was made with another configuration and is left as it is:\n{lines}\n"
-        "Choose another output folder, or ask for the stored configuration"
-    )
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
-def _fill(
-    new: Place, template: xr.Dataset, wanted: dict[str, Json], dimension: str, block_size: int
-) -> None:
-    _arrays.create(new.inside(DATA), template, dimension, block_size)
-    header: dict[str, Any] = {"format": _FORMAT, **wanted}
-    new.write_text(_HEADER, json.dumps(header, indent=2) + "\n")
+def _marked(where: Place) -> list[int]:
+    """Numbers of the blocks that have a marker, ascending."""
+    named = (_MARKER.match(name) for name in where.names(FINISHED))
+    return sorted(int(one[1]) for one in named if one and marker(int(one[1])).endswith(one[0]))
+
+
+def _finish(new: Place, head: Header) -> None:
+    _metadata.seal(new, head.identity)
+    header.write_header(new, head)

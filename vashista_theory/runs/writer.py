@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 import xarray as xr
 
+from vashista_theory._reading import json_object
 from vashista_theory.runs import _arrays
-from vashista_theory.runs.places import Location, place
-
-DATA, FINISHED = "data.zarr", "finished"
+from vashista_theory.runs.places import DATA, FINISHED, Location, Place, place
 
 
 class BlockWriter:
@@ -16,6 +15,7 @@ class BlockWriter:
 
     Attributes:
         location: The store's folder or URL.
+        identity: Of the store, `Header.identity`; it stands in every block's marker.
         arrays: The arrays that blocks go to.
         dimension: The dimension that is cut into blocks.
         block_size: Entries of a block along it; the last block may be shorter.
@@ -25,12 +25,14 @@ class BlockWriter:
     def __init__(
         self,
         location: Location,
+        identity: str,
         shapes: Mapping[str, _arrays.Shape],
         dimension: str,
         block_size: int,
         length: int,
     ) -> None:
-        self.location, self.dimension, self.block_size = location, dimension, block_size
+        self.location, self.identity = location, identity
+        self.dimension, self.block_size = dimension, block_size
         self._shapes, self._length = shapes, length
         self._place = place(location)
         self.block_count = -(-length // block_size)
@@ -39,8 +41,8 @@ class BlockWriter:
     def __reduce__(self) -> tuple[type["BlockWriter"], tuple[object, ...]]:
         # Opened again where it arrives.
         location = self.location if isinstance(self.location, str) else self.location.resolve()
-        of = (location, self._shapes, self.dimension, self.block_size, self._length)
-        return BlockWriter, of
+        of = (self.identity, self._shapes, self.dimension, self.block_size, self._length)
+        return BlockWriter, (location, *of)
 
     def block_slice(self, block: int) -> slice:
         """Which entries along the block dimension a block holds.
@@ -61,10 +63,10 @@ class BlockWriter:
         """
         where = self.block_slice(block)
         values = self.arrays.checked(dataset, where)
-        text = json.dumps({"block": block, "sha256": _arrays.checksum(values)}) + "\n"
+        record = {"block": block, "store": self.identity, "sha256": _arrays.checksum(values)}
         try:
             self.arrays.write(values, where)
-            self._place.write_text(marker(block), text)
+            self._place.write_text(marker(block), json.dumps(record) + "\n")
         except Exception as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             message = (
@@ -79,3 +81,25 @@ class BlockWriter:
 def marker(block: int) -> str:
     """The file whose presence says that a block is finished."""
     return f"{FINISHED}/{block:05d}.json"
+
+
+def fault(where: Place, identity: str, block: int, values: _arrays.Values) -> str | None:
+    """What is wrong with a block that has a marker; None if it is as it was written.
+
+    Args:
+        where: The store.
+        identity: Of the store.
+        block: Its number.
+        values: As they are read now.
+    """
+    try:
+        record = json_object(where.read_text(marker(block)), marker(block))
+    except (OSError, ValueError):
+        return "its marker cannot be read"
+    if record.get("block") != block or "sha256" not in record:
+        return "its marker does not describe it"
+    if record.get("store") != identity:
+        return "its marker is of another store"
+    if record["sha256"] != _arrays.checksum(values):
+        return "its data does not give the recorded checksum"
+    return None

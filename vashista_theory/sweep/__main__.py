@@ -5,7 +5,7 @@ import sys
 import tyro
 from rich.console import Console
 
-from vashista_theory.runs import ClusterError, write_atomically
+from vashista_theory.runs import ClusterError, DamagedStoreError, write_atomically
 from vashista_theory.sweep import report as reports
 from vashista_theory.sweep.config import SweepConfig
 from vashista_theory.sweep.run import draw, execute, prepare
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset = execute(prepared)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ClusterError, ImportError, OSError) as error:
+    except (ClusterError, DamagedStoreError, ImportError, OSError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False)
         return BAD_USE
     report = reports.summarise(dataset)

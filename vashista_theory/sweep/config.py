@@ -11,7 +11,7 @@ import tyro
 
 from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
-from vashista_theory.runs import check_request
+from vashista_theory.runs import check_integer, check_request
 from vashista_theory.runs.progress import Mode
 
 _QUICK: dict[str, int] = {
@@ -87,9 +87,7 @@ class SweepConfig:
             ("temperatures_per_decade", 1), ("seed", 0), ("oracle_sample", 0), ("block_size", 1),
             ("threads", 1),
         ):  # fmt: skip
-            value: Any = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")
+            check_integer(name, getattr(self, name), least)
         for name in ("epsilon_min", "epsilon_max"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -128,11 +126,14 @@ class SweepConfig:
             )
         return dataclasses.replace(self, quick=False, **changes)
 
+    def grid_size(self) -> int:
+        """How many temperatures the grid has."""
+        decades = math.log10(self.epsilon_max) - math.log10(self.epsilon_min)
+        return max(1, round(decades * self.temperatures_per_decade) + 1)
+
     def ratios(self) -> np.ndarray:
         """The temperature grid, descending, in units of `epsilon_unit`."""
-        decades = math.log10(self.epsilon_max) - math.log10(self.epsilon_min)
-        count = max(1, round(decades * self.temperatures_per_decade) + 1)
-        return np.geomspace(self.epsilon_max, self.epsilon_min, count)
+        return np.geomspace(self.epsilon_max, self.epsilon_min, self.grid_size())
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import xarray as xr
 from vashista_theory._version import __version__
 from vashista_theory.hull.heads import load_heads
 from vashista_theory.hull.instances import Instance, make, nearest_shape
+from vashista_theory.runs import refuse_beyond_memory
 from vashista_theory.runs.manifest import package_versions
 from vashista_theory.sweep import variables
 from vashista_theory.sweep.config import SweepConfig
@@ -58,8 +59,10 @@ def tasks(config: SweepConfig) -> tuple[Task, ...]:
     """Every instance of a resolved configuration, by family.
 
     Raises:
-        ValueError: A family has no instance of the shape asked for, or the heads file is bad.
+        ValueError: A family has no instance of the shape asked for, the heads file is bad, or the
+            sweep is larger than memory.
     """
+    _refuse_beyond_memory(config)
     found: list[Task] = []
     for family in config.families:
         n, d = nearest_shape(family, n=config.n, d=config.d)
@@ -69,6 +72,46 @@ def tasks(config: SweepConfig) -> tuple[Task, ...]:
     for family in config.families:  # refuse an impossible shape now, not after minutes
         next(task for task in found if task.family == family).make()
     return tuple(found)
+
+
+_TEXT, _TASK = 100, 500
+"""Bytes that a text of the dataset, and a task with its parameters, take about."""
+
+
+def _refuse_beyond_memory(config: SweepConfig) -> None:
+    temperatures = config.grid_size() + len(EXTRA_TEMPERATURES)
+    counts = {family: _count(config, family) for family in config.families}
+    row = _TASK
+    for variable in variables.ALL.values():
+        size = _TEXT if isinstance(variable.missing, str) else np.asarray(variable.missing).nbytes
+        # Twice: what stands for "not computed", and what was.
+        row += 2 * size * (temperatures if "temperature" in variable.dims else 1)
+    named = ", ".join(f"{family} {count:,}" for family, count in counts.items())
+    refuse_beyond_memory(
+        f"a sweep of {sum(counts.values()):,} instances ({named}) at {temperatures:,} temperatures",
+        row * sum(counts.values()),
+        "Ask for fewer instances (instances, regime_side, head_instances), fewer families, or a "
+        "coarser grid (temperatures_per_decade)",
+    )
+    for family in counts:
+        n, d = nearest_shape(family, n=config.n, d=config.d)
+        if n is not None and d is not None:
+            # The keys, and their weights at every temperature, in float64.
+            needed = 8 * n * (d + temperatures)
+            refuse_beyond_memory(
+                f"instances of {family} with n = {n:,} and d = {d:,} at {temperatures:,} "
+                "temperatures",
+                needed,
+                "Ask for fewer keys (n), a smaller dimension (d), or a coarser grid "
+                "(temperatures_per_decade)",
+            )
+
+
+def _count(config: SweepConfig, family: str) -> int:
+    """How many instances `_variants` gives."""
+    if family == "heads":
+        return config.head_instances
+    return config.regime_side**2 if family == "near_degenerate" else config.instances
 
 
 def _variants(config: SweepConfig, family: str) -> Iterator[tuple[int, dict[str, Any]]]:
