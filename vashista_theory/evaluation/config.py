@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
+from vashista_theory._checks import is_integer
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
@@ -129,5 +129,5 @@ class EvaluationConfig:
 
 
 def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_integer(value, least=least):
         raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")

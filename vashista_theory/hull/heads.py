@@ -120,13 +120,18 @@ def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
             missing = [name for name in _ARRAYS if name not in archive.files]
             if missing:
                 raise _refusal(file, f"it lacks {', '.join(missing)}", remedy)
-            return {name: archive[name] for name in _ARRAYS}
+            return {name: _native(archive[name]) for name in _ARRAYS}
     except FileNotFoundError:
         raise _refusal(file, "there is no such file", remedy) from None
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         if isinstance(error, HeadsFileError):
             raise
         raise _refusal(file, f"it is truncated or not an .npz archive ({error})", remedy) from error
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order: the file may come from one of another."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class HeadsFileError(ValueError):

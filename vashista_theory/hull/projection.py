@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vashista_theory._checks import check_finite, is_traced
 from vashista_theory._numerics import default_tolerance, unit_roundoff
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
@@ -23,7 +24,7 @@ from vashista_theory.hull import corral as corrals
 from vashista_theory.hull import kkt
 from vashista_theory.hull.active_set import search, slots_for
 from vashista_theory.hull.kkt import Residuals
-from vashista_theory.hull.problem import as_problem, check_finite, is_traced, settle
+from vashista_theory.hull.problem import as_problem, settle
 
 FAILURES = (
     Result.nonfinite_input,

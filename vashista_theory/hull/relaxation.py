@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vashista_theory._checks import as_float_array, is_traced
 from vashista_theory._numerics import (
     default_tolerance,
     log_share,
@@ -24,7 +25,7 @@ from vashista_theory._numerics import (
 )
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.problem import as_float_array, is_traced, settle
+from vashista_theory.hull.problem import settle
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import MAX_NEWTON_STEPS, objective, solve_tilt

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from vashista_theory._checks import is_integer
 from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
 from vashista_theory.runs import check_request
@@ -88,7 +89,7 @@ class SweepConfig:
             ("threads", 1),
         ):  # fmt: skip
             value: Any = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            if not is_integer(value, least=least):
                 raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")
         for name in ("epsilon_min", "epsilon_max"):
             value = getattr(self, name)
