@@ -38,7 +38,10 @@ class Kernels(NamedTuple):
         """
         if self.names and self.platform is None:
             return api.stage_of(stage, shape, self.names[0])
-        return self.able(stage, shape)
+        found = self.able(stage, shape)
+        if found is None and self.platform is not None:
+            api.tell_why_not(stage, shape, self.platform, self.names)
+        return found
 
 
 PLAIN = Kernels()
