@@ -43,6 +43,7 @@ POINT = np.array([3.0, -2.5])
 TOKENS = np.round(64 * RNG.normal(size=(1, 2, 8, 4))) / 64
 QUERY = np.round(64 * RNG.normal(size=(1, 4, 4))) / 64
 LENGTHS = np.array([7])
+EPSILON = np.array([0.5, 0.25])
 BARE = SummarySpec(box=True, ball=False, sketch_bits=None)
 DENSE = Policy.dense()
 
@@ -75,6 +76,17 @@ class Entry(NamedTuple):
 PAIR, KV = (PLANE, POINT), (TOKENS, TOKENS)
 ENTRIES: dict[str, Entry] = {
     "project": Entry(lambda k, q: vt.project(k, q).multipliers, PAIR, ("keys", "query")),
+    "relax": Entry(
+        lambda e: vt.relax(vt.project(PLANE, POINT), e).displacement, (EPSILON,), ("epsilon",)
+    ),
+    "bounds": Entry(
+        lambda e: vt.face_stability(vt.project(PLANE, POINT)).log_leakage_bound(e),
+        (EPSILON,),
+        ("epsilon",),
+    ),
+    "bounds proved": Entry(
+        lambda e: vt.certify(PLANE[:4], POINT).log_leakage_bound(e), (EPSILON,), ("epsilon",)
+    ),
     "project_many": Entry(
         lambda k, q: vt.project_many(k, q).gap, (PLANE[None], POINT[None]), ("keys", "query")
     ),
@@ -234,15 +246,15 @@ REFUSED: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
     "masked, none of it": (np.ma.asarray, "masked array"),
     "a list of masked rows": (lambda a: [masked(row) if row.ndim else np.ma.masked for row in a],
                               "masked array"),
-    "objects": (lambda a: a.astype(object), "is object"),
-    "integers beyond 64 bits": (lambda a: np.full(a.shape, 2**70, object).tolist(), "is object"),
-    "text": (lambda a: a.astype(str), "is <U"),
-    "bytes": (lambda a: a.astype("S"), "is |S"),
-    "complex": (lambda a: a + 0j, "is complex128"),
+    "objects": (lambda a: a.astype(object), "object"),
+    "integers beyond 64 bits": (lambda a: np.full(a.shape, 2**70, object).tolist(), "object"),
+    "text": (lambda a: a.astype(str), "<U"),
+    "bytes": (lambda a: a.astype("S"), "|S"),
+    "complex": (lambda a: a + 0j, "complex128"),
     "complex, big-endian": (lambda a: (a + 0j).astype(">c16"), "complex"),
-    "complex, of JAX": (lambda a: jnp.asarray(a + 0j), "is complex128"),
-    "dates": (lambda a: np.zeros(a.shape, "M8[s]"), "is datetime64"),
-    "records": (lambda a: np.zeros(a.shape, [("x", float)]), "is [('x'"),
+    "complex, of JAX": (lambda a: jnp.asarray(a + 0j), "complex128"),
+    "dates": (lambda a: np.zeros(a.shape, "M8[s]"), "datetime64"),
+    "records": (lambda a: np.zeros(a.shape, [("x", float)]), "[('x'"),
     "ragged": (lambda a: [*a.tolist(), [[[[1.0]]]]], "rectangular"),
     "sparse": (sparse, "sparse"),
     "sparse, of JAX": (BCOO.fromdense, "sparse"),
@@ -274,6 +286,13 @@ def test_what_is_no_array_of_numbers_is_refused_by_name(name: str, kind: str) ->
         return  # which is all of them
     for place, array in enumerate(entry.arrays):
         refuse(entry, place, convert(array), words)
+
+
+@pytest.mark.parametrize("call", [lambda p: vt.relax(p, 0.1), vt.face_stability])
+@pytest.mark.parametrize("value", [PLANE, PLANE.tolist(), None, filled])
+def test_keys_where_a_projection_is_expected(call, value) -> None:
+    with pytest.raises(ValueError, match=r"takes what `project` returns, got a \w+. Call `\w+\(v"):
+        call(value)
 
 
 # ---------------------------------------------------------------- types and precision

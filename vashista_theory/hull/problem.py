@@ -45,6 +45,14 @@ def as_problem(keys: ArrayLike, query: ArrayLike, *, batched: bool = False) -> t
     return keys_.astype(dtype), query_.astype(dtype)
 
 
+def no_projection(value: object, doing: str) -> ValueError:
+    """The error for something else where a `Projection` was expected."""
+    return ValueError(
+        f"`{doing}` takes what `project` returns, got a {type(value).__name__}. Call "
+        f"`{doing}(vashista_theory.project(keys, query), ...)`."
+    )
+
+
 def settle(
     value: Tree, result: Result, *, failures: tuple[Result, ...], doing: str, detail: str = ""
 ) -> Tree:
