@@ -35,6 +35,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile(os.environ.get("VASHISTA_PROFILE", "default"))
 
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the run-time type checks of the tests, which users do not have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 # Linux lets a process have 65,530 memory maps unless told otherwise, and every compiled function
 # takes some: beyond that XLA crashes. A run of all tests compiles that many.
 _MANY_MAPS = 20_000

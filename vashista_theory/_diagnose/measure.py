@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vashista_theory._checks import as_float64, as_numbers, check_finite, is_traced
 from vashista_theory._diagnose.record import (
     Diagnosis,
     FaceKeys,
@@ -21,7 +22,7 @@ from vashista_theory._numerics import unit_roundoff
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.kkt import FACE_ROUNDINGS
-from vashista_theory.hull.problem import as_float_array, as_problem, check_finite, is_traced
+from vashista_theory.hull.problem import as_problem
 from vashista_theory.hull.projection import Projection, project
 from vashista_theory.hull.relaxation import Relaxation, relax
 from vashista_theory.hull.stability import FaceStability, face_stability
@@ -58,8 +59,9 @@ def diagnose(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None) -
             "`diagnose` writes a page about concrete numbers and cannot run under jax.jit, vmap "
             "or grad. Call it outside, or use `project` and `face_stability`, which are traceable."
         )
-    with jax.enable_x64(True):
-        keys_, query_ = as_problem(_in_float64(keys, "keys"), _in_float64(query, "query"))
+    # Of the constants of a jitted function this is a constant too.
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        keys_, query_ = as_problem(as_float64(keys, "keys"), as_float64(query, "query"))
         dtype = _names_of_types(keys, query)
         check_finite(keys_, "keys")
         check_finite(query_, "query")
@@ -67,12 +69,8 @@ def diagnose(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None) -
         return _measure(keys_, query_, factor, dtype)
 
 
-def _in_float64(array: ArrayLike, name: str) -> Array:
-    return as_float_array(array, name).astype(jnp.float64)
-
-
 def _names_of_types(keys: ArrayLike, query: ArrayLike) -> str:
-    first, second = (str(np.asarray(array).dtype) for array in (keys, query))
+    first, second = (str(as_numbers(a, n).dtype) for a, n in ((keys, "keys"), (query, "query")))
     return first if first == second else f"{first} keys, {second} query"
 
 

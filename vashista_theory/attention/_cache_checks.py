@@ -7,11 +7,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from vashista_theory._checks import as_array, as_floats, check_finite, is_integer, is_traced
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import sketch
 from vashista_theory.attention.summaries import SummarySpec
-from vashista_theory.hull.problem import check_finite, is_traced
 
 if TYPE_CHECKING:
     from vashista_theory.attention.cache import PagedKV
@@ -27,7 +27,7 @@ _LARGEST = 2**31 - 1  # page ids, lengths and counts are int32
 def check_sizes(**sizes: int) -> None:
     """Raise unless every size is a positive integer that fits in 32 bits."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_integer(size, least=1):
             raise ValueError(f"`{name}` is {size!r}; a positive integer is expected.")
         if size > _LARGEST:
             raise ValueError(f"`{name}` is {size}; at most {_LARGEST} (32 bits) is expected.")
@@ -77,41 +77,12 @@ def _check_spec(spec: SummarySpec) -> None:
         )
 
 
-def as_floats(value: ArrayLike, name: str) -> Array:
-    """An array of floating-point numbers of the precision that was given."""
-    if isinstance(value, Array) or is_traced(value):
-        array = jnp.asarray(value)
-    else:
-        array = _as_numpy(value, name)
-        given = isinstance(value, np.ndarray | np.generic)
-        if array.dtype == np.float64 and jnp.result_type(float) != jnp.float64:
-            if given:
-                raise ValueError(
-                    f"`{name}` is float64 but JAX's 64-bit mode is off. Call "
-                    "`jax.config.update('jax_enable_x64', True)` first, or pass "
-                    f"`{name}.astype('float32')`."
-                )
-            array = array.astype(np.float32)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` is {array.dtype}; real floating-point numbers are expected. Convert it, for "
-            "example with `.astype('float32')`."
-        )
-    return jnp.asarray(array)
-
-
-def _as_numpy(value: Any, name: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"`{name}` is not a rectangular array of numbers: {error}") from None
-
-
 def as_tokens(keys: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
     """Keys and values (B, Hkv, T, D) of one shape and type."""
     keys_, values_ = as_floats(keys, "keys"), as_floats(values, "values")
     check_token_shapes(keys_, values_)
-    _check_finite(keys_, values_)
+    check_finite(keys_, "keys")
+    check_finite(values_, "values")
     return keys_, values_
 
 
@@ -132,7 +103,8 @@ def as_block(
     """A token or a block as (B, Hkv, T, D), in the cache's type."""
     keys_, values_ = as_floats(keys, "keys"), as_floats(values, "values")
     _check_alike(keys_, values_)
-    _check_finite(keys_, values_)
+    check_finite(keys_, "keys")
+    check_finite(values_, "values")
     batch, heads, d = cache.batch, cache.kv_heads, cache.head_size
     ends = (keys_.shape[:2], keys_.shape[-1:])
     if keys_.ndim not in (3, 4) or ends != ((batch, heads), (d,)) or 0 in keys_.shape:
@@ -158,20 +130,11 @@ def _check_alike(keys: Array | np.ndarray, values: Array | np.ndarray) -> None:
         )
 
 
-def _check_finite(keys: Array, values: Array, more: str = "") -> None:
-    for name, array in (("keys", keys), ("values", values)):
-        if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
-            try:
-                check_finite(array, name)
-            except ValueError as error:
-                raise ValueError(f"{error} {more}".rstrip()) from None
-
-
 def as_counts(counts: ArrayLike | None, batch: int, tokens: int, name: str) -> Array:
     """How many tokens each sequence takes, between 0 and the length of the block."""
     if counts is None:
         return jnp.full((batch,), tokens, jnp.int32)
-    array = jnp.asarray(counts) if is_traced(counts) else _as_numpy(counts, name)
+    array = as_array(counts, name)
     if array.shape != (batch,) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"`{name}` is {array.dtype}{list(array.shape)}; integers of shape ({batch},) are "
@@ -179,6 +142,7 @@ def as_counts(counts: ArrayLike | None, batch: int, tokens: int, name: str) -> A
         )
     if is_traced(array):
         return jnp.clip(array, 0, tokens).astype(jnp.int32)
+    array = _on_host(array)
     bad = np.flatnonzero((array < 0) | (array > tokens))
     if bad.size:
         raise ValueError(
@@ -186,6 +150,11 @@ def as_counts(counts: ArrayLike | None, batch: int, tokens: int, name: str) -> A
             "the block."
         )
     return jnp.asarray(array, jnp.int32)
+
+
+def _on_host(integers: np.ndarray | Array) -> np.ndarray:
+    """In 64 bits: short or unsigned ones would wrap around in what is computed of them."""
+    return np.asarray(integers).astype(np.int64)
 
 
 def check_room(
@@ -200,7 +169,9 @@ def check_room(
     """Raise if lengths known before tracing need more pages than there are."""
     if is_traced(lengths):
         return
-    counts = np.full(batch, tokens) if lengths is None else np.asarray(lengths)
+    counts = np.full(batch, tokens)
+    if lengths is not None:
+        counts = _on_host(as_array(lengths, "lengths"))
     used = -(-counts // page_size)
     longest = int(np.argmax(used))
     if used[longest] > width:
@@ -225,18 +196,21 @@ def as_pools(
     if keys_.ndim != 4 or 0 in keys_.shape:
         raise ValueError(f"`keys` has shape {keys_.shape}; expected pools (Hkv, N, S, D).")
     _check_alike(keys_, values_)
-    _check_finite(keys_, values_, "Pages that are not in use must be finite too: set them to zero.")
-    table, counts = _as_numpy(page_table, "page_table"), _as_numpy(lengths, "lengths")
-    if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "iu":
+    remedy = "Pages that are not in use must be finite too: set them to zero."
+    check_finite(keys_, "keys", remedy)
+    check_finite(values_, "values", remedy)
+    named, held = as_array(page_table, "page_table"), as_array(lengths, "lengths")
+    if named.ndim != 2 or 0 in named.shape or not jnp.issubdtype(named.dtype, jnp.integer):
         raise ValueError(
-            f"`page_table` is {table.dtype}{list(table.shape)}; integers of shape (B, P) are "
+            f"`page_table` is {named.dtype}{list(named.shape)}; integers of shape (B, P) are "
             "expected."
         )
-    if counts.shape != table.shape[:1] or counts.dtype.kind not in "iu":
+    if held.shape != named.shape[:1] or not jnp.issubdtype(held.dtype, jnp.integer):
         raise ValueError(
-            f"`lengths` is {counts.dtype}{list(counts.shape)}; integers of shape "
-            f"({table.shape[0]},) are expected."
+            f"`lengths` is {held.dtype}{list(held.shape)}; integers of shape "
+            f"({named.shape[0]},) are expected."
         )
+    table, counts = _on_host(named), _on_host(held)
     pages, size = keys_.shape[1:3]
     room = table.shape[1] * size
     bad = np.flatnonzero((counts < 0) | (counts > room))
@@ -286,14 +260,14 @@ def check_sequence(cache: "PagedKV | ShardedKV", sequence: Any, name: str) -> No
 
 def as_sequences(sequences: ArrayLike, batch: int) -> Array:
     """Indices of sequences, at least one."""
-    traced = is_traced(sequences)
-    array = jnp.asarray(sequences) if traced else _as_numpy(sequences, "sequences")
+    array = as_array(sequences, "sequences")
     if array.ndim != 1 or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"`sequences` is {array.dtype}{list(array.shape)}; a list of sequence indices is "
             "expected."
         )
-    if not traced:
+    if not is_traced(array):
+        array = _on_host(array)
         bad = np.flatnonzero((array < 0) | (array >= batch))
         if bad.size:
             raise ValueError(
@@ -303,7 +277,7 @@ def as_sequences(sequences: ArrayLike, batch: int) -> Array:
 
 
 def _check_integer(value: Any, name: str) -> None:
-    array = jnp.asarray(value) if is_traced(value) else _as_numpy(value, name)
+    array = as_array(value, name)
     if array.shape != () or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"`{name}` is {value!r}; one integer is expected.")
 
@@ -318,7 +292,7 @@ def check_fork(cache: "PagedKV | ShardedKV", source: Any, target: Any, length: A
         return
     _check_integer(length, "length")
     if not is_traced(length, cache.lengths, source):
-        held = int(cache.lengths[source])
+        held = int(np.asarray(cache.lengths)[int(source)])
         if not 0 <= int(length) <= held:
             raise ValueError(
                 f"`length` is {int(length)}; sequence {int(source)} has {held} tokens to share."

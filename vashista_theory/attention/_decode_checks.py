@@ -6,13 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vashista_theory._checks import as_floats, check_finite, is_traced
 from vashista_theory._types import ArrayLike
-from vashista_theory.attention._cache_checks import as_floats
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.kernel_choice import IMPLEMENTATIONS
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.sharded import ShardedKV
-from vashista_theory.hull.problem import check_finite, is_traced
 
 
 def check_call(
@@ -70,8 +69,7 @@ def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
             f"`query` has shape {array.shape}: {array.shape[1]} query heads cannot share "
             f"{cache.kv_heads} kv heads equally. H must be a multiple of Hkv."
         )
-    if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
-        check_finite(array, "query")
+    check_finite(array, "query")
     return array
 
 

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vashista_theory._checks import as_floats, check_finite, is_traced
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
-from vashista_theory.attention._cache_checks import as_floats
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.decode import vashista_attention
 from vashista_theory.attention.judge import reads_two_levels
 from vashista_theory.attention.policy import Policy, Summary
 from vashista_theory.attention.rounding import work_dtype
-from vashista_theory.hull.problem import check_finite, is_traced
 
 
 class _Read(NamedTuple):
@@ -28,6 +27,7 @@ class _Read(NamedTuple):
     bytes: float
 
 
+@jax.ensure_compile_time_eval()  # of the constants of a jitted function it is a constant too
 def calibrate(
     cache: PagedKV,
     queries: ArrayLike,

@@ -100,6 +100,10 @@ def _cool(
     first = jnp.clip(_STIFFNESS_FROM_ZERO / stiffness, u, 1.0)
     unsolved = jnp.full_like(stiffness, jnp.nan)
     nothing = Tilt(
-        jnp.zeros_like(coordinates[0]), jnp.full_like(offsets, jnp.nan), unsolved, jnp.int32(0)
+        jnp.zeros_like(coordinates[0]),
+        jnp.full_like(offsets, jnp.nan),
+        unsolved,
+        jnp.int32(0),
+        jnp.asarray(False),
     )
     return jax.lax.while_loop(lambda s: s[0] < 1.0, colder, (first / _COOLING, nothing))[1]

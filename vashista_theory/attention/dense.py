@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vashista_theory._checks import as_floats
 from vashista_theory._types import ArrayLike
-from vashista_theory.attention._cache_checks import as_counts, as_floats
+from vashista_theory.attention._cache_checks import as_counts
 from vashista_theory.attention._decode_checks import check_scale
 from vashista_theory.attention.certificate import Query
 from vashista_theory.attention.read import Partial, Pools, merge, nothing_read, read_pages

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int
 
+from vashista_theory._checks import is_traced
 from vashista_theory.attention.kernels import api, spec
 from vashista_theory.attention.read import Pools
-from vashista_theory.hull.problem import is_traced
 
 IMPLEMENTATIONS = ("jax", *api.IMPLEMENTATIONS)
 """What `vashista_attention` can be told to use: plain JAX, or the kernels of one back end."""
@@ -38,7 +38,10 @@ class Kernels(NamedTuple):
         """
         if self.names and self.platform is None:
             return api.stage_of(stage, shape, self.names[0])
-        return self.able(stage, shape)
+        found = self.able(stage, shape)
+        if found is None and self.platform is not None:
+            api.tell_why_not(stage, shape, self.platform, self.names)
+        return found
 
 
 PLAIN = Kernels()

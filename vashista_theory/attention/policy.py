@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from vashista_theory._checks import is_integer
 from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE
 
 Summary = Literal["mean", "box", "ball", "sketch"]
@@ -142,11 +141,7 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
 def _check_count(name: str, value: object, *, least: int, optional: bool) -> None:
     if value is None and optional:
         return
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or not least <= int(value) < 2**31
-    ):
+    if not is_integer(value, least=least, most=2**31 - 1):
         raise ValueError(
             f"{name} is {value!r}; an integer of at least {least} and below 2**31 is expected"
             f"{', or None' if optional else ''}."

@@ -6,10 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from vashista_theory._checks import as_host_floats, is_traced
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _cache_checks as checks
@@ -17,7 +17,6 @@ from vashista_theory.attention import _cache_update as update
 from vashista_theory.attention._dealing import Dealing
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE, SummarySpec, held_bytes
-from vashista_theory.hull.problem import is_traced
 
 
 class ShardedKV(eqx.Module):
@@ -128,8 +127,7 @@ class ShardedKV(eqx.Module):
         Raises:
             ValueError: if shapes disagree or the tokens do not fit in `pages`.
         """
-        keys_, values_ = (a if isinstance(a, np.ndarray | Array) else jnp.asarray(a)
-                          for a in (keys, values))  # fmt: skip
+        keys_, values_ = as_host_floats(keys, "keys"), as_host_floats(values, "values")
         checks.check_token_shapes(keys_, values_)
         batch, kv_heads, tokens, d = keys_.shape
         counts = checks.as_counts(lengths, batch, tokens, "lengths")

@@ -5,14 +5,13 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import ConvexHull, QhullError
 
+from vashista_theory._checks import as_float64, check_finite
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.problem import check_finite
 from vashista_theory.hull.projection import project
 from vashista_theory.hull.relaxation import relax
 from vashista_theory.hull.stability import FaceStability, face_stability
@@ -91,15 +90,15 @@ def look(keys: ArrayLike, query: ArrayLike, *, epsilon: float = 0.1) -> View:
         ValueError: shapes, types, NaN or infinite entries, points that are not in the plane, or a
             temperature that is not positive.
     """
-    keys_, query_ = np.asarray(keys, np.float64), np.asarray(query, np.float64)
+    keys_, query_ = as_float64(keys, "keys"), as_float64(query, "query")
     if keys_.ndim != 2 or keys_.shape[1] != 2 or query_.shape != (2,):
         raise ValueError(
             "the plane has two dimensions: keys (n, 2) and a query (2,) are expected, got shapes "
             f"{keys_.shape} and {query_.shape}. Use `vashista_theory.diagnose` in more dimensions."
         )
-    with jax.enable_x64(True):
-        check_finite(jnp.asarray(keys_), "keys")
-        check_finite(jnp.asarray(query_), "query")
+    check_finite(keys_, "keys")
+    check_finite(query_, "query")
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
         # Whoever drags a query passes places where a multiplier is too small to call.
         projection = project(keys_, query_, throw=False)
         stability = face_stability(projection)

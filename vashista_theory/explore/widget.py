@@ -8,6 +8,7 @@ import anywidget
 import numpy as np
 import traitlets
 
+from vashista_theory._checks import as_float64
 from vashista_theory._types import ArrayLike
 from vashista_theory.explore.drawing import frame
 from vashista_theory.explore.view import View, look
@@ -85,10 +86,7 @@ class DragWidget(anywidget.AnyWidget):
 
 
 def _checked(value: Any, shape: tuple[int, ...], name: str) -> Any:
-    try:
-        array = np.asarray(value, np.float64)
-    except ValueError:
-        array = np.empty(0)
+    array = as_float64(value, name)
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"{name} is {value}; finite numbers of shape {shape} are needed")
     return array.tolist()

@@ -112,13 +112,18 @@ def load_heads(path: str | Path | None = None) -> Heads:
 
 def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
     try:
-        return read_npz(file, _ARRAYS)
+        return {name: _native(array) for name, array in read_npz(file, _ARRAYS).items()}
     except FileNotFoundError:
         raise _refusal(file, "there is no such file", remedy) from None
     except OSError as error:
         raise _refusal(file, f"it cannot be read ({error.strerror or error})", remedy) from None
     except ValueError as error:
         raise _refusal(file, str(error), remedy) from error
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order: the file may come from one of another."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class HeadsFileError(ValueError):

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vashista_theory._checks import as_float64
+
 # Tried in turn until Clarabel does not fail: without strict complementarity rounding stops it
 # before the tightest. An "optimal_inaccurate" answer is within the reduced tolerance, and in
 # practice better than an "optimal" one at the next looser setting.
@@ -186,8 +188,7 @@ def _cvxpy(solver: str) -> Any:
 
 
 def _normalised(keys: Any, query: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    keys = np.asarray(keys, np.float64)
-    query = np.asarray(query, np.float64)
+    keys, query = as_float64(keys, "keys"), as_float64(query, "query")
     if keys.ndim != 2 or keys.shape[0] == 0 or query.shape != keys.shape[1:]:
         raise ValueError(
             f"expected keys of shape (n, d), n >= 1, and a query of shape (d,); "

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vashista_theory._checks import check_finite, is_traced
 from vashista_theory._numerics import default_tolerance, map_rows
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull import kkt
 from vashista_theory.hull.active_set import pose, search, slots_for
 from vashista_theory.hull.kkt import Residuals
-from vashista_theory.hull.problem import as_problem, check_finite, is_traced, settle
+from vashista_theory.hull.problem import as_problem, settle
 from vashista_theory.hull.refinement import Optimum, refine, support_violation
 
 FAILURES = (

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vashista_theory._checks import as_array, as_float_array, is_traced
 from vashista_theory._numerics import log_share, masked_logsumexp, safe_norm
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.problem import as_float_array, is_traced, settle
+from vashista_theory.hull.problem import no_projection, settle
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.span import centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import objective, solve_tilt
@@ -152,7 +153,7 @@ def as_epsilon(epsilon: ArrayLike, dtype: jnp.dtype) -> Array:
         ValueError: naming the first bad value.
     """
     if not is_traced(epsilon):
-        values = np.asarray(epsilon)
+        values = np.asarray(as_array(epsilon, "epsilon"))
         if values.dtype.kind not in "fiu" or values.ndim > 1 or values.size == 0:
             raise ValueError(
                 "`epsilon` must be a positive number or a non-empty one-dimensional list of them, "
@@ -195,6 +196,8 @@ def relax(projection: Projection, epsilon: ArrayLike, *, throw: bool = True) -> 
         RuntimeError: Newton's method stagnated, or the projection had failed, when `throw` is
             true.
     """
+    if not isinstance(projection, Projection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise no_projection(projection, "relax")
     keys = projection.keys
     if keys.ndim != 2:
         raise ValueError(

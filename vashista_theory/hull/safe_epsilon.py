@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vashista_theory._checks import is_traced
 from vashista_theory.hull.bounds import Geometry, leakage_bounds
-from vashista_theory.hull.problem import is_traced
 
 _GRID = 400
 _BISECTIONS = 60

@@ -25,6 +25,7 @@ from vashista_theory.hull.bounds import (
     WeightBounds,
 )
 from vashista_theory.hull.minimal_face import minimal_face
+from vashista_theory.hull.problem import no_projection
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon, unless_unsolved
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
@@ -331,6 +332,8 @@ def face_stability(projection: Projection) -> FaceStability:
     Raises:
         ValueError: a batched projection.
     """
+    if not isinstance(projection, Projection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise no_projection(projection, "face_stability")
     if projection.keys.ndim != 2:
         raise ValueError(
             "`face_stability` takes one projection, got a batch with keys of shape "

@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from vashista_theory._checks import as_array
 from vashista_theory._files import whole_file
 from vashista_theory._version import __version__
 from vashista_theory.hull.heads import Heads
@@ -113,7 +114,7 @@ def _recording(model: Any, function: Any) -> Generator[None]:
 
 
 def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:
-    ids = torch.as_tensor(np.asarray(tokens))
+    ids = torch.as_tensor(np.asarray(as_array(tokens, "tokens")))
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0 or ids.is_floating_point():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from vashista_theory._checks import as_array
 from vashista_theory.attention import Policy
 from vashista_theory.models._switch import cache_argument, using_attention
 from vashista_theory.models.interface import NAME, ensure_registered
@@ -71,7 +72,7 @@ def compare(
     """
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}; at least 3 are needed to time a step.")
-    ids = torch.as_tensor(np.asarray(prompt), device=model.device)[None]
+    ids = torch.as_tensor(np.asarray(as_array(prompt, "prompt")), device=model.device)[None]
     ensure_registered()
     paged = PagedCache(model.config, room=ids.shape[1] + new_tokens)
     rows: list[Generated] = []

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from vashista_theory._checks import is_integer
+
 # Not recursive: runtime checkers cannot resolve an alias that names itself.
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
@@ -61,10 +63,11 @@ def check_integer(name: str, value: object, least: int) -> None:
     Raises:
         ValueError: With the name, the value and what was expected.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_integer(value, least=least):
         raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")
-    if value > LARGEST_INTEGER:
-        bits = int(value).bit_length()  # all its digits may be more than Python writes
+    whole = int(cast("int", value))
+    if whole > LARGEST_INTEGER:
+        bits = whole.bit_length()  # all its digits may be more than Python writes
         raise ValueError(f"{name} is an integer of {bits} bits; expected at most 2^62")
 
 

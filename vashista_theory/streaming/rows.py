@@ -1,11 +1,15 @@
 """Keys that stay where they are stored: checked once, read a block of rows at a time."""
 
+import math
+import os
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vashista_theory.hull.problem import is_traced
+from vashista_theory._checks import as_float64, as_numbers, check_finite, is_integer, is_traced
+from vashista_theory._types import ArrayLike
 
 BLOCK_BYTES = 2**25
 """Bytes of a block in float64 by default: 65,536 rows at d = 64, some milliseconds of reading."""
@@ -58,9 +62,10 @@ class Rows(NamedTuple):
 
         Raises:
             OSError: they could not be read; the message says which.
+            ValueError: what was read is masked, or no rows of real numbers.
         """
         try:
-            return np.asarray(self.source[start:stop])
+            return np.asarray(as_numbers(self.source[start:stop], "keys", most_bytes=math.inf))
         except OSError as error:
             raise OSError(
                 f"rows {start} to {stop - 1} of `keys` cannot be read: {error}"
@@ -71,50 +76,47 @@ class Rows(NamedTuple):
         return np.concatenate([self.read(i, i + 1).astype(np.float64) for i in index.tolist()])
 
 
-def as_rows(keys: object, query: object, block_rows: int | None) -> tuple[Rows, np.ndarray]:
+def as_rows(keys: Any, query: ArrayLike, block_rows: int | None) -> tuple[Rows, np.ndarray]:
     """Check keys ``(n, d)`` without reading them, and a finite query ``(d,)``.
 
     Raises:
         ValueError: what was given, what was expected and what to do.
     """
-    if isinstance(keys, (list, tuple)):
-        keys = np.asarray(keys)
-    if not isinstance(keys, RowSource):
-        raise ValueError(
-            f"`keys` is {_named(keys)}; expected an array (n, d) that is read by slices of rows: "
-            "`numpy.load(path, mmap_mode='r')`, `zarr.open_array(path, mode='r')` or a NumPy array."
-        )
-    shape = tuple(int(length) for length in keys.shape)
+    # Inside jit, what is computed of constants is traced too.
+    if is_traced(keys, query, jnp.zeros(())):
+        raise ValueError("`project_blocks` reads files and cannot be traced; use `vt.project`.")
+    source = _as_source(keys)
+    shape = tuple(int(length) for length in source.shape)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"expected keys (n, d) with n and d at least 1, got shape {shape}.")
-    dtype = np.dtype(keys.dtype)
-    if dtype.kind not in "fiub" and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`keys` has dtype {dtype}; real numbers are expected.")
     n, d = shape
-    query_ = _query(query, d)
     if block_rows is None:
-        block_rows = _default_block(keys, n, d)
-    if block_rows < 1:
+        block_rows = _default_block(source, n, d)
+    if not is_integer(block_rows, least=1):
         raise ValueError(f"`block_rows` must be an integer of at least 1, got {block_rows!r}.")
-    return Rows(keys, n, d, min(block_rows, n)), query_
-
-
-def _query(query: object, d: int) -> np.ndarray:
-    if is_traced(query):
-        raise ValueError("`project_blocks` reads files and cannot be traced; use `vt.project`.")
-    given = np.asarray(query)
-    if given.dtype.kind not in "fiub" and not jnp.issubdtype(given.dtype, jnp.floating):
-        raise ValueError(f"`query` has dtype {given.dtype}; real numbers are expected.")
-    if given.shape != (d,):
+    rows = Rows(source, n, d, min(block_rows, n))
+    rows.read(0, 1)  # what is masked or no number is refused before any work
+    query_ = as_float64(query, "query")
+    if query_.shape != (d,):
         raise ValueError(
             f"keys have d = {d} coordinates, so a query of shape ({d},) is expected, got "
-            f"{given.shape}."
+            f"{query_.shape}."
         )
-    query_ = given.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(query_))
-    if len(bad):
-        raise ValueError(f"`query` must be finite, but query[{bad[0]}] is {query_[bad[0]]}.")
-    return query_
+    check_finite(query_, "query")
+    return rows, query_
+
+
+def _as_source(keys: Any) -> RowSource:
+    """What is read block by block: a file's array as it is, anything else in memory."""
+    if isinstance(keys, str | os.PathLike):
+        raise ValueError(
+            f"`keys` is {str(keys)!r}; expected an array (n, d) that is read by slices of rows: "
+            "`numpy.load(path, mmap_mode='r')`, `zarr.open_array(path, mode='r')` or a NumPy array."
+        )
+    stored = isinstance(keys, RowSource) and isinstance(keys.dtype, np.dtype)
+    if stored and not isinstance(keys, jax.Array):
+        return keys
+    return np.asarray(as_numbers(keys, "keys", most_bytes=math.inf))
 
 
 def _default_block(keys: RowSource, n: int, d: int) -> int:
@@ -124,7 +126,3 @@ def _default_block(keys: RowSource, n: int, d: int) -> int:
     if isinstance(chunks, tuple) and isinstance(chunks[0], int):
         rows = max(1, rows // chunks[0]) * chunks[0]
     return min(rows, n)
-
-
-def _named(value: object) -> str:
-    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"

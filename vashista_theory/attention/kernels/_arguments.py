@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from vashista_theory._checks import as_array, is_integer
+
 Sizes = dict[str, tuple[int, str]]
 """Size of each axis by its name, and the argument that it was first seen in."""
 
@@ -25,6 +27,7 @@ def fit(
         raise ValueError(
             f"{name} is {type(value).__name__}; an array is expected. Use jnp.asarray."
         )
+    value = as_array(value, name)
     if str(value.dtype) not in dtypes:
         raise ValueError(
             f"{name} has type {value.dtype}; expected {' or '.join(dtypes)}. Convert it: "
@@ -57,7 +60,7 @@ def check_groups(sizes: Sizes) -> None:
 
 def check_whole(name: str, value: object, *, least: int) -> None:
     """Raise unless the value is a whole number of at least that."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or int(value) < least:
+    if not is_integer(value, least=least):
         raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is expected.")
 
 

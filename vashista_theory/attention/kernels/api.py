@@ -4,7 +4,9 @@ Arrays in, arrays out: nothing here knows of policies, certificates or caches. S
 context by their summaries, select the best, attend to them.
 """
 
+import functools
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ IMPLEMENTATIONS = ("mosaic_gpu", "mosaic_tpu", "xla")
 """Back ends, the first that can is taken; each is a module of this package with a `BACKEND`."""
 
 _MODULES = __name__.rpartition(".")[0]
+_EXTRAS = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
+_ACCELERATORS = ("cuda", "rocm", "tpu")
 
 
 def attend_pages(
@@ -161,9 +165,11 @@ def backend(implementation: str) -> Backend:
     try:
         module = importlib.import_module(f"{_MODULES}.{implementation}")
     except ImportError as error:
+        named = _EXTRAS.get(implementation)
+        extra = "" if named is None else f' (pip install "vashista-theory[{named}]")'
         raise NotImplementedError(
-            f"{implementation!r} cannot be loaded: {error}. Install what it misses, or use "
-            "implementation=None."
+            f"{implementation!r} cannot be loaded: {error}. Install what it misses"
+            f"{extra}, or use implementation=None."
         ) from error
     return module.BACKEND
 
@@ -207,6 +213,7 @@ def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> An
                 return _forced(stage, call, name, None)
             except NotImplementedError:
                 continue
+        tell_why_not(stage, call.shape, platform, ways)
         return portable(call)
 
     # An array may live on another platform than the default one (a TPU machine has a CPU too).
@@ -224,12 +231,44 @@ def platform_here() -> str:
 
 
 def device_backends(platform: str) -> tuple[str, ...]:
-    """Back ends with kernels of their own for a platform, in the order in which they are asked."""
-    return tuple(
-        name
-        for name in IMPLEMENTATIONS
-        if name != "xla" and (found := _loaded(name)) and platform in found.platforms
-    )
+    """Back ends with kernels of their own for a platform, in the order in which they are asked.
+
+    Where there is such a device and none can be loaded, one warning says why.
+    """
+    found: list[str] = []
+    missing: list[str] = []
+    for name in IMPLEMENTATIONS:
+        try:
+            if name != "xla" and platform in backend(name).platforms:
+                found.append(name)
+        except NotImplementedError as error:
+            missing.append(str(error))
+    if not found:
+        _tell(platform, " ".join(missing) or "no back end has any for it.")
+    return tuple(found)
+
+
+def tell_why_not(
+    stage: Stage, shape: spec.Shape, platform: str, implementations: Sequence[str]
+) -> None:
+    """Warn once, if there is a device, that its kernels cannot attend to such a call.
+
+    Scoring and selecting may do without: reading is most of a step.
+    """
+    if stage == "attend":
+        reasons = [f"{name!r}: {_why_not(backend(name), stage, shape)}" for name in implementations]
+        _tell(platform, f"{'; '.join(reasons)}.")
+
+
+@functools.cache
+def _tell(platform: str, reason: str) -> None:
+    if platform in _ACCELERATORS:
+        warnings.warn(
+            f"There is a {platform} device, but none of its kernels can be used, so attention runs "
+            f"in plain JAX: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def stage_that_can(

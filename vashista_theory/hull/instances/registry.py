@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vashista_theory._checks import is_integer
+
 
 @dataclass(frozen=True)
 class Known:
@@ -232,9 +234,9 @@ def _suggestion(name: str, among: Mapping[str, Any]) -> str:
 
 
 def _count(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_integer(value, least=least):
         raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-    return operator.index(value)  # pyright: ignore[reportUnknownArgumentType]
+    return operator.index(value)
 
 
 def require(condition: bool, family_name: str, problem: str, remedy: str) -> None:

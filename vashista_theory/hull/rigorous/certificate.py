@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vashista_theory._checks import as_float64
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.rigorous import safe_epsilon, statements
@@ -145,7 +146,7 @@ class Certificate:
     def _at(
         self, epsilon: ArrayLike, bound: Callable[[Constants, float], float], trivial: float
     ) -> Any:
-        values = np.asarray(epsilon, np.float64)
+        values = as_float64(epsilon, "epsilon")
         if values.ndim > 1 or not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(
                 "`epsilon` must be a positive finite number or a list (E,) of them, got "

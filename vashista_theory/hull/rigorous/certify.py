@@ -4,8 +4,9 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
+from vashista_theory._checks import as_float64, check_finite, is_traced
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.problem import as_problem, check_finite, is_traced
+from vashista_theory.hull.problem import as_problem
 from vashista_theory.hull.projection import project
 from vashista_theory.hull.rigorous.assembly import inside, nothing, outside
 from vashista_theory.hull.rigorous.certificate import Certificate
@@ -38,13 +39,11 @@ def certify(keys: ArrayLike, query: ArrayLike) -> Certificate:
             "`certify` proves a statement about given numbers and cannot run inside jit, vmap or "
             "grad. Call it on concrete arrays."
         )
-    _check_exact(keys, "keys")
-    _check_exact(query, "query")
-    with jax.enable_x64(True):
-        checked = as_problem(keys, query)
-        check_finite(checked[0], "keys")
-        check_finite(checked[1], "query")
-        keys_, query_ = (np.asarray(array, np.float64) for array in checked)
+    keys_, query_ = _exact(keys, "keys"), _exact(query, "query")
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        as_problem(keys_, query_)
+    check_finite(keys_, "keys")
+    check_finite(query_, "query")
     problem = exact_problem(keys_, query_)
     try:
         proved = prove(problem, _proposal(keys_, query_, problem.row_of_key))
@@ -54,19 +53,15 @@ def certify(keys: ArrayLike, query: ArrayLike) -> Certificate:
     return assemble(keys_, query_, problem, proved)
 
 
-def _check_exact(value: ArrayLike, name: str) -> None:
-    """Refuse what conversion to float64 would round."""
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    kind, size = np.dtype(array.dtype).kind, np.dtype(array.dtype).itemsize
-    rounded = kind == "f" and size > 8
-    if kind in "iu" and size == 8:
-        whole = np.asarray(array)
-        rounded = bool(np.any(whole.astype(np.float64).astype(object) != whole.astype(object)))
-    if rounded:
+def _exact(value: ArrayLike, name: str) -> Float64[np.ndarray, "..."]:
+    """In float64, by NumPy: JAX would take the smallest float32 for zero. Nothing is rounded."""
+    array, given = as_float64(value, name), np.asarray(value)
+    if given.dtype.kind == "f" and np.any((array != given) & np.isfinite(given)):
         raise ValueError(
-            f"`{name}` has dtype {array.dtype} and float64 cannot hold it exactly. Round it to "
+            f"`{name}` has dtype {given.dtype} and float64 cannot hold it exactly. Round it to "
             "float64 yourself, so that the certificate is about numbers you have."
         )
+    return array
 
 
 def _proposal(
@@ -75,7 +70,7 @@ def _proposal(
     """Weights by distinct row from the float solver, at a size where nothing overflows."""
     largest = max(float(np.max(np.abs(keys))), float(np.max(np.abs(query))))
     shrink = -int(np.frexp(largest)[1])
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
         found = project(np.ldexp(keys, shrink), np.ldexp(query, shrink), throw=False)
         weights = np.asarray(found.weights)
     rows: dict[int, float] = {}
