@@ -1,8 +1,5 @@
 """Real attention heads: the sample inside the package, and files of the same format."""
 
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
+
+from vashista_theory._reading import json_object
 
 _ARRAYS = ("queries", "keys", "values", "layers", "positions", "scale", "provenance")
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -111,6 +110,8 @@ def load_heads(path: str | Path | None = None) -> Heads:
 
 
 def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise _refusal(file, "it is not a regular file", remedy)
     try:
         with file.open("rb") as stream:
             # Never unpickle: a heads file may come from a stranger.
@@ -123,10 +124,11 @@ def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in _ARRAYS}
     except FileNotFoundError:
         raise _refusal(file, "there is no such file", remedy) from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        if isinstance(error, HeadsFileError):
-            raise
-        raise _refusal(file, f"it is truncated or not an .npz archive ({error})", remedy) from error
+    except HeadsFileError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy's headers fail in ways of their own
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise _refusal(file, f"it is truncated or not an .npz archive ({why})", remedy) from error
 
 
 class HeadsFileError(ValueError):
@@ -198,9 +200,6 @@ def _checked(file: Path, arrays: dict[str, np.ndarray], remedy: str) -> Heads:
 
 def _provenance(file: Path, text: np.ndarray, remedy: str) -> dict[str, Any]:
     try:
-        value = json.loads(str(text))
-    except json.JSONDecodeError as error:
-        raise _refusal(file, f"provenance is not JSON ({error})", remedy) from error
-    if not isinstance(value, dict):
-        raise _refusal(file, "provenance is not a JSON object", remedy)
-    return {str(key): item for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return json_object(str(text), "provenance")
+    except ValueError as error:
+        raise _refusal(file, str(error), remedy) from error
