@@ -1,6 +1,9 @@
 """The packaged sample is the one described, and damaged heads files are refused by name."""
 
 import hashlib
+import os
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,9 @@ def _set(name: str, value):
         (_set("scale", np.float64(-1.0)), "not one positive number"),
         (_set("provenance", np.array("no json")), "provenance is not JSON"),
         (_set("provenance", np.array("[1]")), "not a JSON object"),
+        (_set("provenance", np.array("")), "provenance is not JSON \\(it is empty\\)"),
+        (_set("provenance", np.array("[" * 10**5)), "provenance is not JSON"),
+        (_set("provenance", np.array('{"a": ' + "9" * 5000 + "}")), "provenance is not JSON"),
         (_set("layers", np.array([{}, {}], dtype=object)), "not an .npz archive"),
     ],
 )
@@ -142,3 +148,37 @@ def test_flipped_bytes_and_other_files_are_refused(tmp_path: Path, tiny: dict):
         load_heads(tmp_path / "absent.npz")
     with pytest.raises(ValueError, match="Remedy"):
         load_heads(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000, 2, 7, 5)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4611686018427387904, 4)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 2)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '<f8'}",
+        "[",
+        "(" * 5000,
+        "9" * 5000,
+        "{'descr': [('a', '<f8'), ('a', '<f8')], 'fortran_order': False, 'shape': ()}",
+    ],
+    ids=lambda header: header[:70],
+)
+def test_hostile_array_headers_are_refused(tmp_path: Path, tiny: dict, header: str):
+    file = tmp_path / "own.npz"
+    np.savez(file, **{name: value for name, value in tiny.items() if name != "keys"})
+    content = header.encode() + b"\n"
+    with zipfile.ZipFile(file, "a") as archive:
+        start = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(content))
+        archive.writestr("keys.npy", start + content + bytes(800))
+    with pytest.raises(ValueError, match=r"heads file .*Remedy") as caught:
+        load_heads(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "own.npz")
+    with pytest.raises(ValueError, match="not a regular file"):
+        load_heads(tmp_path / "own.npz")

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_manifest_survives_json() -> None:
     assert record.duration >= 0
     assert record.versions["numpy"] == np.__version__
     assert record.cpu
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the manifest is not JSON (it is empty)"),
+        ("{", "the manifest is not JSON"),
+        ("[" * 10**5, "the manifest is not JSON"),
+        ("[]", "the manifest is not a JSON object but list"),
+        ("{}", "the manifest lacks ['commit', 'configuration', 'cpu'"),
+        ('{"extra": 1}', "has ['extra'], which are not known"),
+        ('{"_clock": 1}', "has ['_clock'], which are not known"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        runs.Manifest.from_json(text)
 
 
 def test_manifest_as_attributes_is_flat() -> None:

@@ -64,6 +64,14 @@ def test_foreign_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (tmp_path / "report.json").read_text() == "kept"
 
 
+def test_a_damaged_note_of_where_the_store_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store.txt").write_bytes(b"\xff\xfe")
+    said = refused(["--quick", "--output", str(tmp_path)], capsys)
+    assert f"{tmp_path}/store.txt is not UTF-8 text" in said
+
+
 def test_other_configuration(
     output: Path, heads_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,5 @@
 """Real attention heads: the sample inside the package, and files of the same format."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from vashista_theory._array_files import read_npz
+from vashista_theory._reading import json_object
 
 _ARRAYS = ("queries", "keys", "values", "layers", "positions", "scale", "provenance")
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -111,6 +111,8 @@ def load_heads(path: str | Path | None = None) -> Heads:
 
 
 def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise _refusal(file, "it is not a regular file", remedy)
     try:
         return {name: _native(array) for name, array in read_npz(file, _ARRAYS).items()}
     except FileNotFoundError:
@@ -197,9 +199,6 @@ def _provenance(file: Path, text: np.ndarray, remedy: str) -> dict[str, Any]:
     if text.dtype.kind != "U" or text.shape:
         raise _refusal(file, f"provenance is {text.dtype} of shape {text.shape}, not text", remedy)
     try:
-        value = json.loads(str(text))
-    except (ValueError, RecursionError) as error:
-        raise _refusal(file, f"provenance is not JSON ({error})", remedy) from error
-    if not isinstance(value, dict):
-        raise _refusal(file, "provenance is not a JSON object", remedy)
-    return {str(key): item for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return json_object(str(text), "provenance")
+    except ValueError as error:
+        raise _refusal(file, str(error), remedy) from error

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import jax
 
+from vashista_theory._reading import json_object
 from vashista_theory._version import __version__
 from vashista_theory.runs.configuration import Json, canonical
 
@@ -89,8 +90,19 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read what `to_json` wrote."""
-        return cls(**cast("dict[str, Any]", json.loads(text)))
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: It is something else; the message says what is missing or not known.
+        """
+        given = json_object(text, "the manifest")
+        known = {field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")}
+        if given.keys() != known:
+            raise ValueError(
+                f"the manifest lacks {sorted(known - given.keys())} and has "
+                f"{sorted(given.keys() - known)}, which are not known; expected {sorted(known)}"
+            )
+        return cls(**given)
 
     def attributes(self) -> dict[str, str | int | float]:
         """Flat attributes for a dataset: nested values as JSON text, absent ones left out."""

@@ -188,8 +188,16 @@ def identity(config: SweepConfig) -> dict[str, Any]:
 
 
 def heads_sha256(config: SweepConfig) -> str | None:
-    """Of the heads file, where the configuration names one."""
-    return None if config.heads is None else hashlib.sha256(config.heads.read_bytes()).hexdigest()
+    """Of the heads file, where the configuration names one.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    if config.heads is None:
+        return None
+    if config.heads.exists() and not config.heads.is_file():  # a pipe gives its content once
+        raise OSError(f"heads file {str(config.heads)!r} is not a regular file")
+    return hashlib.sha256(config.heads.read_bytes()).hexdigest()
 
 
 def parameters_text(instance: Instance) -> str:

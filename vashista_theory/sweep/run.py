@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from vashista_theory._reading import read_text
 from vashista_theory.runs import (
     BlockStore,
     Manifest,
@@ -185,7 +186,7 @@ def _refuse_foreign(output: Path, store: str | None) -> None:
     if not output.is_dir():
         return
     if (output / ELSEWHERE).is_file():
-        known = (output / ELSEWHERE).read_text(encoding="utf-8").strip()
+        known = read_text(output / ELSEWHERE).strip()
         if known != store:
             raise FileExistsError(
                 f"{output} is for the sweep stored at {known}, not at {store or output / STORE}; "
