@@ -107,6 +107,8 @@ def _loaded(
             f"loading {source} needs a library that is missing ({error}). Install the extra with "
             '`pip install "vashista-theory[lm]"`.'
         ) from error
+    except refusals.UnsupportedModelError:
+        raise
     except Exception as error:  # what a broken file raises is nowhere said
         raise _explained(place, source, error, options) from error
     if attention == NAME:
