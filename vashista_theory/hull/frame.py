@@ -44,7 +44,8 @@ def frame_at(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> tuple[Fram
     count = min(SAMPLE, n)
     sample = jnp.arange(count) * (n // count)
     points = keys[sample]
-    nearest = sample[jnp.argmin(jnp.max(jnp.abs(points - query[None]), axis=1))]
+    distances = jnp.max(jnp.abs(points - query[None]), axis=1)
+    nearest = sample[jnp.argmin(distances)].astype(jnp.int32)
     origin = keys[nearest]
     distances = jnp.max(jnp.abs(points - origin[None]), axis=1)
     apart = distances > 0

@@ -1,9 +1,33 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 """torch tensors as JAX arrays and back, by DLPack."""
 
+import contextlib
+import functools
+
 import jax
 import torch
 from jaxtyping import Array, Float
+
+
+def alike(
+    *tensors: Float[torch.Tensor, "B _ _ D"],
+) -> tuple[list[torch.Tensor], torch.dtype]:
+    """Queries, keys and values of one type, and the type that a model expects attention to have.
+
+    Under autocast that is what torch's attention casts them to. Otherwise the widest of them,
+    and the type of the values, which come straight from the model's weights.
+    """
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    answer = tensors[-1].dtype
+    platform = tensors[0].device.type
+    if widest != torch.float64 and torch.is_autocast_enabled(platform):
+        widest = answer = torch.get_autocast_dtype(platform)
+    return [tensor.to(widest) for tensor in tensors], answer
+
+
+def precision(dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """JAX as it has to be for numbers of this type: 64-bit mode for float64, else left alone."""
+    return jax.enable_x64(True) if dtype == torch.float64 else contextlib.nullcontext()
 
 
 def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
@@ -17,7 +41,8 @@ def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
     """
     token_major = tensor.detach().transpose(1, 2).contiguous()
     try:
-        return jax.dlpack.from_dlpack(token_major)
+        with precision(tensor.dtype):
+            return jax.dlpack.from_dlpack(token_major)
     except (RuntimeError, TypeError, BufferError, ValueError) as error:
         platforms = sorted({device.platform for device in jax.devices()})
         raise ValueError(

@@ -19,7 +19,14 @@ from vashista_theory._files import whole_file
 from vashista_theory._version import __version__
 from vashista_theory.hull.heads import Heads
 from vashista_theory.models import refusals
-from vashista_theory.models._switch import forget, make_known, supports_interface, using_attention
+from vashista_theory.models._switch import (
+    decoder_config,
+    forget,
+    make_known,
+    supports_interface,
+    using_attention,
+)
+from vashista_theory.models.own_attention import check_own_attention
 
 _NAME = "vashista_capture"
 
@@ -67,15 +74,34 @@ def capture(
     seen: dict[int, tuple[Any, Any, Any]] = {}
     scales: set[float] = set()
 
-    def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
-        refusals.check_call(module, query, key, value, options.get("dropout", 0.0), options)
-        scales.add(float(options.get("scaling") or query.shape[-1] ** -0.5))
+    def record(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        mask: Any,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> Any:
+        refusals.check_call(module, query, key, value, mask, dropout, options)
+        check_own_attention(module, query, key, scaling)
+        scales.add(query.shape[-1] ** -0.5 if scaling is None else float(scaling))
         if module.layer_idx in wanted:
             kept = query[0, :, chosen]
             seen[module.layer_idx] = tuple(
                 array.to(torch.float32).cpu().numpy() for array in (kept, key[0], value[0])
             )
-        return sdpa_attention_forward(module, query, key, value, mask, **options)
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=refusals.is_causal(module, options),
+        )
 
     with _recording(model, record), torch.inference_mode():
         model(input_ids=ids, use_cache=False)
@@ -100,7 +126,7 @@ def capture(
 @contextlib.contextmanager
 def _recording(model: Any, function: Any) -> Generator[None]:
     """Let a model use an attention function for a while."""
-    refusals.check_config(model.config.get_text_config(decoder=True))
+    refusals.check_config(decoder_config(model.config))
     if not supports_interface(model):
         raise refusals.unsupported(
             f"{type(model).__name__}: it does not use transformers' attention interface"
@@ -122,7 +148,7 @@ def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:
             f"`tokens` is {ids.dtype} of shape {tuple(ids.shape)}; token ids (T,) are expected, "
             "one sequence without padding."
         )
-    config = model.config.get_text_config(decoder=True)
+    config = decoder_config(model.config)
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise ValueError(f"token ids must be 0 to {config.vocab_size - 1}, got {int(ids.max())}.")
     refusals.check_context(ids.shape[1], config)
@@ -130,7 +156,7 @@ def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:
 
 
 def _as_layers(layers: Sequence[int] | None, model: Any) -> list[int]:
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    count = decoder_config(model.config).num_hidden_layers
     wanted = list(range(count)) if layers is None else [int(i) for i in layers]
     bad = [i for i in wanted if not 0 <= i < count]
     if bad or not wanted or len(set(wanted)) < len(wanted):
@@ -161,7 +187,7 @@ def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _provenance(model: Any, ids: torch.Tensor, arrays: list[np.ndarray]) -> dict[str, Any]:
-    config = model.config.get_text_config(decoder=True)
+    config = decoder_config(model.config)
     names = ("queries", "keys", "values")
     return {
         "model": f"{config.model_type}, {config.num_hidden_layers} layers",

@@ -9,11 +9,12 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vashista_theory.attention import Policy, SummarySpec
-from vashista_theory.models import refusals, settings
+from vashista_theory.models import refusals, settings, watching
+from vashista_theory.models._switch import NAME as NAME
 from vashista_theory.models._switch import forget, make_known
-from vashista_theory.models.paged_cache import announced, become_paged
-
-NAME = "vashista"
+from vashista_theory.models.bridge import alike
+from vashista_theory.models.own_attention import check_own_attention
+from vashista_theory.models.paged_cache import become_paged
 
 
 def register(
@@ -70,6 +71,7 @@ def register(
 def ensure_registered() -> None:
     """Make the name known, and leave the defaults as they are."""
     make_known(NAME, attention)
+    watching.start()
     if not hasattr(DynamicCache.__init__, "__wrapped__"):
         DynamicCache.__init__ = _with_pages(DynamicCache.__init__)
 
@@ -79,6 +81,7 @@ def unregister() -> None:
     original = getattr(DynamicCache.__init__, "__wrapped__", None)
     if original is not None:
         DynamicCache.__init__ = original
+    watching.stop()
     forget(NAME)
     settings.set_default(settings.Settings(Policy.certified(), SummarySpec(), 16))
 
@@ -87,17 +90,35 @@ def _with_pages(original: Any) -> Any:
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
         original(self, *args, **options)
+        # (ddp_cache_data, config, offloading, ...)
         config = options.get("config", args[1] if len(args) > 1 else None)
-        if config is not None and getattr(config, "_attn_implementation", None) == NAME:
-            if options.get("offloading"):
-                raise refusals.unsupported(
-                    "offloaded caches", "Use the default cache_implementation."
-                )
-            become_paged(self, config)
+        if config is not None and _is_ours(config):
+            data = options.get("ddp_cache_data", args[0] if args else None)
+            offloading = options.get("offloading", args[2] if len(args) > 2 else False)
+            _paged(self, config, data, offloading)
 
     return __init__
 
 
+def _is_ours(config: Any) -> bool:
+    # Seen by torch.compile for every model: nothing here that it could not follow.
+    decoder = config.get_text_config(decoder=True)
+    return getattr(decoder, "_attn_implementation", None) == NAME
+
+
+@torch.compiler.disable
+def _paged(cache: Any, config: Any, data: Any, offloading: bool) -> None:
+    if offloading:
+        raise refusals.unsupported("offloaded caches", "Use the default cache_implementation.")
+    if data is not None:
+        raise refusals.unsupported(
+            "a cache made from keys and values (ddp_cache_data)",
+            "Run the prompt through the model instead.",
+        )
+    become_paged(cache, config)
+
+
+@torch.compiler.disable
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -116,15 +137,10 @@ def attention(
     Raises:
         UnsupportedModelError: naming what cannot be done.
     """
-    layer = announced(key, value)
-    refusals.check_call(module, query, key, value, dropout, options)
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    if layer is not None and layer.seen > 0:
-        if torch.is_grad_enabled() and query.requires_grad:
-            raise refusals.unsupported(
-                "gradients through a decode step", "Call the model under `torch.no_grad()`."
-            )
-        return layer.attend(query, key, value, attention_mask, scale), None
+    call = watching.current()
+    layer = None if call is None else call.take(module, key, value)
+    refusals.check_call(module, query, key, value, attention_mask, dropout, options)
+    check_own_attention(module, query, key, scaling)
     if layer is None and key.shape[2] != query.shape[2]:
         raise refusals.unsupported(
             f"a cache that holds its keys in torch ({key.shape[2]} keys for {query.shape[2]} "
@@ -132,9 +148,29 @@ def attention(
             "Leave `past_key_values` and `cache_implementation` out, or pass "
             "vt.models.PagedCache(model.config).",
         )
+    if layer is None and attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
+        raise refusals.unsupported(
+            f"{type(module).__name__}: its mask covers {attention_mask.shape[-1]} keys, and the "
+            f"attention interface got {key.shape[2]}; it leaves the cache alone"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    (query, key, value), answer = alike(query, key, value)
+    if layer is not None and layer.seen > 0:
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise refusals.unsupported(
+                "gradients through a decode step", "Call the model under `torch.no_grad()`."
+            )
+        return layer.attend(query, key, value, attention_mask, scale).to(answer), None
     output, _ = sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=dropout,
+        scaling=scaling,
+        is_causal=refusals.is_causal(module, options),
     )
     if layer is not None:
         layer.store(key, value, attention_mask)
-    return output, None
+    return output.to(answer), None

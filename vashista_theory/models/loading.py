@@ -139,7 +139,7 @@ def _loaded(place: str, source: str, how: _How, **options: Any) -> LoadedModel:
             f"loading {source} needs a library that is missing ({_shortened(error)}). Install the "
             'extra with `pip install "vashista-theory[lm]"`.'
         ) from error
-    except ModelFileError:
+    except (ModelFileError, refusals.UnsupportedModelError):
         raise
     except Exception as error:  # what a broken file raises is nowhere said
         raise _explained(place, source, error) from error

@@ -2,7 +2,8 @@
 # pyright: reportUntypedBaseClass=false, reportMissingParameterType=false
 """A transformers cache whose keys and values live in JAX, in pages; torch never holds them."""
 
-import threading
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from vashista_theory._results import Result
 from vashista_theory.attention import PagedKV, Policy, SummarySpec
-from vashista_theory.models import refusals, settings, steps
-from vashista_theory.models.bridge import to_jax, to_torch
+from vashista_theory.models import refusals, settings, steps, watching
+from vashista_theory.models._switch import decoder_config
+from vashista_theory.models.bridge import precision, to_jax, to_torch
 from vashista_theory.models.dense_chunk import attend_chunk, merge
 
 _LEAST_PAGES = 64
@@ -73,20 +75,42 @@ def become_paged(
     """Give an empty cache paged layers."""
     if policy is not None:
         settings.check_policy(policy)
-    decoder = config.get_text_config(decoder=True)
+    decoder = decoder_config(config)
     refusals.check_config(decoder)
-    cache.layers = [
-        PagedLayer(index, decoder, policy=policy, spec=spec, page_size=page_size, room=room)
-        for index in range(decoder.num_hidden_layers)
-    ]
+    cache.layers = []
+    for index in range(refusals.layers_of(decoder)):
+        layer = PagedLayer(
+            index,
+            decoder,
+            policy=policy,
+            spec=spec,
+            page_size=page_size,
+            room=room,
+            siblings=cache.layers,
+        )
+        cache.layers.append(layer)
     cache.layer_class_to_replicate = None
+
+
+def _precisely(method: Callable[..., Any]) -> Any:
+    """Run a method of a layer with JAX in the mode that the layer's numbers need."""
+
+    @functools.wraps(method)
+    def wrapper(self: "PagedLayer", *args: Any, **options: Any) -> Any:
+        with precision(self.dtype or args[0].dtype):
+            return method(self, *args, **options)
+
+    return wrapper
 
 
 class PagedLayer(DynamicLayer):
     """One layer's pages. `update` announces tokens; attention, which has the mask, appends them.
 
     Attributes:
+        index: Of the layer.
+        siblings: All layers of the cache.
         pages: Keys and values; None before the first token.
+        dtype: Torch's type of them.
         seen: Tokens the model has seen, padding included.
         valid: (B, seen), which of them were not padding; None when none was.
     """
@@ -102,50 +126,56 @@ class PagedLayer(DynamicLayer):
         spec: SummarySpec | None,
         page_size: int | None,
         room: int,
+        siblings: list["PagedLayer"],
     ) -> None:
         super().__init__()
         present = settings.current()
-        self._index, self._config, self._policy, self._room = index, config, policy, room
+        self.index, self.siblings = index, siblings
+        self._config, self._policy, self._room = config, policy, room
         self._spec = present.spec if spec is None else spec
         self._page_size = present.page_size if page_size is None else page_size
-        self._announced: tuple[Any, Any] | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self.pages: PagedKV | None = None
+        self.dtype: torch.dtype | None = None
         self.seen = 0
         self.valid: torch.Tensor | None = None
-        self._announced = None
         self.is_initialized = False
 
     def lazy_initialization(self, key_states: Any, value_states: Any = None) -> None:  # noqa: ARG002
         """Pages are made when the mask is known."""
         self.is_initialized = True
 
+    @torch.compiler.disable
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Announce new tokens (B, Hkv, T, D). The attention function stores and reads them.
 
         Raises:
-            UnsupportedModelError: if the tokens announced before never arrived there, or the model
-                has no position for the new ones.
+            UnsupportedModelError: if no model that uses this cache is being called, other layers
+                hold other tokens, or the model has no position for the new ones.
         """
-        if self._announced is not None:
-            self._announced = None
+        call = watching.current()
+        if call is None:
             raise refusals.unsupported(
-                f"this model: the keys of layer {self._index} did not reach the attention "
-                "interface, so it computes attention in its own way"
+                "a paged cache read by another attention implementation",
+                "Keys and values are in its pages, not in torch: read it with the model, and the "
+                "implementation, that filled it, or start with a new cache.",
             )
-        refusals.check_context(self.seen + key_states.shape[2], self._config)
-        self._announced = (key_states, value_states)
-        _announce(self)
+        tokens = key_states.shape[2]
+        held = sorted({layer.seen for layer in self.siblings})
+        if self.seen > held[0] or held[-1] > self.seen + tokens:
+            raise refusals.unsupported(
+                f"a cache whose layers hold {' or '.join(map(str, held))} tokens: an earlier call "
+                "was interrupted, or the model gives one layer tokens twice",
+                f"Start with a new cache, or cut this one back by `crop` to {held[0]} tokens.",
+            )
+        refusals.check_context(self.seen + tokens, self._config)
+        call.announce(self, key_states, value_states)
         return key_states, value_states
 
-    def takes(self, key: Any, value: Any) -> bool:
-        """Whether these are the tokens that were announced."""
-        announced, self._announced = self._announced, None
-        return announced is not None and announced[0] is key and announced[1] is value
-
+    @_precisely
     def attend(
         self,
         query: Float[torch.Tensor, "B H T D"],
@@ -160,11 +190,13 @@ class PagedLayer(DynamicLayer):
         prompt.
 
         Raises:
-            UnsupportedModelError: for a mask that shows tokens which are not stored, or hides some.
+            UnsupportedModelError: for a mask with a row that shows tokens which are not stored, or
+                hides some.
             ValueError: for numbers that are not finite.
         """
         past = self._past(query.shape[0])
-        new = self._new_tokens(mask, query.shape[0], query.shape[2], query.device)
+        rows, new = self._read(mask, query.shape[0], query.shape[2], query.device)
+        query, key, value = self._as_stored(query, key, value)
         if query.shape[2] == 1:
             counts = self._counts(new, query.shape[0], 1)
             self._make_room(past.lengths + counts)
@@ -178,19 +210,21 @@ class PagedLayer(DynamicLayer):
             log = settings.current_log()
             if log is not None:
                 held = -(-np.asarray(past.lengths) // past.page_size)
-                log.add(self._index, info, held)
+                log.add(self.index, info, held)
             self._remember(new, query.shape[0], 1)
             return to_torch(output)
         output, log_mass, result = steps.read_all(past, to_jax(query), scale)
         self._check(result)
-        recent = attend_chunk(query, key, value, mask, scale)
+        recent = attend_chunk(query, key, value, rows, scale)
         self.store(key, value, mask)
         return merge((to_torch(output), to_torch(log_mass)), recent)
 
+    @_precisely
     def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
         """Append tokens (B, Hkv, T, D), each sequence without its padding."""
         batch, _, tokens, _ = key.shape
-        new = self._new_tokens(mask, batch, tokens, key.device)
+        _, new = self._read(mask, batch, tokens, key.device)
+        key, value = self._as_stored(key, value)
         if new is not None:
             order = torch.argsort(~new, dim=1, stable=True)[:, None, :, None].expand(key.shape)
             key, value = key.gather(2, order), value.gather(2, order)
@@ -202,6 +236,7 @@ class PagedLayer(DynamicLayer):
         if self.pages is None:
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
+            self.dtype = key.dtype
         self._make_room(self.pages.lengths + counts)
         self.pages, result = steps.append(self.pages, keys, values, counts)
         self._check(result)
@@ -245,33 +280,53 @@ class PagedLayer(DynamicLayer):
     def _pages_for(self, tokens: int) -> int:
         return _rounded_up(-(-tokens // self._page_size) + 1, _LEAST_PAGES)
 
-    def _new_tokens(
+    def _as_stored(self, *tensors: Any) -> list[Any]:
+        """Numbers in the type of the pages, where that loses nothing."""
+        if (
+            self.dtype is not None
+            and torch.promote_types(tensors[0].dtype, self.dtype) != self.dtype
+        ):
+            raise refusals.unsupported(
+                f"a cache of {self.dtype} that is given {tensors[0].dtype}",
+                "Read it under the autocast, and with the type of model, that filled it.",
+            )
+        return [tensor.to(self.dtype or tensor.dtype) for tensor in tensors]
+
+    def _read(
         self, mask: torch.Tensor | None, batch: int, tokens: int, device: Any
-    ) -> torch.Tensor | None:
-        """Which of the last tokens are not padding, (B, T); None for all of them."""
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What a mask says of the last T tokens.
+
+        Returns:
+            Which of them each of their rows sees, (1 or B, T, T); None for itself and those before.
+            Which of them are not padding, (B, T); None for all of them.
+        """
         if mask is None:
             if self.valid is not None:
                 raise refusals.unsupported(
                     "a cache with padding and a call without its mask",
                     "Pass the `attention_mask` of the whole batch at each call.",
                 )
-            return None
-        if mask.dtype != torch.bool or mask.ndim != 4 or mask.shape[1] != 1:
+            return None, None
+        keys = self.seen + tokens
+        fits = mask.ndim == 4 and mask.shape[1] == 1 and mask.shape[2] in (1, tokens)
+        if mask.dtype != torch.bool or not fits or mask.shape[3] < keys:
             raise refusals.unsupported(
-                f"masks of one's own ({mask.dtype} of shape {tuple(mask.shape)})",
+                f"masks of one's own ({mask.dtype} of shape {tuple(mask.shape)} for {tokens} "
+                f"queries on {keys} keys)",
                 "Pass a mask of padding (B, T).",
             )
-        # The last query sees every token that is not padding, under causality as without.
-        row = mask[:, 0, -1, : self.seen + tokens].expand(batch, -1)
-        past = row[:, : self.seen]
-        unchanged = past.all() if self.valid is None else torch.equal(past, self.valid)
+        rows = mask[:, 0, :, :keys].to(device).expand(-1, tokens, -1)
+        past, recent = rows[..., : self.seen], rows[..., self.seen :]
+        unchanged = past.all() if self.valid is None else (past == self.valid[:, None]).all()
         if not unchanged:
             raise refusals.unsupported(
-                f"a mask that hides tokens the cache holds, or shows others (layer {self._index})",
+                f"a mask that hides tokens the cache holds, or shows others (layer {self.index})",
                 "Pass the `attention_mask` that the prompt had, with a column for each new token.",
             )
-        new = row[:, self.seen :]
-        return None if new.all() and self.valid is None else new.to(device)
+        # The last query sees every token that is not padding, under causality as without.
+        new = recent[:, -1].expand(batch, -1)
+        return recent, None if new.all() and self.valid is None else new
 
     def _remember(self, new: torch.Tensor | None, batch: int, tokens: int) -> None:
         if new is not None:
@@ -288,7 +343,7 @@ class PagedLayer(DynamicLayer):
 
     def _check(self, result: Result) -> None:
         if not bool(result == Result.successful):
-            raise ValueError(f"decoding layer {self._index} failed: {Result[result]}")
+            raise ValueError(f"decoding layer {self.index} failed: {Result[result]}")
 
     def get_seq_length(self, *_: Any) -> int:
         """Tokens seen, padding included."""
@@ -312,8 +367,9 @@ class PagedLayer(DynamicLayer):
             raise ValueError(f"cannot drop {-max_length} tokens: there are {self.seen}.")
         if self.valid is not None:
             self.valid = self.valid[:, :kept]
-        new = None if self.valid is None else self.valid
-        self.pages = steps.truncate(self.pages, self._counts(new, self.pages.batch, kept))
+        counts = self._counts(self.valid, self.pages.batch, kept)
+        with precision(self.dtype):
+            self.pages = steps.truncate(self.pages, counts)
         self.seen = kept
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -331,7 +387,8 @@ class PagedLayer(DynamicLayer):
             return
         if indices.dtype == torch.bool:
             indices = torch.nonzero(indices)[:, 0]
-        self.pages = steps.select(self.pages, indices.cpu().numpy().astype(np.int32))
+        with precision(self.dtype):
+            self.pages = steps.select(self.pages, indices.cpu().numpy().astype(np.int32))
         if self.valid is not None:
             self.valid = self.valid[indices.to(self.valid.device)]
 
@@ -342,30 +399,6 @@ class PagedLayer(DynamicLayer):
     def prefetch(self) -> None:
         """Refused, like `offload`."""
         self.offload()
-
-
-_thread = threading.local()
-
-
-def _announce(layer: PagedLayer) -> None:
-    _thread.layer = layer
-
-
-def announced(key: Any, value: Any) -> PagedLayer | None:
-    """The layer that announced these tokens; None if no paged cache is in use.
-
-    Raises:
-        UnsupportedModelError: if a layer announced others: the model changes keys or values
-            between its cache and the attention function.
-    """
-    layer: PagedLayer | None = getattr(_thread, "layer", None)
-    _thread.layer = None
-    if layer is None or layer.takes(key, value):
-        return layer
-    raise refusals.unsupported(
-        "this model: it changes keys or values between its cache and the attention interface (or "
-        "an earlier call was interrupted, then just call again)"
-    )
 
 
 def _rounded_up(number: int, least: int) -> int:

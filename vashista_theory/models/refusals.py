@@ -19,11 +19,32 @@ _CALL_FLAGS = {
     "sliding_window": "sliding-window attention",
     "softcap": "soft-capping of the attention scores",
     "s_aux": "attention sinks beside the keys",
+    "sinks": "attention sinks beside the keys",
     "position_bias": "position biases added to the scores",
     "alibi": "ALiBi position biases",
     "head_mask": "head masks",
-    "output_attentions": "output_attentions=True (the weights of unread keys do not exist)",
+    "layer_head_mask": "head masks",
     "indexer_mask": "index-selected attention",
+    "indices": "index-selected attention",
+    "block_indices": "block-selected attention",
+    "cu_seq_lens_q": "sequences packed into one",
+    "cu_seq_lens_k": "sequences packed into one",
+    "max_length_q": "sequences packed into one",
+    "max_length_k": "sequences packed into one",
+    "seq_idx": "sequences packed into one",
+}
+# What models hand on that says nothing about attention, or was asked of the mask already.
+_HARMLESS = {
+    "cache_position",
+    "deterministic",
+    "is_causal",  # checked by itself
+    "logits_to_keep",
+    "num_items_in_batch",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "return_dict",
+    "use_cache",
 }
 
 
@@ -60,8 +81,12 @@ def check_config(config: Any) -> None:
             raise unsupported(f"{meaning} ({name}: {flag}={value})")
 
 
-def check_call(module: Any, query: Any, key: Any, value: Any, dropout: float, options: Any) -> None:
+def check_call(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, dropout: float, options: Any
+) -> None:
     """Raise for a call of the attention interface that is not plain causal self-attention.
+
+    The arguments that are let through are listed: one that is not known may change attention.
 
     Raises:
         UnsupportedModelError: naming the option and its value.
@@ -71,19 +96,44 @@ def check_call(module: Any, query: Any, key: Any, value: Any, dropout: float, op
         raise unsupported("training", "Call `model.eval()`, or train with another implementation.")
     if dropout:
         raise unsupported(f"dropout ({dropout} in {name})", "Call `model.eval()`.")
-    for flag, meaning in _CALL_FLAGS.items():
-        asked = options.get(flag)
-        if asked is not None and asked is not False:
-            shown = asked if isinstance(asked, int | float | str) else type(asked).__name__
-            raise unsupported(f"{meaning} ({name}: {flag}={shown})")
-    causal = options.get("is_causal")
-    if (getattr(module, "is_causal", True) if causal is None else causal) is False:
+    if options.get("output_attentions"):
+        raise unsupported(
+            f"output_attentions=True (the weights of unread keys do not exist, {name})"
+        )
+    for option, asked in options.items():
+        if asked is None or option in _HARMLESS or option == "output_attentions":
+            continue
+        meaning = _CALL_FLAGS.get(option, "an argument of attention that is not known here")
+        shown = asked if isinstance(asked, bool | int | float | str) else type(asked).__name__
+        raise unsupported(f"{meaning} ({name}: {option}={shown})")
+    # A mask says everything, and one query has nothing after itself.
+    if mask is None and query.shape[2] > 1 and not is_causal(module, options):
         raise unsupported(f"attention that is not causal ({name})")
     if key.shape != value.shape or key.shape[-1] != query.shape[-1]:
         raise unsupported(
             f"keys and values of different sizes ({name}: query {tuple(query.shape)}, key "
             f"{tuple(key.shape)}, value {tuple(value.shape)})"
         )
+
+
+def is_causal(module: Any, options: Any) -> bool:
+    """Whether a call without a mask means causal attention: it says so, or else its module does."""
+    asked = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if asked is None else asked)
+
+
+def layers_of(config: Any) -> int:
+    """How many layers a decoder has.
+
+    Raises:
+        UnsupportedModelError: if its configuration does not say.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int):
+        raise unsupported(
+            f"a configuration whose num_hidden_layers is {layers!r} ({type(config).__name__})"
+        )
+    return layers
 
 
 def check_context(tokens: int, config: Any) -> None:

@@ -1,0 +1,72 @@
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+"""Whether a model's own attention function computes nothing but attention.
+
+An attention implementation gets queries, keys, values, a mask and a scale. What a model's eager
+function takes from its module instead (a scale by layer, position biases, sinks) would be lost
+without a word, so the two are compared once a module, on a few numbers.
+"""
+
+import sys
+import weakref
+
+import torch
+from jaxtyping import Float
+
+from vashista_theory.models import refusals
+
+_TOKENS = 4
+# Outputs are of order 1. Rounding of such scores, TensorFloat-32 included, moves them by less than
+# a hundredth; another scale, a bias or a sink by far more.
+_TOLERANCE = 0.02
+_compared: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()
+
+
+def check_own_attention(
+    module: torch.nn.Module,
+    query: Float[torch.Tensor, "B H T D"],
+    key: Float[torch.Tensor, "B Hkv S D"],
+    scaling: float | None,
+) -> None:
+    """Raise unless the eager function of the module's file is softmax attention, for this module.
+
+    Raises:
+        UnsupportedModelError: naming the module, and the difference.
+    """
+    function = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
+    if function is None or module in _compared:
+        return
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    options = {} if scaling is None else {"scaling": scaling}
+    device = query.device
+    source = torch.Generator().manual_seed(0)
+
+    def numbers(heads: int) -> torch.Tensor:
+        shape = (1, heads, _TOKENS, query.shape[-1])
+        return torch.randn(shape, generator=source, dtype=torch.float32).to(device)
+
+    keys, values = numbers(key.shape[1]), numbers(key.shape[1])
+    # Scores of a few nats, whatever the scale.
+    queries = numbers(query.shape[1]) * (3 / (scale * query.shape[-1] ** 0.5))
+    hidden = torch.ones(_TOKENS, _TOKENS, dtype=torch.bool, device=device).triu(1)
+    mask = torch.zeros(1, 1, _TOKENS, _TOKENS, device=device)
+    mask = mask.masked_fill(hidden, torch.finfo(torch.float32).min)
+    groups = query.shape[1] // key.shape[1]
+    each = (array.repeat_interleave(groups, dim=1) for array in (keys, values))
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        all_keys, all_values = each
+        scores = queries @ all_keys.transpose(2, 3) * scale + mask
+        expected = (scores.softmax(dim=-1) @ all_values).transpose(1, 2)
+        try:
+            found = function(module, queries, keys, values, mask, dropout=0.0, **options)[0]
+            difference = float((found.float() - expected).abs().max())
+        except Exception as error:  # whatever it needs beside these arguments
+            raise refusals.unsupported(
+                f"{type(module).__name__}: its own attention function needs more than an attention "
+                f"implementation is given ({type(error).__name__}: {error})"
+            ) from error
+    if not difference <= _TOLERANCE:
+        raise refusals.unsupported(
+            f"{type(module).__name__}: its own attention function is not softmax attention with "
+            f"the scale it passes on (they differ by {difference:.2g} on random numbers)"
+        )
+    _compared.add(module)
