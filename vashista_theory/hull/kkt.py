@@ -70,8 +70,8 @@ class Place(NamedTuple):
     spread: Float[Array, " d"]
 
     @property
-    def point(self) -> Float[Array, " d"]:
-        """P in the coordinates of the caller."""
+    def point(self) -> Any:
+        """The point in the coordinates of the caller: (d,), of the kind of the fields."""
         return self.frame.origin + self.offset * self.frame.unit
 
 

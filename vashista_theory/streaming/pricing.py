@@ -58,7 +58,7 @@ class Optimum:
 
     @property
     def point(self) -> np.ndarray:
-        """P in the coordinates of the caller."""
+        """The point in the coordinates of the caller."""
         return np.asarray(self.place.point)
 
     @property
