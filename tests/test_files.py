@@ -14,8 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import vashista_theory as vt
-from experiments import _results
-from experiments._outcome import Outcome
+from experiments.framework import results
+from experiments.framework.outcome import Measured
 from paper import _sources
 from vashista_theory import _files, plots, runs
 from vashista_theory.hull.heads import load_heads
@@ -26,7 +26,9 @@ KEYS, QUERY = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 0.0]]), np.array([2.0, 0
 
 def _result(path: Path) -> None:
     manifest = runs.Manifest.start({}, seed=0).finish()
-    _results.write(path, name="verdicts", key="key", manifest=manifest, result=Outcome())
+    results.write(
+        path, name="verdicts", fingerprint="key", manifest=manifest, measured=Measured()
+    )
 
 
 def _heads(path: Path) -> None:
