@@ -94,7 +94,11 @@ def _summary(cases: dict[str, str], differences: list[float]) -> dict[str, Any]:
     reasons = {said.partition(" (")[0]: said[len("refused: ") :] for said in refused.values()}
     words = "; ".join(reasons.values())
     if len(refused) < len(tried):
-        return {"outcome": "exact in part", "words": f"{', '.join(refused)}: {words}", "difference": worst}
+        return {
+            "outcome": "exact in part",
+            "words": f"{', '.join(refused)}: {words}",
+            "difference": worst,
+        }
     return {"outcome": "refused", "words": words}
 
 
@@ -139,7 +143,7 @@ def _eager(kind: Any, seed: int) -> tuple[Any, Any]:
             _made(model_class, config, "vashista")
     except models.UnsupportedModelError:  # before it is known whether eager runs: it is not asked
         raise
-    except Exception:  # noqa: BLE001, S110 - the next attempt says what it is
+    except Exception:  # noqa: BLE001 - the next attempt says what it is
         pass
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The generated parts of README.md, docs/verdicts.md and docs/experiments.md.
+"""The generated parts of README.md and of pages in docs/.
 
 ``python -m experiments._readme`` writes them anew from the committed results; a test compares.
 """
@@ -11,7 +11,7 @@ from experiments import _registry, _results, _update
 from experiments._outcome import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md")
+PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md", "docs/supported_models.md")
 _PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -63,6 +63,34 @@ def experiment_table() -> str:
     return _table(("experiment", "question", "took", "machine", "left to you because"), rows)
 
 
+def model_table() -> str:
+    """Every family of language models, what became of it in each release, and the counts."""
+    result = _results.outcome("supported_models")
+    rows = result.tables["families"].rows
+    releases = list(dict.fromkeys(str(row["release"]) for row in rows))
+    cells = {(row["family"], row["release"]): _what_became(row) for row in rows}
+    families = sorted({str(row["family"]) for row in rows})
+    table = _table(
+        ("model type", *(f"transformers {release}" for release in releases)),
+        [
+            (f"`{family}`", *(cells.get((family, release), "—") for release in releases))
+            for family in families
+        ],
+    )
+    said = "\n".join(f"- {sentence}" for sentence in (*result.findings, *result.notes))
+    return f"{said}\n\n{table}"
+
+
+def _what_became(row: Mapping[str, object]) -> str:
+    words = re.sub(r"\bhttps?://\S+", "", str(row["words"])).replace("<", "‹").replace(">", "›")
+    if row["outcome"] == "exact":
+        return "**exact**"
+    if row["outcome"] == "exact in part":
+        ways, _, reason = words.partition(": ")
+        return f"**exact**, but {ways} **refused**: {reason}"
+    return f"**{row['outcome']}**: {words}"
+
+
 def _verdicts() -> Outcome:
     return _results.outcome("verdicts")
 
@@ -71,6 +99,7 @@ _PARTS: Mapping[str, Callable[[], str]] = {
     "verdicts": lambda: f"{_verdicts().findings[0]}\n\n{verdict_table(_verdicts())}",
     "evidence": lambda: evidence(_verdicts()),
     "experiments": experiment_table,
+    "supported_models": model_table,
 }
 
 

@@ -23,6 +23,7 @@ BY_HAND = {
     "head_survey": "reads three texts with a language model, an hour where nothing is stored",
     "model_quality": "takes hours with a language model",
     "solved_tasks": "takes half an hour with a language model",
+    "supported_models": "needs an environment with the oldest release of transformers",
 }
 
 CURRENT, STALE, MISSING = "current", "stale", "missing"

@@ -32,9 +32,7 @@ def check_own_attention(
     Raises:
         UnsupportedModelError: naming the module, and the difference.
     """
-    function = getattr(
-        sys.modules.get(type(module).__module__), "eager_attention_forward", None
-    )
+    function = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
     if function is None or module in _compared:
         return
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -1,5 +1,6 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 # pyright: reportUntypedBaseClass=false, reportMissingParameterType=false
+# pyright: reportUntypedFunctionDecorator=false, reportIncompatibleMethodOverride=false
 """A transformers cache whose keys and values live in JAX, in pages; torch never holds them."""
 
 import functools
@@ -282,7 +283,10 @@ class PagedLayer(DynamicLayer):
 
     def _as_stored(self, *tensors: Any) -> list[Any]:
         """Numbers in the type of the pages, where that loses nothing."""
-        if self.dtype is not None and torch.promote_types(tensors[0].dtype, self.dtype) != self.dtype:
+        if (
+            self.dtype is not None
+            and torch.promote_types(tensors[0].dtype, self.dtype) != self.dtype
+        ):
             raise refusals.unsupported(
                 f"a cache of {self.dtype} that is given {tensors[0].dtype}",
                 "Read it under the autocast, and with the type of model, that filled it.",
