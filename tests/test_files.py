@@ -26,9 +26,7 @@ KEYS, QUERY = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 0.0]]), np.array([2.0, 0
 
 def _result(path: Path) -> None:
     manifest = runs.Manifest.start({}, seed=0).finish()
-    results.write(
-        path, name="verdicts", fingerprint="key", manifest=manifest, measured=Measured()
-    )
+    results.write(path, name="verdicts", fingerprint="key", manifest=manifest, measured=Measured())
 
 
 def _heads(path: Path) -> None:

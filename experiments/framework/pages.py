@@ -12,7 +12,13 @@ from experiments.framework.outcome import Outcome
 from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/verdicts.md", "docs/experiments.md", "docs/scaling.md")
+PAGES = (
+    "README.md",
+    "docs/verdicts.md",
+    "docs/experiments.md",
+    "docs/scaling.md",
+    "docs/supported_models.md",
+)
 _PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -101,6 +107,34 @@ def _scaling_on_paper(result: Outcome) -> str:
     return _table(("workers", "passes", "solves", f"a pass: {both}", f"all: {both}"), rows)
 
 
+def model_table() -> str:
+    """Every family of language models, what became of it in each release, and the counts."""
+    result = results.outcome("supported_models")
+    rows = result.tables["families"].rows
+    releases = list(dict.fromkeys(str(row["release"]) for row in rows))
+    cells = {(row["family"], row["release"]): _what_became(row) for row in rows}
+    families = sorted({str(row["family"]) for row in rows})
+    table = _table(
+        ("model type", *(f"transformers {release}" for release in releases)),
+        [
+            (f"`{family}`", *(cells.get((family, release), "—") for release in releases))
+            for family in families
+        ],
+    )
+    said = "\n".join(f"- {sentence}" for sentence in (*result.findings, *result.notes))
+    return f"{said}\n\n{table}"
+
+
+def _what_became(row: Mapping[str, object]) -> str:
+    words = re.sub(r"\bhttps?://\S+", "", str(row["words"])).replace("<", "‹").replace(">", "›")
+    if row["outcome"] == "exact":
+        return "**exact**"
+    if row["outcome"] == "exact in part":
+        ways, _, reason = words.partition(": ")
+        return f"**exact**, but {ways} **refused**: {reason}"
+    return f"**{row['outcome']}**: {words}"
+
+
 def _verdicts() -> Outcome:
     return results.outcome("verdicts")
 
@@ -109,6 +143,7 @@ _PARTS: Mapping[str, Callable[[], str]] = {
     "verdicts": lambda: f"{_verdicts().findings[0]}\n\n{verdict_table(_verdicts())}",
     "evidence": lambda: evidence(_verdicts()),
     "experiments": experiment_table,
+    "supported_models": model_table,
     "measured": lambda: _scaling_measured(results.outcome("bench_out_of_core")),
     "found": lambda: _scaling_found(results.outcome("bench_out_of_core")),
     "paper": lambda: _scaling_on_paper(results.outcome("bench_out_of_core")),

@@ -97,7 +97,7 @@ def check_llama() -> None:
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 
-def own_attention(attention: Any, **_: Any) -> Any:
+def own_attention(_: Any) -> Any:
     """Computes attention by itself."""
 
     def forward(hidden_states: Any, *_: Any, **__: Any) -> Any:
@@ -137,7 +137,7 @@ def later_keys(attention: Any) -> Any:
         cache = options.get("past_key_values", options.get("cache"))
         if cache is None:
             return torch.zeros_like(options["hidden_states"]), None
-        update, cache.update = cache.update, lambda k, v, i, *a: (update(k, v, i, *a)[0] * 2, v)
+        update, cache.update = cache.update, lambda k, v, i, **o: (update(k, v, i, **o)[0] * 2, v)
         try:
             return own(**options)
         finally:

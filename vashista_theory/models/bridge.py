@@ -25,7 +25,7 @@ def alike(
     return [tensor.to(widest) for tensor in tensors], answer
 
 
-def precision(dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+def precision(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     """JAX as it has to be for numbers of this type: 64-bit mode for float64, else left alone."""
     return jax.enable_x64(True) if dtype == torch.float64 else contextlib.nullcontext()
 

@@ -22,9 +22,9 @@ def attend_chunk(
     grouped = query.reshape(batch, key.shape[1], -1, tokens, d)
     scores = torch.einsum("bkgtd,bksd->bkgts", grouped, key)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
-    if seen is None:
-        seen = torch.ones(1, tokens, tokens, dtype=torch.bool, device=query.device).tril()
-    scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
+    own = torch.ones(1, tokens, tokens, dtype=torch.bool, device=query.device).tril()
+    hidden = ~own if seen is None else ~seen
+    scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
     log_mass = torch.logsumexp(scores, dim=-1)
     top = torch.where(log_mass.isfinite(), log_mass, torch.zeros_like(log_mass))
     weights = torch.exp(scores - top[..., None])

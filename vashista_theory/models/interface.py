@@ -1,8 +1,9 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
+# pyright: reportUntypedFunctionDecorator=false
 """The mechanism as an attention implementation of transformers: dense prompts, sparse decoding."""
 
 import functools
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -10,8 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.models import refusals, settings, watching
-from vashista_theory.models._switch import NAME as NAME
-from vashista_theory.models._switch import forget, make_known
+from vashista_theory.models._switch import NAME, forget, make_known
 from vashista_theory.models.bridge import alike
 from vashista_theory.models.own_attention import check_own_attention
 from vashista_theory.models.paged_cache import become_paged
@@ -32,23 +32,27 @@ def register(
         model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=64)
 
     Any decoder that uses transformers' attention interface with causal attention over the whole
-    context: grouped queries, rotary positions, batches with padding, beam search. Prompts are read
-    densely (by torch's own attention), also in pieces; then each new token reads the pages that
-    the policy asks for. Keys and values live in JAX alone (`PagedCache`); torch hands over new
-    ones by DLPack.
+    context: grouped queries, rotary positions, batches with padding, beam search, any mixture of
+    types, `torch.compile` around it. Prompts are read densely (by torch's own attention), also in
+    pieces; then each new token reads the pages that the policy asks for. Keys and values live in
+    JAX alone (`PagedCache`); torch hands over new ones by DLPack.
 
     The policy, from strongest to weakest: that of a `PagedCache` made by hand, of the innermost
     ``with vt.models.decoding(policy)``, of the latest `register`. Calling it again changes the
     defaults of caches made from then on, and the policy of all that follow it.
 
     Registering also tells transformers' `DynamicCache` to keep pages when it is made for such a
-    model, so that `generate` needs no further argument; for other models it stays what it is.
+    model, so that `generate` needs no further argument; for other models it stays what it is. And
+    it watches the calls of models that use the implementation: one that computes attention in its
+    own way, says so or not, is refused when it is made or before its logits leave.
     `unregister` undoes all this.
 
     Not supported, and refused by name: training, dropout, `output_attentions`, sliding windows and
     other layer types, soft-capping, ALiBi and other biases, attention sinks beside the keys,
-    latent keys, masks of one's own, static, offloaded and quantised caches, encoder–decoder models,
-    and contexts beyond the model's. Needs transformers 4.56 or newer.
+    latent keys, any argument of attention that is not known to be harmless, masks of one's own,
+    static, offloaded and quantised caches, encoder–decoder models, contexts beyond the model's,
+    and `torch.compile(fullgraph=True)`. docs/supported_models.md has every family. Needs
+    transformers 4.56 or newer.
 
     Args:
         policy: What decode steps read, `Policy.certified()` by default: drop at most 5 % of the
@@ -87,10 +91,11 @@ def unregister() -> None:
 
 
 def _with_pages(original: Any) -> Any:
+    @no_type_check  # tests wrap what is checked, and torch.compile would not see through that
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
         original(self, *args, **options)
-        # (ddp_cache_data, config, offloading, ...)
+        # In order: keys and values to begin with, the config, whether to offload them.
         config = options.get("config", args[1] if len(args) > 1 else None)
         if config is not None and _is_ours(config):
             data = options.get("ddp_cache_data", args[0] if args else None)
@@ -100,6 +105,7 @@ def _with_pages(original: Any) -> Any:
     return __init__
 
 
+@no_type_check
 def _is_ours(config: Any) -> bool:
     # Seen by torch.compile for every model: nothing here that it could not follow.
     decoder = config.get_text_config(decoder=True)

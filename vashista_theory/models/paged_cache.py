@@ -1,5 +1,6 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 # pyright: reportUntypedBaseClass=false, reportMissingParameterType=false
+# pyright: reportUntypedFunctionDecorator=false, reportIncompatibleMethodOverride=false
 """A transformers cache whose keys and values live in JAX, in pages; torch never holds them."""
 
 import functools

@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportUntypedFunctionDecorator=false
 """A model's call, watched: all its attention is ours before any logits leave, or it is refused.
 
 Nothing but the call itself shows whether a model's layers go through transformers' attention
@@ -8,7 +8,7 @@ interface, so while the implementation is registered every `PreTrainedModel.__ca
 import functools
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, no_type_check
 
 import torch
 import torch._dynamo.exc
@@ -36,7 +36,7 @@ class Call:
     Attributes:
         config: Of the decoder that is called.
         modules: The attention modules that called the attention function.
-        announced: Layer, keys and values of the tokens that a cache was given and attention not yet.
+        announced: Layer, keys and values of tokens that a cache was given and attention not yet.
         given: The layers of each cache among the arguments.
         caches: The layers of each cache that was given tokens.
     """
@@ -115,7 +115,8 @@ def check_model(model: Any) -> None:
     """
     if not supports_interface(model):
         raise refusals.unsupported(
-            f"{type(model).__name__}: it says that it does not use transformers' attention interface"
+            f"{type(model).__name__}: it does not say that it uses transformers' attention "
+            "interface"
         )
     refusals.check_config(decoder_config(model.config))
 
@@ -131,6 +132,7 @@ def current() -> Call | None:
     return getattr(_thread, "call", None)
 
 
+@no_type_check  # tests wrap what is checked, and torch.compile would not see through that
 def _call(self: Any, *args: Any, **options: Any) -> Any:
     # Seen by torch.compile for every model: nothing here that it could not follow.
     if getattr(getattr(self, "config", None), "_attn_implementation", None) != NAME:
@@ -141,6 +143,7 @@ def _call(self: Any, *args: Any, **options: Any) -> Any:
 skip_code(_call.__code__)  # as torch does with its own `Module.__call__`: compile what it calls
 
 
+@no_type_check
 @functools.partial(torch.compiler.disable, recursive=False)
 def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     config, outer = decoder_config(model.config), current()

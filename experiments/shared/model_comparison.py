@@ -1,6 +1,6 @@
 """Tiny models of every family, by our attention and by transformers' eager, in one process.
 
-Run as `python -m experiments._model_comparison FILE SEED FAMILY...`, no family for all of them:
+Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`, no family for all of them:
 writes JSON to the file. The interpreter decides which release of transformers it is.
 """
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments._tiny_models import CONTEXT, VOCABULARY, tiny_config
+from experiments.shared.tiny_models import CONTEXT, VOCABULARY, tiny_config
 
 # Parameters: more is not tiny, and takes memory by the gigabyte where a size has an unknown name.
 _MOST_PARAMETERS = 3_000_000

@@ -35,7 +35,8 @@ _NAMES: dict[Any, str] = {
         mamba_n_heads mamba_num_heads num_query_groups""",
     2: """num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_blocks
         num_key_value_heads num_kv_heads multi_query_group_num kv_n_heads swa_num_key_value_heads
-        num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k linear_num_key_heads split_ngram_parts""",
+        num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k linear_num_key_heads
+        split_ngram_parts""",
     1: """n_shared_experts num_shared_experts moe_num_shared_experts n_group topk_group n_groups
         mamba_n_groups mamba_ngroups first_k_dense_replace num_dense_layers bos_token_id
         moe_layer_start_index""",
