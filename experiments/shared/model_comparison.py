@@ -1,7 +1,8 @@
 """Tiny models of every family, by our attention and by transformers' eager, in one process.
 
-Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...` (no family: all of them), it
-writes JSON to the file. The interpreter decides which release of transformers it is.
+Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`; without a family it takes
+all of them. It writes JSON to the file. The interpreter decides the release of transformers.
+"""
 
 import copy
 import inspect
