@@ -1,7 +1,7 @@
 """Tiny models of every family, by our attention and by transformers' eager, in one process.
 
-Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`; without a family it takes
-all of them. It writes JSON to the file. The interpreter decides the release of transformers.
+Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`; without a family it
+takes all of them. It writes JSON to the file. The interpreter decides the release.
 """
 
 import copy
