@@ -109,7 +109,10 @@ def _scaling_on_paper(result: Outcome) -> str:
 
 def model_table() -> str:
     """Every family of language models, what became of it in each release, and the counts."""
-    result = results.outcome("supported_models")
+    try:
+        result = results.outcome("supported_models")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m experiments supported_models` makes the table."
     rows = result.tables["families"].rows
     releases = list(dict.fromkeys(str(row["release"]) for row in rows))
     cells = {(row["family"], row["release"]): _what_became(row) for row in rows}
