@@ -40,8 +40,9 @@ class Result(eqx.Enumeration):
         "accurate the answer is."
     )
     nonfinite_input = (
-        "The input holds a NaN or an infinity, or its squared lengths overflow. Check the keys "
-        "and the query with `numpy.isfinite`, and divide very large ones by a power of two."
+        "The input holds a NaN or an infinity, or its squared lengths or scores overflow. Check "
+        "the keys and the query with `numpy.isfinite`, and divide very large ones by a power of "
+        "two."
     )
     pool_full = (
         "The page pool has no free page left, or a sequence no room left in its row of the page "
