@@ -40,9 +40,9 @@ class Result(eqx.Enumeration):
         "accurate the answer is."
     )
     nonfinite_input = (
-        "The input holds a NaN or an infinity, or its squared lengths leave the range of its "
-        "floating-point type. Check the keys and the query with `numpy.isfinite`, and multiply "
-        "or divide all of them by one power of two, which changes no digit."
+        "The input holds a NaN or an infinity, or its squared lengths or scores leave the range of "
+        "their floating-point type. Check the keys and the query with `numpy.isfinite`, and "
+        "multiply or divide all of them by one power of two, which changes no digit."
     )
     pool_full = (
         "The page pool has no free page left, or a sequence no room left in its row of the page "

@@ -111,6 +111,26 @@ def test_kernels_on_each_device_equal_plain_jax_on_one(caches):
     assert bool(info.result == Result.successful)
 
 
+@pytest.mark.parametrize(
+    ("of_keys", "of_query", "right"), [(1e30, 1e-30, True), (1e25, 1e25, False)]
+)
+def test_what_overflows_proves_nothing_on_several_devices_either(of_keys, of_query, right):
+    rng = np.random.default_rng(5)
+    keys = (of_keys * rng.normal(size=(1, 1, 80, D))).astype(np.float32)
+    values = rng.normal(size=keys.shape).astype(np.float32)
+    query = (of_query * rng.normal(size=(1, 1, D))).astype(np.float32)
+    spec = SummarySpec(ball=False, sketch_bits=None)
+    many = ShardedKV.from_tokens(keys, values, mesh=mesh_of(2), page_size=PAGE, spec=spec)
+    policy = Policy(pages=4, tolerance=0.1, summary="box")
+    output, info = vashista_attention(query, many, policy)
+    assert bool(info.result == Result.successful) == right
+    assert not np.any(info.certified)
+    assert np.all(np.asarray(info.dropped_mass_bound) == 1)
+    exact = attend(*(a.astype(np.float64)[0, 0] for a in (query, keys, values)), D**-0.5).output
+    error = np.linalg.norm(np.asarray(output)[0, 0] - exact)
+    assert not error > info.error_bound[0, 0]  # NaN, where it is not right, is not either
+
+
 def test_coupling_gathers_the_pages_of_a_fixed_number(caches):
     one, many = caches
     query = np.random.default_rng(2).normal(size=(8, HEADS, D))

@@ -24,6 +24,24 @@ def from_bits(held: Shaped[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]
     return numbers.astype(dtype)
 
 
+def widened(numbers: Float[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
+    """The same numbers in a type that holds them, the least ones too.
+
+    Processors take what is below the normal numbers of float32 for 0 when they convert it, though
+    float64 holds it with ease.
+    """
+    if jnp.dtype(dtype) != jnp.float64 or numbers.dtype not in (jnp.float32, jnp.bfloat16):
+        return numbers.astype(dtype)
+    if numbers.dtype == jnp.bfloat16:
+        bits = as_bits(numbers).astype(jnp.uint32) << jnp.uint32(16)
+    else:
+        bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
+    least = (bits & jnp.uint32(0x007FFFFF)).astype(dtype) * 2.0**-149
+    least = jnp.where(bits >> jnp.uint32(31) == 0, least, -least)
+    normal = jax.lax.bitcast_convert_type(bits, jnp.float32).astype(dtype)
+    return jnp.where((bits & jnp.uint32(0x7F800000)) == 0, least, normal)
+
+
 def pair_as_bits(first: Float[Array, "*n d"], second: Float[Array, "*n d"]) -> Shaped[Array, "..."]:
     """Two arrays that are always read together as one.
 

@@ -2,7 +2,6 @@
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -85,26 +84,3 @@ def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
             f"the policy judges pages by {policy.summary!r}, which this cache does not keep. Build "
             f"it with SummarySpec({kept[policy.summary][1]})."
         )
-
-
-def check_scale(scale: ArrayLike) -> Array | float:
-    """Return a scale that is one positive number.
-
-    A traced one that is not positive and finite becomes NaN, which the result then reports: with a
-    negative scale every bound would be wrong.
-    """
-    if is_traced(scale):
-        array = jnp.asarray(scale)
-        if array.shape != () or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"scale is {array!r}; one floating-point number is expected.")
-        return jnp.where((array > 0) & jnp.isfinite(array), array, jnp.nan)
-    number = np.asarray(scale)
-    real = number.shape == () and (
-        number.dtype.kind in "iu" or jnp.issubdtype(number.dtype, jnp.floating)
-    )
-    if not real or not 0.0 < float(number) < math.inf:
-        raise ValueError(
-            f"scale is {scale!r}; one positive, finite number is expected, or None for "
-            "1/√(head size)."
-        )
-    return float(number)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vashista_theory._checks import as_floats, check_finite, is_traced
+from vashista_theory._checks import as_floats, as_scale, check_finite, is_traced
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
@@ -66,9 +66,8 @@ def calibrate(
             out of range, a cache without tokens, or one that decoding finds fault with.
     """
     queries_ = _checked(cache, queries, tolerance, share)
-    factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
     work = work_dtype(queries_.dtype, cache.work_dtype)
-    measured = functools.partial(_measured, queries_, cache, jnp.asarray(factor, work))
+    measured = functools.partial(_measured, queries_, cache, as_scale(scale, cache.head_size, work))
     filled = np.asarray(cache.lengths) > 0
     dense = measured(Policy.dense())
     best, least = Policy.dense(), dense.bytes

@@ -75,6 +75,34 @@ def page_bounds(
     its middle for an estimate; with it the page mean, where there is one, makes the bounds sharper.
     A sketch without `proof` only estimates, and needs no errors of its keys.
     """
+    return sound(_page_bounds(query, pages, spec, summary, tokens, proof=proof))
+
+
+def sound(bounds: PageBounds) -> PageBounds:
+    """The same bounds, none at all where they are NaN: scores, lengths or squares overflowed there.
+
+    Such a page may hold anything, so it comes first.
+    """
+    most = float(jnp.finfo(bounds.upper.dtype).max)
+    boundless = jnp.isnan(bounds.upper) | jnp.isnan(bounds.best)
+    return PageBounds(
+        priority=jnp.nan_to_num(bounds.priority, nan=most, posinf=most, neginf=-most),
+        estimate=bounds.estimate,
+        lower=jnp.where(jnp.isnan(bounds.lower), -jnp.inf, bounds.lower),
+        upper=jnp.where(boundless, jnp.inf, bounds.upper),
+        best=jnp.where(boundless, jnp.inf, bounds.best),
+    )
+
+
+def _page_bounds(
+    query: Query,
+    pages: Summaries,
+    spec: SummarySpec,
+    summary: Summary,
+    tokens: int,
+    *,
+    proof: bool,
+) -> PageBounds:
     if summary == "sketch" and pages.codes is not None:
         return _sketch_bounds(query, pages, spec, tokens, proof)
     count = jnp.log(jnp.asarray(tokens, query.vectors.dtype))
@@ -215,7 +243,7 @@ def _sketch_bounds(
         priority=sketched,
         estimate=sketched,
         # log Σ e^(x + t·error) is convex in t: its value at −1 is at least 2 f(0) − f(1).
-        lower=2.0 * sketched - upper_ - 3 * rounding,
+        lower=sketched - (upper_ - sketched) - 3 * rounding,
         upper=upper_ + rounding,
         best=best + 4 * u * jnp.abs(best),
     )
@@ -259,9 +287,40 @@ def dropped_mass(unread: Float[Array, "*n"], read: Float[Array, "*n"]) -> Float[
 def dropped_mass_bound(
     unread: Float[Array, "*n"], read: Float[Array, "*n"], slack: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    """T7, where `read` may exceed the exact log-mass by up to `slack`."""
+    """T7, where `read` may exceed the exact log-mass by up to `slack`.
+
+    0 only if nothing is unread, and never NaN: what overflowed may be everything.
+    """
+    log = log_share(unread, read - slack)
+    # The exponential of a rounded logarithm is off by as much as that, and may underflow.
+    room = 1.0 + 8 * unit_roundoff(read.dtype) * (2.0 + jnp.abs(log))
+    share = jnp.minimum(jnp.exp(log) * room + float(jnp.finfo(read.dtype).tiny), 1.0)
+    return jnp.where(unread == -jnp.inf, 0.0, jnp.where(jnp.isnan(share), 1.0, share))
+
+
+def dropped_mass_lower(
+    log_lower: Float[Array, "*n P"],
+    unread: Bool[Array, "*#n P"],
+    read: Float[Array, "*n"],
+    slack: Float[Array, "*n"],
+) -> Float[Array, "*n"]:
+    """The same mass from below, by lower bounds of the unread pages; `slack` is that of `read`."""
     u = unit_roundoff(read.dtype)
-    return jnp.minimum(dropped_mass(unread, read - slack) * (1.0 + 16 * u), 1.0)
+    total = masked_logsumexp(log_lower, unread) - slack - 4 * (log_lower.shape[-1] + 8) * u
+    log = log_share(total, read + slack)
+    share = jnp.exp(log) * (1.0 - 8 * u * (2.0 + jnp.abs(log)))
+    return jnp.where(share > 0, share, 0.0)
+
+
+def score_gap(
+    read: Float[Array, "*n"], unread: Float[Array, "*n"], scale: Float[Array, ""]
+) -> Float[Array, "*n"]:
+    """Greatest score read less the greatest unread, from below, by logits from below and above."""
+    info = jnp.finfo(read.dtype)
+    room = 4 * float(info.eps) * (jnp.abs(read) + jnp.abs(unread))
+    gap = (read - unread - room) / scale
+    gap = jnp.minimum(gap - 4 * float(info.eps) * jnp.abs(gap), float(info.max))
+    return jnp.where(jnp.isnan(gap), -jnp.inf, gap)
 
 
 def unread_log_mass(
@@ -284,25 +343,35 @@ def output_error_bound(
     :math:`0 \le z_P \le U_P` and page means no longer than :math:`\nu_P`, so at most the maximum
     f* of :math:`\sum z_P d_P / (Z + \sum z_P)` with :math:`d_P = \nu_P + \|y\|`. Newton's method
     climbs to f* from below; every f ≤ f* gives the upper bound :math:`\sum U_P (d_P - f)_+ / Z`.
-    Pages that were read have `log_upper` −inf.
+    Pages that were read have `log_upper` −inf; one that nothing bounds, +inf, may be as far away
+    as its values allow.
     """
-    u = unit_roundoff(log_upper.dtype)
+    info, count = jnp.finfo(log_upper.dtype), log_upper.shape[-1]
+    u, tiny = float(info.eps), float(info.tiny)
+    shown = ~(log_upper == -jnp.inf)
+    bounded = log_upper < jnp.inf
     distance = (value_bounds + output_norm[..., None]) * (1.0 + 64 * u)
-    anchor = jnp.maximum(jnp.max(log_upper, axis=-1, initial=-jnp.inf), log_read)
+    farthest = jnp.max(jnp.where(shown, distance, 0.0), axis=-1, initial=0.0)
+    # In units of the farthest page, so that nothing overflows. Each sum, and each factor that
+    # underflows, errs towards a greater bound: their errors are those of `count` terms.
+    unit = jnp.where(jnp.isfinite(farthest) & (farthest > 0), farthest, 1.0)[..., None]
+    relative = jnp.where(shown & jnp.isfinite(distance), distance / unit, 0.0)
+    finite = jnp.where(shown & bounded, log_upper, -jnp.inf)
+    anchor = jnp.maximum(jnp.max(finite, axis=-1, initial=-jnp.inf), log_read)
     anchor = jnp.where(jnp.isfinite(anchor), anchor, 0.0)
-    mass = jnp.exp(log_upper - anchor[..., None])
+    mass = jnp.where(finite > -jnp.inf, jnp.exp(finite - anchor[..., None]) + tiny, 0.0)
     read = jnp.exp(log_read - anchor)
-    shown = mass > 0
     least = jnp.zeros_like(read)
     for _ in range(_NEWTON_STEPS):
-        counted = jnp.where(shown & (distance > least[..., None]), mass, 0.0)
+        counted = jnp.where(relative > least[..., None], mass, 0.0)
         total = read + jnp.sum(counted, axis=-1)
-        ratio = jnp.sum(counted * distance, axis=-1) / jnp.where(total > 0, total, 1.0)
-        least = jnp.maximum(least, ratio * (1.0 - 64 * u))
-    excess = jnp.maximum(distance - least[..., None], 0.0)
-    by_newton = jnp.sum(jnp.where(shown, mass * excess, 0.0), axis=-1)
+        ratio = jnp.sum(counted * relative, axis=-1) / jnp.where(total > 0, total, 1.0)
+        least = jnp.maximum(least, ratio * (1.0 - (count + 64) * u))
+    excess = jnp.maximum(relative - least[..., None], 0.0)
+    by_newton = jnp.sum(mass * excess, axis=-1) + 2 * count * tiny
     by_newton = jnp.where(read > 0, by_newton / jnp.where(read > 0, read, 1.0), jnp.inf)
-    farthest = jnp.max(jnp.where(shown, distance, 0.0), axis=-1, initial=0.0)
-    share = jnp.exp(log_share(masked_logsumexp(log_upper, shown), log_read))
-    bound = jnp.minimum(by_newton, farthest * share)
-    return jnp.where(jnp.any(shown, axis=-1), bound * (1.0 + 4 * (mass.shape[-1] + 64) * u), 0.0)
+    share = dropped_mass_bound(unread_log_mass(log_upper, shown), log_read, jnp.zeros_like(read))
+    bound = jnp.minimum(by_newton, share) * (1.0 + 4 * (count + 64) * u)
+    boundless = jnp.any(shown & ~bounded, axis=-1) | jnp.isnan(bound) | ~jnp.isfinite(farthest)
+    bound = jnp.where(boundless, farthest, farthest * bound + tiny)
+    return jnp.where(jnp.any(shown, axis=-1), bound, 0.0)

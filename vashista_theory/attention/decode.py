@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vashista_theory._checks import as_scale
 from vashista_theory._numerics import masked_logsumexp
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import _decode_checks as checks
+from vashista_theory.attention._bits import widened
 from vashista_theory.attention.access import Access
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import (
@@ -20,7 +22,9 @@ from vashista_theory.attention.certificate import (
     as_query,
     dropped_mass,
     dropped_mass_bound,
+    dropped_mass_lower,
     output_error_bound,
+    score_gap,
     unread_log_mass,
 )
 from vashista_theory.attention.coupled import attend_coupled
@@ -44,6 +48,9 @@ from vashista_theory.attention.widen import (
     order_by_bound,
     read_until_certified,
 )
+
+_NOTHING = 2.0**-10
+"""Nats: what logits in half precision are rounded by."""
 
 
 class _Outcome(NamedTuple):
@@ -112,11 +119,11 @@ def vashista_attention(
                 "coupling=0, or keep the cache on one device (PagedKV)."
             )
         query_ = cache.on_devices(query_)
-    factor = cache.head_size**-0.5 if scale is None else checks.check_scale(scale)
     work = work_dtype(query_.dtype, cache.work_dtype)
+    factor = as_scale(scale, cache.head_size, work)
     keys = cache.keys if isinstance(cache, PagedKV) else cache.parts.keys
     kernels = kernels_for(implementation, work, query_, keys)
-    return _decode(query_, cache, jnp.asarray(factor, work), policy, float(coupling), kernels)
+    return _decode(query_, cache, factor, policy, float(coupling), kernels)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "coupling", "kernels"))
@@ -171,7 +178,7 @@ def _attend(
     access: Access,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     batch, heads, d = query.shape
-    rows = query.astype(scale.dtype).reshape(batch * cache.kv_heads, -1, d)
+    rows = widened(query, scale.dtype).reshape(batch * cache.kv_heads, -1, d)
     query_ = as_query(rows, scale)
     pools = as_rows(cache)
     if reads_everything(cache, policy):
@@ -181,14 +188,33 @@ def _attend(
     else:
         outcome = _until_certified(query_, cache, pools, policy, access)
     info = _report(query_, cache, policy, outcome, (batch, heads))
-    bad = ~jnp.all(jnp.isfinite(outcome.output)) | ~jnp.all(jnp.isfinite(rows))
+    output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
+    bad = ~jnp.all(jnp.isfinite(output)) | ~jnp.all(jnp.isfinite(rows))
+    # Coordinates of keys that processors take for 0 have to be nothing in the logits too.
+    lost = jnp.max(jnp.abs(rows)) * (d * float(jnp.finfo(rows.dtype).tiny)) * scale
+    bad |= ~(lost <= _NOTHING)
     unsolved = jnp.asarray(False) if outcome.solved is None else ~jnp.all(outcome.solved)
     result = Result.where(unsolved, Result.stagnated, Result.successful)
     valid = access.all_agree(_table_is_valid(cache))
     result = Result.where(valid, result, Result.invalid_page)
     result = Result.where(bad, Result.nonfinite_input, result)
-    output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
+    info |= _proves_nothing(info, result == Result.successful)
     return output, DecodeInfo(**info, result=result)
+
+
+def _proves_nothing(info: dict[str, Array], successful: Bool[Array, ""]) -> dict[str, Array]:
+    """The proofs in a report, given up for what is always true unless the answer is one."""
+    trivial = {
+        "dropped_mass_bound": 1.0,
+        "dropped_mass_lower": 0.0,
+        "error_bound": jnp.inf,
+        "gap": -jnp.inf,
+        "certified": False,
+    }
+    proved = ~jnp.isnan(info["dropped_mass_bound"])
+    return {
+        name: jnp.where(successful | ~proved, info[name], least) for name, least in trivial.items()
+    }
 
 
 def reads_everything(cache: PagedKV | ShardedKV, policy: Policy) -> bool:
@@ -309,14 +335,15 @@ def _report(
             if outcome.bound is not None:
                 # The same sum in another order: what ended the reading must stand in the report.
                 bound = jnp.minimum(bound, outcome.bound)
-            lower = dropped_mass(masked_logsumexp(bounds.lower, seen) - slack, read + slack)
+            lower = dropped_mass_lower(bounds.lower, seen, read, slack)
             length = norm_from_above(outcome.output)
             possible = jnp.where(seen, bounds.upper, -jnp.inf)
             error = output_error_bound(
                 possible, read - slack, judged.value_bounds[:, None, :], length
             )
             best = jnp.max(jnp.where(seen, bounds.best, -jnp.inf), axis=-1, initial=-jnp.inf)
-            gap = jnp.where(best > -jnp.inf, (partial.top - best) / query.scale, jnp.inf)
+            gap = score_gap(partial.top - slack, best, query.scale)
+            gap = jnp.where(jnp.any(seen, axis=-1), gap, jnp.inf)
             certified = bound <= policy.tolerance
     judged_bytes = 0.0 if judged is None else judged.bytes_read
     size = cache.page_size * cache.head_size * cache.keys.dtype.itemsize

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vashista_theory._checks import as_floats
+from vashista_theory._checks import as_floats, as_scale
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention._bits import widened
 from vashista_theory.attention._cache_checks import as_counts
-from vashista_theory.attention._decode_checks import check_scale
 from vashista_theory.attention.certificate import Query
 from vashista_theory.attention.read import Partial, Pools, merge, nothing_read, read_pages
-from vashista_theory.attention.rounding import work_dtype
+from vashista_theory.attention.rounding import counted_logits, work_dtype
 
 _CHUNK = 256
 
@@ -37,7 +37,8 @@ def dense_attention(
 
     Raises:
         ValueError: if the shapes do not belong together, a dtype is not a floating-point one, or a
-            concrete length or scale is out of range. NaN is not looked for: it comes out as NaN.
+            concrete length or scale is out of range. NaN is not looked for: it comes
+            out as NaN, and so do scores that overflow.
     """
     query_, keys_, values_ = (
         as_floats(a, name) for a, name in ((query, "query"), (keys, "keys"), (values, "values"))
@@ -58,7 +59,7 @@ def dense_attention(
             f"query {query_.shape} and keys {keys_.shape} disagree in B or D, or {heads} query "
             f"heads cannot share {keys_.shape[1]} kv heads equally."
         )
-    factor = d**-0.5 if scale is None else check_scale(scale)
+    factor = as_scale(scale, d, work_dtype(query_.dtype, keys_.dtype))
     counts = None if lengths is None else as_counts(lengths, batch, keys_.shape[2], "lengths")
     return _dense(query_, keys_, values_, counts, factor)
 
@@ -73,16 +74,17 @@ def _dense(
 ) -> Float[Array, "B H D"]:
     batch, heads, d = query.shape
     work = work_dtype(query.dtype, keys.dtype)
-    grouped = (query.astype(work) * jnp.asarray(scale, work)).reshape(batch, keys.shape[1], -1, d)
-    logits = jnp.einsum("bhgd,bhtd->bhgt", grouped, keys.astype(work))
+    grouped = (widened(query, work) * scale).reshape(batch, keys.shape[1], -1, d)
+    logits = jnp.einsum("bhgd,bhtd->bhgt", grouped, widened(keys, work))
+    seen = jnp.ones((batch, keys.shape[2]), bool)
     if lengths is not None:
         tokens = jnp.arange(keys.shape[2], dtype=lengths.dtype)
         seen = tokens[None, :] < lengths[:, None]
-        logits = jnp.where(seen[:, None, None, :], logits, -jnp.inf)
+    logits = counted_logits(logits, seen[:, None, None, :])
     top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
     weights = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0))
     total = jnp.sum(weights, axis=-1)
-    output = jnp.einsum("bhgt,bhtd->bhgd", weights, values.astype(work))
+    output = jnp.einsum("bhgt,bhtd->bhgd", weights, widened(values, work))
     output = output / jnp.where(total > 0, total, 1.0)[..., None]
     return output.reshape(batch, heads, d).astype(query.dtype)
 

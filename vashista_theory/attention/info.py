@@ -9,6 +9,11 @@ from vashista_theory._results import Result
 class DecodeInfo(eqx.Module):
     """What was read, what that proves, and what was done about it.
 
+    Proofs hold for the numbers as they are stored, whatever their size: where scores, lengths or
+    squares overflow or underflow, a bound gets worse and not wrong. Unless `result` is successful
+    nothing is proved: `certified` is False, and the bounds say what is always true (1 of the mass,
+    an infinite error, a gap of −inf).
+
     Attributes:
         pages_read: Pages read for each query head (heads of one group read together).
         log_mass: Log of the summed e^(scale × score) of the keys read, in nats; −inf for none, NaN
@@ -17,14 +22,17 @@ class DecodeInfo(eqx.Module):
             no proof was asked for (no tolerance) or none exists (coupling > 0).
         dropped_mass_lower: Proven lower bound on the same mass: the other end of the bracket.
         dropped_mass_estimate: The same mass as the summaries estimate it. Not a bound.
-        error_bound: Proven bound on ‖output − dense output‖, in units of the values, in exact
-            arithmetic.
-        gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page; negative when an
-            unread page might hold the best key, +inf when nothing is unread.
+        error_bound: Proven bound on ‖output − dense output‖, in units of the values; +inf where
+            values are too long to be bounded. The rounding of the output itself, which dense
+            attention has too, is not in it.
+        gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page, from below;
+            negative when an unread page might hold the best key, −inf when nothing bounds one,
+            +inf when nothing is unread.
         certified: Whether the dropped mass is proven to be at most the policy's tolerance.
         fell_back: Whether the row was read densely because the proof failed.
         bytes_read: Bytes of pages and summaries read, by sequence and kv head.
-        result: `successful`, `nonfinite_input`, `invalid_page`, or with coupling > 0 `stagnated`:
+        result: `successful`, `nonfinite_input` (scores or output that overflow included),
+            `invalid_page`, or with coupling > 0 `stagnated`:
             some projection was not found to half of the digits, for scale × coupling × (spread of
             the keys)² is too large for the type.
     """

@@ -153,6 +153,8 @@ class _Kernels(NamedTuple):
         )
         found: spec.Attended = stage.run(call, None)
         log_mass, top = (a.reshape(rows, group) for a in (found.log_mass, found.top))
+        # A kernel may leave out a score that overflowed to −inf.
+        top = jnp.where((tokens > 0)[:, None] & ~jnp.isfinite(top), jnp.nan, top)
         mass = jnp.where(top == -jnp.inf, 0.0, jnp.exp(log_mass - top))
         output = found.output.reshape(rows, group, d) * mass[..., None]
         return Partial(top, mass, output, self._reach(pools, physical, tokens), tokens)

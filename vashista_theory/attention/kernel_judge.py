@@ -11,7 +11,7 @@ from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention import judge
 from vashista_theory.attention._bits import from_bits
 from vashista_theory.attention.cache import PagedKV
-from vashista_theory.attention.certificate import PageBounds, Query
+from vashista_theory.attention.certificate import PageBounds, Query, sound
 from vashista_theory.attention.judge import Judged, as_judged
 from vashista_theory.attention.kernel_choice import Kernels, physical_pages
 from vashista_theory.attention.kernels import spec
@@ -53,17 +53,18 @@ def bounds_from(
     upper, estimate = scores.upper, scores.estimate
     if summary == "mean":
         nothing = jnp.full_like(estimate, jnp.inf)
-        return PageBounds(estimate, estimate, -nothing, nothing, nothing)
+        return sound(PageBounds(estimate, estimate, -nothing, nothing, nothing))
     u = unit_roundoff(upper.dtype)
     rounding = 4 * (tokens + 16) * u + 8 * u * (jnp.abs(estimate) + jnp.abs(upper))
     # log Σ e^(x + t·error) is convex in t: its value at −1 is at least 2 f(0) − f(1).
-    lower = 2.0 * estimate - upper - 3 * rounding
+    lower = estimate - (upper - estimate) - 3 * rounding
     if kind == "sketch":
         # The greatest term is no more than the sum.
         best = upper if scores.best is None else scores.best
-        return PageBounds(estimate, estimate, lower, upper, best)
+        return sound(PageBounds(estimate, estimate, lower, upper, best))
     best = upper - math.log(tokens)
-    return PageBounds(upper, estimate, lower, upper, best + 8 * u * (jnp.abs(upper) + 8))
+    best = best + 8 * u * (jnp.abs(upper) + 8)
+    return sound(PageBounds(upper, estimate, lower, upper, best))
 
 
 class KernelJudge(NamedTuple):

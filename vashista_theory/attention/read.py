@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention._bits import widened
 from vashista_theory.attention.cache import PagedKV
 from vashista_theory.attention.certificate import Query
+from vashista_theory.attention.rounding import counted_logits, length_of_greatest, score_slack
 from vashista_theory.attention.row_sums import FEW_HEADS, greatest, row_dot, weighted_sum
 
 _CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
@@ -56,13 +58,13 @@ class Partial(NamedTuple):
     tokens: Int[Array, " R"]
 
     def log_mass(self) -> Float[Array, "R G"]:
-        """Log of the softmax mass read, −inf for none."""
-        return jnp.where(self.mass > 0, self.top + jnp.log(self.mass), -jnp.inf)
+        """Log of the softmax mass read, −inf for none, NaN where a score overflowed."""
+        return jnp.where(self.mass == 0, -jnp.inf, self.top + jnp.log(self.mass))
 
     def log_mass_slack(self, query: Query) -> Float[Array, "R G"]:
         """How far `log_mass` may be from the exact one, by rounding."""
         d, u = query.vectors.shape[-1], unit_roundoff(self.mass.dtype)
-        score = 2 * (d + 8) * u * query.norms * self.reach[:, None] * query.scale
+        score = query.scale * score_slack(self.reach[:, None], query.norms, d)
         summing = 4 * (self.tokens + 16).astype(self.mass.dtype) * u
         return score + summing[:, None]
 
@@ -131,7 +133,7 @@ def _gather(
     def fetch(pool: Array) -> Array:
         # As one flat run a page: XLA then copies pages, not vectors.
         flat = pool.reshape(*pool.shape[:2], -1)[heads[:, None], physical]
-        return flat.reshape(pages.shape[0], -1, d).astype(dtype)
+        return widened(flat.reshape(pages.shape[0], -1, d), dtype)
 
     counted = counted.reshape(pages.shape[0], -1)
     return Gathered(fetch(pools.keys), fetch(pools.values), counted)
@@ -212,8 +214,7 @@ def attend_gathered(query: Query, gathered: Gathered) -> Partial:
         scores = row_dot([query.vectors[:, :, None, :]], [keys[:, None, :, :]])
     else:
         scores = jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
-    logits = query.scale * scores
-    logits = jnp.where(counted[:, None, :], logits, -jnp.inf)
+    logits = counted_logits(query.scale * scores, counted[:, None, :])
     top = jnp.max(logits, axis=-1, initial=-jnp.inf)
     anchor = jnp.where(jnp.isfinite(top), top, 0.0)
     weights = jnp.exp(logits - anchor[..., None])
@@ -222,6 +223,6 @@ def attend_gathered(query: Query, gathered: Gathered) -> Partial:
         top,
         jnp.sum(weights, axis=-1),
         weighted_sum(weights, values),
-        longest * keys.shape[-1] ** 0.5,
+        length_of_greatest(longest, keys.shape[-1]),
         jnp.sum(counted, axis=-1, dtype=jnp.int32),
     )

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.row_sums import row_sum
@@ -15,14 +15,16 @@ def work_dtype(*dtypes: DTypeLike) -> jnp.dtype:
 
 
 def round_to(value: Float[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
-    """The nearest number of `dtype`, in the type of `value`.
+    """The nearest normal number of `dtype` or 0, in the type of `value`.
 
     Casting there and back does not do it: XLA may drop the pair of casts as excess precision.
+    Numbers below the normal ones are taken for 0 by processors that read them.
     """
     target = jnp.finfo(dtype)
     if target.bits >= jnp.finfo(value.dtype).bits:
         return value
-    return jax.lax.reduce_precision(value, target.nexp, target.nmant)
+    nearest = jax.lax.reduce_precision(value, target.nexp, target.nmant)
+    return jnp.where(jnp.abs(nearest) < float(target.tiny), 0.0, nearest)
 
 
 def round_up(value: Float[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
@@ -30,6 +32,7 @@ def round_up(value: Float[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
     nearest = round_to(value, dtype)
     stored = nearest.astype(dtype)
     raised = jnp.nextafter(stored, jnp.full_like(stored, jnp.inf))
+    raised = jnp.where(stored == 0, jnp.finfo(dtype).tiny, raised)
     return jnp.where(nearest < value, raised, stored)
 
 
@@ -38,15 +41,35 @@ def round_down(value: Float[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"
     return -round_up(-value, dtype)
 
 
+def counted_logits(logits: Float[Array, "*n"], counted: Bool[Array, "*#n"]) -> Float[Array, "*n"]:
+    """−inf where a key does not count; NaN where one does whose score overflowed.
+
+    An overflow to −inf would pass for a weight of 0, though the exact score may be the greatest.
+    """
+    known = jnp.where(jnp.isfinite(logits), logits, jnp.nan)
+    return jnp.where(counted, known, -jnp.inf)
+
+
 def norm_from_above(vector: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Euclidean norm along the last axis, never below the exact one.
 
     The relative term covers the rounding of d products and their sum, the absolute one squares
-    that underflow.
+    that underflow and coordinates that processors take for 0. +inf where squares overflow.
     """
     d, u = vector.shape[-1], unit_roundoff(vector.dtype)
-    lost = (d * float(jnp.finfo(vector.dtype).tiny)) ** 0.5
-    return jnp.sqrt(row_sum(vector * vector)) * (1.0 + (d + 8) * u) + lost
+    return jnp.sqrt(row_sum(vector * vector)) * (1.0 + (d + 8) * u) + _lost(d, vector.dtype)
+
+
+def length_of_greatest(greatest: Float[Array, "*n"], d: int) -> Float[Array, "*n"]:
+    """Length of a vector of d coordinates no greater than that, as `norm_from_above` has it."""
+    return greatest * (d**0.5 * (1.0 + 4 * unit_roundoff(greatest.dtype))) + _lost(
+        d, greatest.dtype
+    )
+
+
+def _lost(d: int, dtype: DTypeLike) -> float:
+    """Length of a vector whose squares all underflow."""
+    return (d * float(jnp.finfo(dtype).tiny)) ** 0.5
 
 
 def score_slack(
@@ -56,5 +79,11 @@ def score_slack(
 
     A sum of d products in any order errs by at most d u Σ|q_i k_i| ≤ d u ‖q‖ ‖k‖; the factor 3
     covers keys rebuilt as lower corner plus code × step, whose parts can be that much larger.
+    Numbers below the least normal one, t, count as 0: as products that is 4 d t at most, as
+    coordinates t (‖q‖ + ‖k‖) √d, which is less than what `norm_from_above` adds to both lengths
+    makes of the relative term. +inf where a part of the sum might overflow: then the computed
+    one says nothing.
     """
-    return 3.0 * (d + 16) * unit_roundoff(reach.dtype) * query_norm * reach
+    info = jnp.finfo(reach.dtype)
+    parts = 4.0 * (query_norm * reach)
+    return 0.75 * (d + 16) * float(info.eps) * parts + 4.0 * d * float(info.tiny)

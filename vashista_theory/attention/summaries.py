@@ -15,7 +15,13 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention import coded_box, sketch
-from vashista_theory.attention._bits import as_bits, from_bits, pair_as_bits, pair_from_bits
+from vashista_theory.attention._bits import (
+    as_bits,
+    from_bits,
+    pair_as_bits,
+    pair_from_bits,
+    widened,
+)
 from vashista_theory.attention.rounding import (
     norm_from_above,
     round_down,
@@ -157,7 +163,7 @@ def summarise_pages(
     """Summarise full pages."""
     storage = jnp.dtype(spec.dtype)
     work = work_dtype(keys.dtype, storage)
-    keys, values = keys.astype(work), values.astype(work)
+    keys, values = widened(keys, work), widened(values, work)
     box = mean = mean_error = radius = codes = residual = None
     least, greatest = jnp.min(keys, axis=-2), jnp.max(keys, axis=-2)
     if spec.corner_bits is not None:

@@ -44,13 +44,16 @@ class Reading(NamedTuple):
 def order_by_bound(bounds: PageBounds, places: Layout) -> Order:
     """Order by what could be lost: each head's share of the upper bounds, added over the group."""
     unread = places.full & ~places.forced
-    priority = group_priority(bounds.upper, unread)
+    # What nothing bounds is read first: until then nothing can be proved.
+    most = float(jnp.finfo(bounds.upper.dtype).max)
+    priority = group_priority(jnp.clip(bounds.upper, -most, most), unread)
     pages = _descending(priority, unread)
     count = jnp.sum(unread, axis=1, dtype=jnp.int32)
     upper = jnp.take_along_axis(bounds.upper, pages[:, None, :], axis=2)
     places_ = jnp.arange(pages.shape[1] + 1, dtype=jnp.int32)[None, :]
     meant = places_ < count[:, None]
-    top = jnp.max(jnp.where(meant[:, None, :-1], upper, -jnp.inf), axis=2, initial=-jnp.inf)
+    bounded = meant[:, None, :-1] & (upper < jnp.inf)
+    top = jnp.max(jnp.where(bounded, upper, -jnp.inf), axis=2, initial=-jnp.inf)
     anchor = jnp.where(jnp.isfinite(top), top, 0.0)[..., None]
     mass = jnp.where(meant[:, None, :-1], jnp.exp(upper - anchor), 0.0)
     tail = jax.lax.cumsum(mass, axis=2, reverse=True)
@@ -94,7 +97,9 @@ def first_promising(
     now = jnp.take_along_axis(order.log_tail, after[:, None, None], axis=2)
     total = jnp.logaddexp(now, log_read[..., None])
     log_tolerance = jnp.log(jnp.asarray(tolerance, total.dtype))
-    enough = jnp.all(order.log_tail <= log_tolerance + total, axis=1)
+    # +inf: a page that nothing bounds is among the rest.
+    enough = (order.log_tail <= log_tolerance + total) & (order.log_tail < jnp.inf)
+    enough = jnp.all(enough, axis=1)
     return jnp.argmax(enough, axis=1).astype(jnp.int32)
 
 

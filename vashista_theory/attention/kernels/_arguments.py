@@ -1,13 +1,11 @@
 """Checks of single arguments, whose errors name the value, what was expected and what to do."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from vashista_theory._checks import as_array, is_integer
 
@@ -62,23 +60,3 @@ def check_whole(name: str, value: object, *, least: int) -> None:
     """Raise unless the value is a whole number of at least that."""
     if not is_integer(value, least=least):
         raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is expected.")
-
-
-def as_scale(scale: Any, d: int) -> Float[Array, ""]:
-    """The scale as a float32; a traced one that is not positive becomes NaN."""
-    if scale is None:
-        return jnp.asarray(d**-0.5, jnp.float32)
-    if isinstance(scale, Tracer):
-        if scale.shape != () or not jnp.issubdtype(scale.dtype, jnp.floating):
-            raise ValueError(f"scale is {scale!r}; one floating-point number is expected.")
-        # A negative one would turn every bound around; NaN shows.
-        return jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.nan).astype(jnp.float32)
-    try:
-        number = float(np.asarray(scale))
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise ValueError(
-            f"scale is {scale!r}; one positive, finite number is expected, or None for D^(-1/2)."
-        )
-    return jnp.asarray(number, jnp.float32)

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from vashista_theory.attention.kernels.mosaic_tpu_grid import LANES
 
 # Below every logit and finite: −inf − (−inf) would be NaN in the running maximum.
-_LEAST = -1e30
+_LEAST = float(np.finfo(np.float32).min)
 _BY_LAST = (((1,), (1,)), ((), ()))
 
 
@@ -85,8 +85,7 @@ def attend_kernel(
             query, keys, _BY_LAST, precision=precision, preferred_element_type=jnp.float32
         )
         counted = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < left
-        # A block has a token that counts, so the weights of the others are 0.
-        logits = jnp.where(counted, logits, _LEAST)
+        logits = jnp.where(counted, logits, -jnp.inf)
         new_top = jnp.maximum(top, jnp.max(logits, axis=1, keepdims=True))
         faded, weights = jnp.exp(top - new_top), jnp.exp(logits - new_top)
         # What lies behind the last token was never written, and 0 times NaN is not 0.

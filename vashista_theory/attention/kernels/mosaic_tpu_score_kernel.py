@@ -23,6 +23,9 @@ _AT_ONCE = 8
 _ROUNDOFF = unit_roundoff(jnp.float32)
 # Relative error of exp and log that a bound has room for. No document says what a TPU's have.
 _TRANSCENDENTAL = 256 * _ROUNDOFF
+# Added to coordinates, their products make up for what counts as 0, below the least normal number.
+_TINY = float(np.finfo(np.float32).tiny)
+_LOST = _TINY**0.5
 
 
 def score_boxes_kernel(
@@ -45,9 +48,9 @@ def score_boxes_kernel(
     lower, upper = _corners(box_ref, by_page=by_page)
     centre, width = lower + upper, upper - lower
     query, scale = query_ref[0], scale_ref[0]
-    size = jnp.abs(query)
+    size = jnp.abs(query) + _LOST
     middle, spread = _dot(query, centre, by_page), _dot(size, width, by_page)
-    slack = _slack(query) * 0.5 * (_dot(size, jnp.abs(centre), by_page) + spread)
+    slack = _slack(query, 0.5 * (_dot(size, jnp.abs(centre) + 2 * _LOST, by_page) + spread))
     upper_ref[0] = _raised(log_tokens + scale * (0.5 * (middle + spread) + slack))
     estimate_ref[0] = log_tokens + scale * 0.5 * middle
 
@@ -71,7 +74,8 @@ def score_balls_kernel(
     query, scale = query_ref[0], scale_ref[0]
     middle = _dot(query, mean, by_page)
     reach = length_ref[0] * radius_ref[0]
-    slack = _slack(query) * (_dot(jnp.abs(query), jnp.abs(mean), by_page) + reach)
+    size = jnp.abs(query) + _LOST
+    slack = _slack(query, _dot(size, jnp.abs(mean) + _LOST, by_page) + reach)
     upper_ref[0] = _raised(log_tokens + scale * (middle + reach + slack))
     estimate_ref[0] = log_tokens + scale * middle
 
@@ -109,10 +113,10 @@ def score_sketches_kernel(
     width = upper - lower
     lower_ref[...], step_ref[...] = lower, width * np.float32(1.0 / (2**bits - 1))
     query, length, scale = query_ref[0], length_ref[0], scale_ref[0]
-    size, d = jnp.abs(query), query.shape[1]
+    size, d = jnp.abs(query) + _LOST, query.shape[1]
     spread = _dot(size, width, by_page=codes_by_page)
-    reach = _dot(size, jnp.abs(lower + upper), by_page=codes_by_page) + spread
-    slack = _slack(query) * 0.5 * reach
+    reach = _dot(size, jnp.abs(lower + upper) + 2 * _LOST, by_page=codes_by_page) + spread
+    slack = _slack(query, 0.5 * reach)
     # Half a step is the most that rounding to the grid moved a coordinate.
     by_dimension = spread * np.float32(0.5 / (2**bits - 1)) * (1.0 + (d + 8) * _ROUNDOFF)
     residual = _float32(residual_ref[0])
@@ -173,8 +177,10 @@ def _dot(
     )
 
 
-def _slack(query: Float[Array, "R D"]) -> float:
-    return 3 * (query.shape[1] + 16) * _ROUNDOFF
+def _slack(query: Float[Array, "R D"], reach: Float[Array, "R C"]) -> Float[Array, "R C"]:
+    """As `score_slack`, from Σ|q_i k_i|: +inf where a part of the sum might overflow."""
+    d = query.shape[1]
+    return 0.75 * (d + 16) * _ROUNDOFF * (4.0 * reach) + 4 * d * _TINY
 
 
 def _raised(log_mass: Float[Array, "R C"], terms: int = 1) -> Float[Array, "R C"]:
@@ -242,7 +248,8 @@ def _rebuild_pages(
     jax.lax.fori_loop(jnp.int32(0), jnp.int32(pages // _AT_ONCE), of_pages, jnp.int32(0))
 
 
-_LEAST = -1e30  # below every logit and finite: −inf − (−inf) would be NaN
+# Below every logit and finite: −inf − (−inf) would be NaN.
+_LEAST = float(np.finfo(np.float32).min)
 
 
 def _nothing(like: Float[Array, "R C"]) -> tuple[Array, Array]:

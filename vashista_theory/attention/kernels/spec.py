@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
+from vashista_theory._checks import as_scale
 from vashista_theory.attention import coded_box, sketch
 from vashista_theory.attention.kernels._arguments import (
     Sizes,
-    as_scale,
     check_groups,
     check_whole,
     fit,
@@ -247,7 +247,15 @@ def attend_call(
         query_dtype=str(query.dtype),
         pool_dtype=str(keys.dtype),
     )
-    return AttendCall(shape, query, keys, values, pages, tokens, as_scale(scale, shape.head_size))
+    return AttendCall(
+        shape,
+        query,
+        keys,
+        values,
+        pages,
+        tokens,
+        as_scale(scale, shape.head_size, jnp.dtype("float32")),
+    )
 
 
 def score_call(
@@ -304,7 +312,14 @@ def score_call(
         stored="bfloat16" if half else "float32",
         corner_bits=coded_box.bits_of(held.box) if held.box is not None and coded else None,
     )
-    return ScoreCall(shape, query, held, page_table, lengths, as_scale(scale, shape.head_size))
+    return ScoreCall(
+        shape,
+        query,
+        held,
+        page_table,
+        lengths,
+        as_scale(scale, shape.head_size, jnp.dtype("float32")),
+    )
 
 
 def select_call(priority: Any, count: int) -> SelectCall:

@@ -27,7 +27,7 @@ from vashista_theory.attention.kernels.spec import (
     SelectShape,
     StageOfBackend,
 )
-from vashista_theory.attention.rounding import norm_from_above, score_slack
+from vashista_theory.attention.rounding import counted_logits, norm_from_above, score_slack
 from vashista_theory.attention.summaries import corners
 
 _CHUNK = 512  # pages judged at once: their codes, one float each, stay in the cache
@@ -63,7 +63,7 @@ def _attend(
 
     rows = query.astype(jnp.float32).reshape(shape.batch, shape.kv_heads, shape.group, d)
     logits = scale * jnp.einsum("bhgd,bhtd->bhgt", rows, fetch(keys), precision=_EXACT)
-    logits = jnp.where(counted[:, :, None, :], logits, -jnp.inf)
+    logits = counted_logits(logits, counted[:, :, None, :])
     top = jnp.max(logits, axis=-1, keepdims=True)
     anchor = jnp.where(top == -jnp.inf, 0.0, top)
     weights = jnp.exp(logits - anchor)
