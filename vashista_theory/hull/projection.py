@@ -311,8 +311,10 @@ def project(
 ) -> Projection:
     """Project a query on the convex hull of its keys.
 
-    Wolfe's active-set method, finite and exact to rounding: multipliers come out to about
-    1e-15 × scale in float64 and 1e-6 × scale in float32, scale = max ‖k_i − q‖². Works under
+    Wolfe's active-set method, finite and exact to rounding: a multiplier comes out to a few
+    roundings of ‖q − p‖ times the distance of its own key from p, whatever the other keys are, the
+    unit and the origin. A query inside a hull so thin that its own rounding hides the inside is
+    `ambiguous_face`, and so is a multiplier within 2 of the 16 roundings that count as zero. Works under
     `jax.jit`, `jax.vmap`, `jax.lax.map` and `jax.grad` (point, weights, multipliers and gap have
     the derivative of the fixed face). For batches prefer `project_many`.
 
