@@ -313,8 +313,8 @@ def project(
 
     Wolfe's active-set method, finite and exact to rounding: a multiplier comes out to a few
     roundings of ‖q − p‖ times the distance of its own key from p, whatever the other keys are, the
-    unit and the origin. A query inside a hull so thin that its own rounding hides the inside is
-    `ambiguous_face`, and so is a multiplier within 2 of the 16 roundings that count as zero. Works under
+    unit and the origin. A multiplier too near to the 16 roundings that count as zero is
+    `ambiguous_face`, and so is a query that may be inside a hull too thin to tell. Works under
     `jax.jit`, `jax.vmap`, `jax.lax.map` and `jax.grad` (point, weights, multipliers and gap have
     the derivative of the fixed face). For batches prefer `project_many`.
 
