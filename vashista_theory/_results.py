@@ -40,8 +40,8 @@ class Result(eqx.Enumeration):
         "accurate the answer is."
     )
     nonfinite_input = (
-        "The input holds a NaN or an infinity, or its squared lengths or scores leave the range of "
-        "their floating-point type. Check the keys and the query with `numpy.isfinite`, and "
+        "The input holds a NaN or an infinity, or its squared lengths or scores overflow or "
+        "underflow. Check the keys and the query with `numpy.isfinite`, and "
         "multiply or divide all of them by one power of two, which changes no digit."
     )
     pool_full = (
