@@ -9,6 +9,7 @@ import pytest
 from experiments.failure_gallery import report
 from experiments.failure_gallery.cases import CASES
 from experiments.framework import results
+from experiments.framework.outcome import Outcome
 from tests.experiments.quick_runs import quick
 
 
@@ -47,15 +48,14 @@ def test_quick_run(tmp_path: Path) -> None:
 
 
 def test_committed_result() -> None:
-    stored = results.read(results.path_of("failure_gallery"))
-    assert stored is not None
-    check(stored["outcome"], cases=len(CASES))
-    rows = {(r["case"], r["policy"]): r for r in stored["outcome"]["tables"]["reads"]["rows"]}
+    found = results.outcome("failure_gallery")
+    check(found, cases=len(CASES))
+    rows = {(r["case"], r["policy"]): r for r in found.tables["reads"].rows}
     # Equal keys, 16 of 64 pages of 16 tokens: exactly three quarters are dropped.
     assert rows["equal keys", "fixed, with proof"]["dropped"] == pytest.approx(0.75, abs=1e-9)
 
 
-def check(outcome: dict, *, cases: int) -> None:
+def check(outcome: Outcome, *, cases: int) -> None:
     assert not outcome.failures
     assert outcome.values["cases"] == cases
     assert outcome.values["missed_proven_bound"] == 0

@@ -14,6 +14,7 @@ from experiments.framework import results
 from experiments.published_constants import measure as published_constants
 from experiments.shared import hulls
 from experiments.shared.page_masses import PAGE
+from tests.experiments.quick_runs import quick
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
