@@ -256,8 +256,8 @@ def test_what_is_not_proved_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None
         ([[0.0, 0.0]], [math.inf, 1.0], r"`query` must be finite"),
         ([[0.0, 0.0]], [1.0], r"do not belong"),
         (np.zeros((0, 2)), [1.0, 1.0], r"is empty"),
-        (np.array([[2**53 + 1, 0]]), [1.0, 1.0], r"float64 cannot hold it exactly"),
-        (np.zeros((1, 2), np.longdouble), [1.0, 1.0], r"float64 cannot hold it exactly"),
+        (np.array([[2**53 + 1, 0]]), [1.0, 1.0], r"integers that float64 cannot hold"),
+        (np.full((1, 2), np.longdouble(1) / 3), [1.0, 1.0], r"float64 cannot hold it exactly"),
         (np.zeros((1, 2), complex), [1.0, 1.0], r"real numbers are expected"),
     ],
 )

@@ -25,7 +25,7 @@ from vashista_theory.models._switch import (
 )
 
 if TYPE_CHECKING:
-    from vashista_theory.models.paged_cache import PagedLayer
+    from vashista_theory.models.paged_layer import PagedLayer
 
 _thread = threading.local()
 
