@@ -33,6 +33,10 @@ is not zero but no larger than that is too close to call."""
 AMBIGUOUS_BAND = (0.5, 2.0)
 """A multiplier between these multiples of its tolerance is too close to call."""
 
+_SHARE_OF_THE_WAY = 0.125
+"""Share of the way to another key of the face that rounding may leave open. A judgement, not a
+bound: beyond an eighth, where on the face the point lies is no longer an answer."""
+
 _SMALL_FACE = 2.0**-20
 """A key of the face this much nearer to p than the position itself moves it by nothing visible."""
 
@@ -283,7 +287,7 @@ def undetermined(tolerances: Any, squared_reach: Any, face: Any, place: Place) -
     """
     position = abs(place.point * (1 / place.frame.unit)).max() + place.spread.max()
     matters = squared_reach > (_SMALL_FACE * position) ** 2
-    return (face & matters & (tolerances > 0.125 * squared_reach)).any()
+    return (face & matters & (tolerances > _SHARE_OF_THE_WAY * squared_reach)).any()
 
 
 def support_gap(
