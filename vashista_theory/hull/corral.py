@@ -82,12 +82,16 @@ def weight_floor(
 def step_towards(
     weights: Float[Array, " slots"], wanted: Float[Array, " slots"], falling: Bool[Array, " slots"]
 ) -> tuple[Float[Array, " slots"], Int[Array, ""]]:
-    """As far towards the affine optimum as weights stay positive, and the slot that stops it."""
-    drop_rate = jnp.where(falling, weights - wanted, 1.0)
-    share = jnp.where(falling, weights / drop_rate, jnp.inf)
-    slot = jnp.argmin(share)
-    step = jnp.clip(share[slot], 0.0, 1.0)
-    return weights + step * (wanted - weights), slot
+    """As far towards the affine optimum as weights stay positive, and the slot that stops it.
+
+    The slot is one of `falling`, so that a loop that drops it comes to an end: a weight that is
+    rounding already and would not move stops the step where it is.
+    """
+    drop_rate = weights - wanted
+    falls = falling & (drop_rate > 0)
+    share = jnp.clip(jnp.where(falls, weights / jnp.where(falls, drop_rate, 1.0), 0.0), 0.0, 1.0)
+    slot = jnp.argmin(jnp.where(falling, share, jnp.inf))
+    return weights + share[slot] * (wanted - weights), slot
 
 
 def add(
