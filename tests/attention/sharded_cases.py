@@ -128,7 +128,7 @@ def test_what_overflows_proves_nothing_on_several_devices_either(of_keys, of_que
     assert np.all(np.asarray(info.dropped_mass_bound) == 1)
     exact = attend(*(a.astype(np.float64)[0, 0] for a in (query, keys, values)), D**-0.5).output
     error = np.linalg.norm(np.asarray(output)[0, 0] - exact)
-    assert not error > info.error_bound[0, 0]  # NaN, where it is not right, is not either
+    assert not error > float(info.error_bound[0, 0])  # NaN, where it is not right, is not either
 
 
 def test_coupling_gathers_the_pages_of_a_fixed_number(caches):

