@@ -62,8 +62,8 @@ def _findings(values: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
             f"instances of {values['families']} families are wrong."
         ),
         (
-            f"{values['undecided']:.1%} are refused; {values['undecided_but_decidable']:.1%} in "
-            "families where rounding decides nothing by design."
+            f"{values['undecided']:.1%} are refused; {values['undecided_but_decidable']:.1%} where "
+            "the family is not made of multipliers and distances within rounding of zero."
         ),
     ]
     refused = sorted(
