@@ -7,10 +7,10 @@ refused by name; anything else is a failure. Nothing is downloaded.
 
 One interpreter has one release of transformers. The oldest supported one needs an environment:
 
-    python -m venv OLDEST; OLDEST/bin/pip install -e ".[lm]" "transformers==4.56.0"
+    python -m venv .venv-oldest; .venv-oldest/bin/pip install -e ".[lm]" "transformers==4.56.0"
 
 Examples:
-  python -m experiments supported_models --oldest OLDEST/bin/python
+  python -m experiments supported_models --oldest .venv-oldest/bin/python
   python -m experiments supported_models --families llama bloom --force
 """
 

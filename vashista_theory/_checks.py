@@ -199,6 +199,8 @@ def _is_whole(array: np.ndarray | Array) -> bool:
 
 def _on_device(array: np.ndarray | Array, dtype: np.dtype) -> Array:
     """As a JAX array: a constant if the numbers are, and no longer tied to the caller's memory."""
+    if isinstance(array, jax.Array) and array.dtype == dtype and not array.weak_type:
+        return array
     if is_traced(array):
         return jnp.asarray(array, dtype)
     with jax.ensure_compile_time_eval():

@@ -178,8 +178,7 @@ def polish(corral: Corral, frame: Frame) -> Corral:
 
     def mend(corral: Corral) -> Corral:
         corral = drop(corral, jnp.argmin(jnp.where(spoiled(corral), corral.weights, jnp.inf)))
-        corral = corral._replace(weights=affine_weights(corral, frame))
-        return correct(correct(corral, frame), frame)
+        return correct(corral._replace(weights=affine_weights(corral, frame)), frame)
 
     return jax.lax.while_loop(
         lambda corral: jnp.any(spoiled(corral)), mend, correct(correct(corral, frame), frame)

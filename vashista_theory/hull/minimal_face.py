@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vashista_theory._checks import is_traced
 from vashista_theory._numerics import map_rows, safe_norm
 from vashista_theory.hull.projection import project
 from vashista_theory.hull.span import Centred, face_basis
@@ -40,8 +41,20 @@ class _State(NamedTuple):
     decided: Bool[Array, ""]
 
 
+class _Question(NamedTuple):
+    """Whether the origin is in the hull of these rows, keys of F seen across span G."""
+
+    rows: Float[Array, "n d"]
+    noise: Float[Array, " n"]
+    members: Bool[Array, " n"]
+    rest: Bool[Array, " n"]
+
+
 def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " n"]) -> MinimalFace:
     """Find G from the keys seen from p*, the exposed face, and a support of p* within it.
+
+    Outside transformations the projections are made only where a key of F carries no weight, and
+    share what `project` has compiled already.
 
     Args:
         view: keys seen from p*.
@@ -51,35 +64,64 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
     Returns:
         A `MinimalFace`, in units of the view's length.
     """
-    d = view.keys.shape[1]
-    zero = jnp.zeros((d,), view.keys.dtype)
 
     def enlarge(state: _State) -> _State:
-        basis = face_basis(view, state.members)
+        question = _ask(view, face, state.members)
+        found = project(question.rows, jnp.zeros_like(state.nearest), throw=False)
+        return _enlarged(state, face, question, found.weights, found.point)
+
+    state = _start(view, face, support)
+    if is_traced(state):
+        state = jax.lax.while_loop(lambda s: ~s.decided, enlarge, state)
+    else:
+        while not bool(state.decided):
+            state = enlarge(state)
+    return _concluded(state, face)
+
+
+@jax.jit
+def _start(view: Centred, face: Array, support: Array) -> _State:
+    members = support & face
+    zero = jnp.zeros_like(view.anchor)
+    return _State(members, zero, ~jnp.any(face & ~members))
+
+
+@jax.jit
+def _ask(view: Centred, face: Array, members: Array) -> _Question:
+    with jax.default_matmul_precision("highest"):
+        basis = face_basis(view, members)
 
         def split(keys: Array) -> tuple[Array, Array]:
             rows = view.rows(keys)
             return basis.across(rows), basis.noise(rows)
 
         across, noise = map_rows(split, view.keys)
-        members = state.members | (face & (safe_norm(across) <= noise))
-        rest = face & ~members
-        # Rows that do not count are replaced by one that does: a duplicate changes no hull.
-        filler = jnp.argmax(rest)
-        rows = jnp.where(rest[:, None], across, across[filler][None])
-        found = project(rows, zero, throw=False)
-        rounding = found.weights @ jnp.where(rest, noise, noise[filler])
-        separated = safe_norm(found.point) > rounding
-        carrying = (found.weights > 0) & rest
-        carrying |= (jnp.arange(len(rest)) == filler) & jnp.any((found.weights > 0) & ~rest)
-        grown = jnp.where(separated | ~jnp.any(rest), members, members | (carrying & rest))
-        nearest = found.point
-        done = separated | ~jnp.any(face & ~grown) | jnp.all(grown == state.members)
-        return _State(grown, jnp.where(separated & jnp.any(rest), nearest, zero), done)
+    members = members | (face & (safe_norm(across) <= noise))
+    rest = face & ~members
+    # Rows that do not count are replaced by one that does: a duplicate changes no hull.
+    filler = jnp.argmax(rest)
+    rows = jnp.where(rest[:, None], across, across[filler][None])
+    return _Question(rows, jnp.where(rest, noise, noise[filler]), members, rest)
 
-    members = support & face
-    start = _State(members, zero, ~jnp.any(face & ~members))
-    last = jax.lax.while_loop(lambda s: ~s.decided, enlarge, start)
-    strict = ~jnp.any(face & ~last.members)
-    distance = jnp.where(strict, jnp.nan, jnp.linalg.norm(last.nearest))
-    return MinimalFace(last.members, strict, distance, last.nearest / distance**2)
+
+@jax.jit
+def _enlarged(
+    state: _State, face: Array, question: _Question, weights: Array, point: Array
+) -> _State:
+    members, rest = question.members, question.rest
+    with jax.default_matmul_precision("highest"):
+        rounding = weights @ question.noise
+    separated = safe_norm(point) > rounding
+    carrying = (weights > 0) & rest
+    is_filler = jnp.arange(len(rest)) == jnp.argmax(rest)
+    carrying |= is_filler & jnp.any((weights > 0) & ~rest)
+    grown = jnp.where(separated | ~jnp.any(rest), members, members | (carrying & rest))
+    done = separated | ~jnp.any(face & ~grown) | jnp.all(grown == state.members)
+    return _State(grown, jnp.where(separated & jnp.any(rest), point, 0.0), done)
+
+
+@jax.jit
+def _concluded(state: _State, face: Array) -> MinimalFace:
+    strict = ~jnp.any(face & ~state.members)
+    distance = jnp.where(strict, jnp.nan, jnp.linalg.norm(state.nearest))
+    return MinimalFace(state.members, strict, distance, state.nearest / distance**2)

@@ -97,7 +97,6 @@ def _project(
     ambiguous |= kkt.undetermined(prices.tolerances, prices.squared_reach, face, place)
     ambiguous |= jnp.all(face) & ~kkt.is_clear(jnp.max(prices.tolerances), place)
     multipliers = jnp.where(inside, 0.0, solution.multipliers)
-    worst = jnp.maximum(jnp.max(kkt.violation(prices, judged.allowance)), judged.support_violation)
     index = jnp.maximum(support.key_index, 0)
     residuals = kkt.residuals(
         keys[index],
@@ -112,7 +111,7 @@ def _project(
     scale = kkt.squared_scale(prices.multipliers, prices.squared_reach, place) * unit * unit
     gap = kkt.support_gap(multipliers, face, inside)
     tiny = jnp.finfo(keys.dtype).tiny
-    unsolved = ~(worst <= 1.0) & ~inside
+    unsolved = ~(optimum.violation <= 1.0) & ~inside
     unusable = ~jnp.isfinite(scale) | (gap < tiny) | kkt.hidden_by_underflow(keys, query, place)
     result = Result.successful
     for happened, outcome in (
@@ -181,7 +180,8 @@ def _controls(
 
 def _finish(projection: Projection, failed: Array, throw: bool, doing: str) -> Projection:
     traced = is_traced(failed)
-    if not throw or not (traced or np.any(failed)):
+    # On the host: `any` of a JAX array is one dispatch more.
+    if not throw or not (traced or np.asarray(failed).any()):
         return projection
     if not traced and bool(jnp.any(projection.result == Result.nonfinite_input)):
         check_finite(projection.keys, "keys")

@@ -45,11 +45,23 @@ class Support(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """A point of the hull as it stands, and what all keys say about it."""
+    """A point of the hull as it stands, and what all keys say about it.
+
+    Attributes:
+        support: keys and weights.
+        place: the point.
+        prices: multipliers of all keys, with their tolerances.
+        violation: how far the worst key is from its condition, over what is allowed for it:
+            above 1 the point is not the projection.
+        steps: keys that entered.
+        passes: multiplications by all the keys.
+        stalls: steps without progress.
+    """
 
     support: Support
     place: Place
     prices: Prices
+    violation: Float[Array, ""]
     steps: Int[Array, ""]
     passes: Int[Array, ""]
     stalls: Int[Array, ""]
@@ -75,14 +87,8 @@ def refine(problem: Problem, found: Search) -> Optimum:
         jnp.where(spoilt, jnp.where(alone, problem.start, -1), support.key_index),
         jnp.where(spoilt, jnp.where(alone, 1.0, 0.0), support.weights),
     )
-    place = locate(problem, support)
-    first = Optimum(
-        support,
-        place,
-        kkt.price(problem.keys, place, support.key_index),
-        found.steps,
-        found.passes + 1,
-        jnp.int32(0),
+    first = _judged(
+        problem, support, locate(problem, support), found.steps, found.passes + 1, jnp.int32(0)
     )
     return jax.lax.while_loop(
         lambda state: _unsettled(problem, state), lambda state: _step(problem, state), first
@@ -97,18 +103,26 @@ def locate(problem: Problem, support: Support) -> Place:
     return Place(seen.frame, offset, seen.frame.target - offset, spread)
 
 
-def support_violation(problem: Problem, state: Optimum) -> Float[Array, ""]:
-    """|μ_j| over what is allowed for it, the largest of the support: zero at an optimum."""
-    index = jnp.maximum(state.support.key_index, 0)
-    allowed = jnp.maximum(state.prices.tolerances[index], problem.allowance)
-    size = jnp.abs(state.prices.multipliers[index])
-    ratio = size / jnp.where(allowed > 0, allowed, 1.0)
-    return jnp.max(jnp.where(state.support.used & (allowed > 0), ratio, 0.0))
+def _judged(
+    problem: Problem,
+    support: Support,
+    place: Place,
+    steps: Int[Array, ""],
+    passes: Int[Array, ""],
+    stalls: Int[Array, ""],
+) -> Optimum:
+    prices = kkt.price(problem.keys, place, support.key_index)
+    worst = jnp.max(kkt.violation(prices, problem.allowance))
+    # A key that carries weight has a multiplier of zero, not only one that is not negative.
+    index = jnp.maximum(support.key_index, 0)
+    allowed = jnp.maximum(prices.tolerances[index], problem.allowance)
+    ratio = jnp.abs(prices.multipliers[index]) / jnp.where(allowed > 0, allowed, 1.0)
+    worst = jnp.maximum(worst, jnp.max(jnp.where(support.used & (allowed > 0), ratio, 0.0)))
+    return Optimum(support, place, prices, worst, steps, passes, stalls)
 
 
 def _unsettled(problem: Problem, state: Optimum) -> Bool[Array, ""]:
-    worst = jnp.max(kkt.violation(state.prices, problem.allowance))
-    off = jnp.maximum(worst, support_violation(problem, state)) > SOLVED_SHARE
+    off = state.violation > SOLVED_SHARE
     return off & (state.stalls < _STALLS) & (state.steps < problem.max_steps)
 
 
@@ -124,14 +138,8 @@ def _step(problem: Problem, state: Optimum) -> Optimum:
     settled = _normalised(_settle(problem, grown))
     place = locate(problem, settled)
     progress = _way(problem, state.place, place) @ (state.place.residual + place.residual) > 0
-    return Optimum(
-        settled,
-        place,
-        kkt.price(problem.keys, place, settled.key_index),
-        state.steps + 1,
-        state.passes + 1,
-        state.stalls + (~progress).astype(jnp.int32),
-    )
+    stalls = state.stalls + (~progress).astype(jnp.int32)
+    return _judged(problem, settled, place, state.steps + 1, state.passes + 1, stalls)
 
 
 def _way(problem: Problem, old: Place, new: Place) -> Float[Array, " d"]:
@@ -143,22 +151,18 @@ def _way(problem: Problem, old: Place, new: Place) -> Float[Array, " d"]:
 def _settle(problem: Problem, support: Support) -> Support:
     """Minor cycle: move to the affine optimum, dropping keys whose weight would vanish."""
 
-    def falling(state: tuple[Support, Array, Array]) -> Array:
-        support, wanted, reach = state
-        return support.used & (wanted <= weight_floor(support.weights, reach))
+    def cycle(state: tuple[Support, Array]) -> tuple[Support, Array]:
+        support, _ = state
+        wanted, reach = _affine_optimum(problem, support)
+        falling = support.used & (wanted <= weight_floor(support.weights, reach))
+        done = ~jnp.any(falling)
+        weights, slot = step_towards(support.weights, wanted, falling)
+        leaving = (jnp.arange(weights.shape[0]) == slot) & ~done
+        index = jnp.where(leaving, -1, support.key_index)
+        weights = jnp.where(done, wanted, weights)
+        return Support(index, jnp.where(index >= 0, weights, 0.0)), done
 
-    def shrink(state: tuple[Support, Array, Array]) -> tuple[Support, Array, Array]:
-        support, wanted, _ = state
-        weights, slot = step_towards(support.weights, wanted, falling(state))
-        leaving = jnp.arange(weights.shape[0]) == slot
-        support = Support(
-            jnp.where(leaving, -1, support.key_index), jnp.where(leaving, 0.0, weights)
-        )
-        return support, *_affine_optimum(problem, support)
-
-    first = (support, *_affine_optimum(problem, support))
-    support, wanted, _ = jax.lax.while_loop(lambda s: jnp.any(falling(s)), shrink, first)
-    return Support(support.key_index, jnp.where(support.used, wanted, 0.0))
+    return jax.lax.while_loop(lambda s: ~s[1], cycle, (support, jnp.asarray(False)))[0]
 
 
 def _differences(problem: Problem, support: Support) -> _Differences:

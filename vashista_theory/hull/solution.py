@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import map_rows
 from vashista_theory.hull.active_set import pose, search
-from vashista_theory.hull.refinement import Optimum, refine, support_violation
+from vashista_theory.hull.refinement import Optimum, refine
 
 
 class Solution(NamedTuple):
@@ -18,8 +18,6 @@ class Solution(NamedTuple):
     weights: Float[Array, " n"]
     multipliers: Float[Array, " n"]
     optimum: Optimum
-    support_violation: Float[Array, ""]
-    allowance: Float[Array, ""]
 
 
 @jax.custom_jvp
@@ -48,8 +46,6 @@ def solve(
         jnp.zeros(keys.shape[0], keys.dtype).at[slots].add(support.weights, mode="drop"),
         optimum.prices.multipliers * unit * unit,
         optimum,
-        support_violation(problem, optimum),
-        problem.allowance,
     )
 
 

@@ -24,12 +24,12 @@ from vashista_theory.hull.bounds import (
     Statements,
     WeightBounds,
 )
-from vashista_theory.hull.minimal_face import minimal_face
+from vashista_theory.hull.minimal_face import MinimalFace, minimal_face
 from vashista_theory.hull.problem import no_projection
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon, unless_unsolved
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
-from vashista_theory.hull.span import centred, face_basis, face_coordinates
+from vashista_theory.hull.span import Centred, centred, face_basis, face_coordinates
 from vashista_theory.hull.tilt import solve_tilt
 
 _TIE_NOISE = 64.0
@@ -244,17 +244,22 @@ def _identity_defect(
 
 
 @jax.jit
-def _analyse(projection: Projection) -> dict[str, Any]:
+def _see(projection: Projection) -> Centred:
+    """The keys seen from the projection."""
     with jax.default_matmul_precision("highest"):
-        return _face_stability(projection)
+        return centred(projection.keys, projection.weights, projection.face, projection.multipliers)
 
 
-def _face_stability(projection: Projection) -> dict[str, Any]:
+@jax.jit
+def _analyse(projection: Projection, view: Centred, minimal: MinimalFace) -> dict[str, Any]:
+    with jax.default_matmul_precision("highest"):
+        return _face_stability(projection, view, minimal)
+
+
+def _face_stability(projection: Projection, view: Centred, minimal: MinimalFace) -> dict[str, Any]:
     """Every field but the projection itself, whose keys need not be copied."""
     keys, face = projection.keys, projection.face
-    view = centred(keys, projection.weights, face, projection.multipliers)
     unit = view.unit
-    minimal = minimal_face(view, face, projection.weights > 0)
     basis = face_basis(view, minimal.members)
     coordinates = face_coordinates(view, minimal.members, basis)
     d = keys.shape[1]
@@ -339,4 +344,6 @@ def face_stability(projection: Projection) -> FaceStability:
             "`face_stability` takes one projection, got a batch with keys of shape "
             f"{projection.keys.shape}. Use `jax.lax.map(face_stability, projections)`."
         )
-    return FaceStability(projection=projection, **_analyse(projection))
+    view = _see(projection)
+    minimal = minimal_face(view, projection.face, projection.weights > 0)
+    return FaceStability(projection=projection, **_analyse(projection, view, minimal))

@@ -1,6 +1,7 @@
 """A certificate: what is proved of one projection, and the bounds that follow from it."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vashista_theory import check
 from vashista_theory._checks import as_float64
+from vashista_theory._files import write_atomically
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.rigorous import safe_epsilon, statements
-from vashista_theory.hull.rigorous.balls import Enclosure, Rational
+from vashista_theory.hull.rigorous.balls import Enclosure, Rational, ceil_float, flint
 from vashista_theory.hull.rigorous.statements import Constants
 from vashista_theory.hull.safe_epsilon import check_log_mass
 
@@ -139,9 +142,7 @@ class Certificate:
             ValueError: nothing is proved, or it is too large to be checked.
             OSError: the file cannot be written; an older one is left as it was.
         """
-        from vashista_theory.hull.rigorous.saving import save
-
-        save(self, Path(path))
+        write_atomically(Path(path), _accepted(self))
 
     def _at(
         self, epsilon: ArrayLike, bound: Callable[[Constants, float], float], trivial: float
@@ -167,3 +168,74 @@ def digest(keys: Float64[np.ndarray, "n d"], query: Float64[np.ndarray, " d"]) -
     start = np.array(keys.shape, "<u8").tobytes()
     parts = (start, (keys + 0.0).astype("<f8").tobytes(), (query + 0.0).astype("<f8").tobytes())
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _accepted(certificate: Certificate) -> str:
+    """The text of the file, after the checker has read it."""
+    keys, query = ((a + 0.0).ravel().tolist() for a in (certificate.keys, certificate.query))
+    stated, refusal = _content(certificate), ""
+    # At the ends of the float range a tilt in float64 proves no entropy to the last place. The
+    # entropy of weights on so many keys is proved without one, between 0 and their logarithm.
+    widest = Enclosure(0.0, ceil_float(flint.arb(len(stated["support"])).log()))
+    untilted = {"entropy": _interval(widest), "tilt": [(0.0).hex()] * certificate.keys.shape[1]}
+    for attempt in (stated, stated | untilted):
+        text = json.dumps(attempt, indent=1) + "\n"
+        try:
+            check.verify(check.read_certificate(text.encode()), keys, query)
+        except check.Refused as error:
+            refusal = str(error)
+        else:
+            return text
+    raise ValueError(
+        f"nothing to save: the checker would not accept it ({refusal}). A certificate file holds a "
+        "proof that can be checked, or nothing."
+    )
+
+
+def _content(certificate: Certificate) -> dict[str, Any]:
+    """What the file holds: integers in hexadecimal, floats as `float.hex` writes them.
+
+    Raises:
+        ValueError: nothing is proved, so there is nothing to certify.
+    """
+    witness = certificate.witness
+    if witness is None or not certificate.proved:
+        raise ValueError(
+            f"nothing to save: {certificate.reason} A certificate file holds a proof or nothing."
+        )
+    common = flint.fmpz(1)
+    for weight in witness.weights.values():
+        common = common.lcm(weight.q)
+    order = sorted(witness.weights)
+    inside = certificate.outcome == "inside_hull"
+    strict = certificate.outcome == "successful"
+    return {
+        "format": check.FORMAT,
+        "keys": certificate.keys.shape[0],
+        "dimension": certificate.keys.shape[1],
+        "sha256": witness.sha256,
+        "outcome": certificate.outcome,
+        "face": np.flatnonzero(certificate.face).tolist(),
+        "support": order,
+        "weights": [hex(int((witness.weights[i] * common).p)) for i in order],
+        "denominator": hex(int(common)),
+        "margin": None if witness.margin is None else [hex(y) for y in witness.margin],
+        "gap": None if inside else [certificate.gap_lower.hex(), certificate.gap_upper.hex()],
+        "residual_norm": _interval(certificate.residual_norm),
+        "point": _intervals(certificate.point),
+        "entropy": _interval(certificate.entropy),
+        "tilt": [value.hex() for value in witness.tilt],
+        "tangent": _intervals(certificate.tangent)
+        if strict and not np.isnan(certificate.tangent.lower).any()
+        else None,
+    }
+
+
+def _interval(enclosure: Enclosure) -> list[str]:
+    lower, upper = float(enclosure.lower), float(enclosure.upper)
+    return [lower.hex(), upper.hex()]
+
+
+def _intervals(enclosure: Enclosure) -> list[list[str]]:
+    pairs = zip(enclosure.lower.tolist(), enclosure.upper.tolist(), strict=True)
+    return [[low.hex(), high.hex()] for low, high in pairs]
