@@ -47,9 +47,27 @@ def masked_logsumexp(
     """
     masked = jnp.where(mask, logits, -jnp.inf)
     top = jnp.max(masked, axis=-1, initial=-jnp.inf)
-    anchor = jnp.where(jnp.isfinite(top), top, 0.0)
+    anchor = finite_or_zero(top)
     total = jnp.sum(jnp.exp(masked - anchor[..., None]), axis=-1)
     return jnp.where(top == jnp.inf, top, jnp.log(total) + anchor)
+
+
+def finite_or_zero(top: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What exponents are measured from: their maximum, and 0 where there is none.
+
+    The difference of two infinities is NaN, and e^(−∞ − 0) the 0 that an empty sum should be.
+    """
+    return jnp.where(jnp.isfinite(top), top, 0.0)
+
+
+def softmax_shares(
+    logits: Float[Array, "*shape"], top: Float[Array, "*#shape"]
+) -> Float[Array, "*shape"]:
+    """``exp(logits − top)``, and 0 for a logit of −inf under any top.
+
+    What sums of exponentials relative to other tops are multiplied by before they are added up.
+    """
+    return jnp.exp(logits - finite_or_zero(top))
 
 
 def log_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.shared.page_masses import PAGE, Truth, mass_kept, pages_needed
-from vashista_theory.attention.rounding import round_down, round_up
+from vashista_theory.attention.bounds.rounding import round_down, round_up
 
 BITS = (1, 2, 3, 4, 6, 8)
 SUPERPAGE = 16

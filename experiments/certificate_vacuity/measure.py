@@ -35,8 +35,8 @@ from experiments.shared.hulls import DECADE
 from experiments.shared.page_masses import PAGE, pages_needed
 from experiments.shared.readings import KINDS
 from vashista_theory import runs
-from vashista_theory.attention.certificate import as_query, page_bounds
-from vashista_theory.attention.summaries import summarise_pages
+from vashista_theory.attention.bounds.page_bounds import as_query, page_bounds
+from vashista_theory.attention.bounds.summaries import summarise_pages
 from vashista_theory.hull.heads import load_heads
 from vashista_theory.hull.instances import Instance
 

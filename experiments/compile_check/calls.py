@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vashista_theory.attention import sketch
+from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.kernels import api, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS, ArgSpec
 
@@ -22,7 +22,7 @@ class Kernel:
     """
 
     labels: dict[str, Any]
-    way: spec.StageOfBackend
+    way: spec.StageKernel
     shape: spec.Shape
     why_not: str | None
 
@@ -36,7 +36,7 @@ class Kernel:
 def kernels(platform: str, names: list[str]) -> Iterator[Kernel]:
     """Every kernel that runs on the platform; XLA's own path is no kernel."""
     for implementation in api.IMPLEMENTATIONS:
-        found = api.backend(implementation)
+        found = api.load(implementation)
         if implementation == "xla" or platform not in found.platforms:
             continue
         for stage, way in found.stages.items():
@@ -90,7 +90,7 @@ def _abstract(shape: spec.Shape) -> Any:
         return spec.ScoreCall(
             shape,
             of((shape.batch, shape.heads, shape.head_size), shape.query_dtype),
-            _held(shape),
+            _summary_parts(shape),
             of((shape.batch, shape.pages), jnp.int32),
             of((shape.batch,), jnp.int32),
             of((), jnp.float32),
@@ -98,16 +98,16 @@ def _abstract(shape: spec.Shape) -> Any:
     return spec.SelectCall(shape, of((shape.batch, shape.kv_heads, shape.pages), jnp.float32))
 
 
-def _held(shape: spec.ScoreShape) -> spec.Held:
+def _summary_parts(shape: spec.ScoreShape) -> spec.SummaryParts:
     """The parts of the summaries that its kind reads, as a cache holds them."""
     of, half = jax.ShapeDtypeStruct, shape.stored == "bfloat16"
     pool, d = (shape.kv_heads, shape.pool_pages), shape.head_size
     number = jnp.uint16 if half else jnp.float32
     if shape.kind == "ball":
-        return spec.Held(mean=of((*pool, d), number), radius=of(pool, number))
+        return spec.SummaryParts(mean=of((*pool, d), number), radius=of(pool, number))
     box = of((*pool, d), jnp.uint32) if half else of((*pool, 2, d), jnp.float32)
     if shape.kind == "box" or shape.bits is None:
-        return spec.Held(box=box)
+        return spec.SummaryParts(box=box)
     code_bytes = sketch.row_bytes(shape.bits, d, packed=shape.packed)
     codes = of((*pool, code_bytes, shape.page_size), jnp.uint8)
-    return spec.Held(box=box, codes=codes, residual=of((*pool, shape.page_size), number))
+    return spec.SummaryParts(box=box, codes=codes, residual=of((*pool, shape.page_size), number))

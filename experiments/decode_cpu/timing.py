@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vashista_theory.attention import PagedKV, Policy, dense_attention, vashista_attention
-from vashista_theory.attention.certificate import as_query
-from vashista_theory.attention.judge import judge_all, judge_two_levels
-from vashista_theory.attention.read import as_rows
-from vashista_theory.attention.routing import Layout, group_priority, select_pages
-from vashista_theory.attention.widen import order_by_bound
+from vashista_theory.attention.bounds.page_bounds import as_query
+from vashista_theory.attention.step.plain_backend import PlainBackend
+from vashista_theory.attention.step.routing import Layout, group_priority, select_pages
+from vashista_theory.attention.step.softmax_sums import as_rows
+from vashista_theory.attention.step.two_levels import judge_two_levels
+from vashista_theory.attention.step.widening import order_by_bound
 
 Step = Callable[[jax.Array], Any]
 
@@ -119,8 +120,9 @@ def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
     def prefix(query: jax.Array, cache: PagedKV, selected: bool) -> Any:
         scale = jnp.asarray(cache.head_size**-0.5, cache.work_dtype)
         rows = as_query(query.reshape(cache.kv_heads, -1, cache.head_size), scale)
-        judge = judge_two_levels if two_levels else judge_all
-        judged = judge(rows, cache, as_rows(cache), policy)
+        asked = rows, cache, as_rows(cache), policy
+        plain = PlainBackend()
+        judged = judge_two_levels(plain, *asked) if two_levels else plain.all_pages(*asked)
         if not selected:
             return judged
         if policy.otherwise == "widen":

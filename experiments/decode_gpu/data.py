@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.shared import decode_data as data
 from vashista_theory.attention import PagedKV, SummarySpec
-from vashista_theory.attention.summaries import (
+from vashista_theory.attention.bounds.summaries import (
     PAGES_PER_SUPERPAGE,
     Summaries,
     summarise_pages,

@@ -15,9 +15,13 @@ from experiments.decode_gpu.data import PAGE, SPEC, Geometry
 from experiments.decode_gpu.dense import head_major
 from experiments.decode_gpu.timing import Step
 from vashista_theory.attention import PagedKV, Policy, vashista_attention
+from vashista_theory.attention.bounds.summaries import (
+    PAGES_PER_SUPERPAGE,
+    Summaries,
+    without_sketch,
+)
 from vashista_theory.attention.kernels import api
 from vashista_theory.attention.kernels.spec import AttendShape, Kind, ScoreShape, SelectShape
-from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE, Summaries, without_sketch
 
 SPAN = PAGES_PER_SUPERPAGE
 _BISECTIONS = 14  # of a range of some tens of nats: to a few thousandths of one
@@ -301,7 +305,7 @@ def who_runs(shape: Geometry, *, listed: int, platform: str) -> dict[str, str]:
 def _taken(stage: Any, call: Any, platform: str) -> str:
     for name in api.IMPLEMENTATIONS:
         try:
-            found = api.backend(name)
+            found = api.load(name)
         except NotImplementedError:
             continue
         able = platform in found.platforms and stage in found.stages

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.shared.page_masses import PAGE, Truth
 from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec, vashista_attention
-from vashista_theory.attention.policy import Summary
+from vashista_theory.attention.bounds.summaries import Summary
 
 Call = Any  # a compiled decode step
 
@@ -29,7 +29,6 @@ class Kind:
         ball: Kept (it has the page mean, which makes the bound of a box sharper).
         bits: Of the sketch.
         dtype: Everything but the codes.
-        corner_bits: Of the corners of the box, None for `dtype`.
         only_ranks: Whether it is asked which pages are best, and nothing else.
     """
 
@@ -38,7 +37,6 @@ class Kind:
     ball: bool = False
     bits: int | None = None
     dtype: str = "bfloat16"
-    corner_bits: int | None = None
     only_ranks: bool = False
 
     def spec(self, d: int) -> SummarySpec:
@@ -49,7 +47,6 @@ class Kind:
             self.bits,
             packed=d % 8 == 0,
             dtype=self.dtype,
-            corner_bits=self.corner_bits,
         )
 
 
@@ -57,17 +54,11 @@ KINDS: Mapping[str, Kind] = {
     "mean": Kind("mean", box=False, ball=True),
     "box": Kind("box"),
     "box, float64": Kind("box", dtype="float64", only_ranks=True),
-    "box, 8-bit corners": Kind("box", corner_bits=8, only_ranks=True),
-    "box, 4-bit corners": Kind("box", corner_bits=4, only_ranks=True),
     "ball": Kind("ball", box=False, ball=True),
     "box + mean": Kind("box", ball=True),
     "1 bit": Kind("sketch", bits=1, only_ranks=True),
-    "1 bit, 4-bit corners": Kind("sketch", bits=1, corner_bits=4, only_ranks=True),
     "2 bits": Kind("sketch", bits=2),
-    "2 bits, 8-bit corners": Kind("sketch", bits=2, corner_bits=8, only_ranks=True),
-    "2 bits, 4-bit corners": Kind("sketch", bits=2, corner_bits=4, only_ranks=True),
     "4 bits": Kind("sketch", bits=4),
-    "4 bits, 8-bit corners": Kind("sketch", bits=4, corner_bits=8),
     "6 bits": Kind("sketch", bits=6),
     "8 bits": Kind("sketch", bits=8),
 }

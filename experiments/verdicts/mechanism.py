@@ -61,7 +61,7 @@ def small_set(decode: Found) -> Judged:
 @CLAIMS.add(
     "… as published: routing on page means at constant cost",
     "T7",
-    "attention.routing",
+    "attention.step",
     "published_algorithm",
 )
 def published_routing(published: Found) -> Judged:

@@ -188,7 +188,7 @@ def criterion(survey: Found) -> Judged:
 @CLAIMS.add(
     "… as the gap Δ̂ and the certificate of the mechanism",
     "T7",
-    "attention.certificate",
+    "attention.bounds",
     "head_survey",
     "certified_text",
 )

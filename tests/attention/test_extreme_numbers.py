@@ -39,7 +39,6 @@ POLICIES = {
 }
 SPECS = {
     "plain": SummarySpec(),
-    "coded corners": SummarySpec(corner_bits=4),
     "box alone": SummarySpec(ball=False, dtype="float32"),
 }
 

@@ -18,8 +18,8 @@ from experiments.shared.page_masses import mass_kept, pages_needed, truth
 from experiments.shared.readings import AllReadings, Readings
 from tests.experiments.quick_runs import quick
 from vashista_theory.attention import SummarySpec
-from vashista_theory.attention.certificate import PageBounds, as_query, page_bounds
-from vashista_theory.attention.summaries import summarise_pages
+from vashista_theory.attention.bounds.page_bounds import PageBounds, as_query, page_bounds
+from vashista_theory.attention.bounds.summaries import summarise_pages
 from vashista_theory.hull.heads import load_heads
 
 FALSE_ALARMS = np.array([0.0, 0.25, 0.5, 1.0])

@@ -13,7 +13,7 @@ import pytest
 import experiments
 from experiments.__main__ import OK, main
 from experiments.framework import clock, imports, registry, results, staleness, update
-from vashista_theory.attention import certificate, rounding
+from vashista_theory.attention.bounds import page_bounds, rounding
 
 ROOT = Path(experiments.__file__).parents[1]
 CERTIFIED = {
@@ -82,7 +82,7 @@ def touch(copy: Path) -> Any:
 
 def test_a_line_of_the_bounds_makes_every_result_on_them_stale(stale: Stale, touch: Any) -> None:
     assert stale() == {}
-    bounds = touch(certificate, "def page_bounds(", "MORE = 1\n\n\ndef page_bounds(")
+    bounds = touch(page_bounds, "def page_bounds(", "MORE = 1\n\n\ndef page_bounds(")
     assert stale() == dict.fromkeys(CERTIFIED, f"{bounds} changed")
     outward = touch(rounding, "def round_up(", "MORE = 1\n\n\ndef round_up(")
     both = stale()
@@ -91,7 +91,7 @@ def test_a_line_of_the_bounds_makes_every_result_on_them_stale(stale: Stale, tou
 
 
 def test_prose_and_drawing_make_nothing_stale(stale: Stale, touch: Any) -> None:
-    touch(certificate, ':\n    """', ':\n    """Prose. ')
+    touch(page_bounds, ':\n    """', ':\n    """Prose. ')
     touch(rounding, "def round_up(", "# A comment.\ndef round_up(")
     from experiments import degenerate_regime
     from vashista_theory import plots

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vashista_theory._checks import as_float64, as_numbers, check_finite, is_traced
+from vashista_theory._diagnose.page import Diagnosis
 from vashista_theory._diagnose.record import (
-    Diagnosis,
     FaceKeys,
     Softmax,
     Solution,

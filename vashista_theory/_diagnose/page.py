@@ -1,5 +1,6 @@
 """A diagnosis as a page of at most 100 columns."""
 
+import dataclasses
 import io
 import math
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vashista_theory._diagnose.record import Diagnosis, Support
+from vashista_theory._diagnose.record import Findings, Support
 from vashista_theory._diagnose.words import count, length, mass, nats, number
 
 WIDTH = 100
@@ -18,14 +19,14 @@ _SHOWN_FACE_KEYS = 8
 _STYLES = {"inside": "bold green", "unproved": "bold yellow", "outside": "bold red"}
 
 
-def as_text(found: Diagnosis) -> str:
+def as_text(found: Findings) -> str:
     """The page without colours."""
     stream = io.StringIO()
     Console(file=stream, width=WIDTH, color_system=None).print(as_renderable(found))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
-def as_renderable(found: Diagnosis) -> RenderableType:
+def as_renderable(found: Findings) -> RenderableType:
     """The page for a `rich` console."""
     return Group(
         _heading(
@@ -70,7 +71,7 @@ def _rows(pairs: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _projection(found: Diagnosis) -> Table:
+def _projection(found: Findings) -> Table:
     s, unit = found.solution, found.largest_squared_distance
     relative = (lambda x: x / unit) if unit > 0 else (lambda x: x)
     outcome = found.result.replace("_", " ") + (f": {found.advice}" if found.advice else "")
@@ -124,7 +125,7 @@ def _root(length: float, unit: float) -> float:
     return length / math.sqrt(unit) if unit > 0 else length
 
 
-def _face_note(found: Diagnosis) -> str:
+def _face_note(found: Findings) -> str:
     members = len(found.face.index)
     if math.isnan(found.gap):
         return "inside the hull every multiplier is zero: no key is singled out"
@@ -133,7 +134,7 @@ def _face_note(found: Diagnosis) -> str:
     return f"|F| = {members:,} of {found.n:,} keys ({100 * members / found.n:.3g} %)"
 
 
-def _face(found: Diagnosis) -> RenderableType:
+def _face(found: Findings) -> RenderableType:
     face, shown = found.face, min(_SHOWN_FACE_KEYS, len(found.face.index))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name in ("key", "α* (max entropy)", "α^ε at the model's ε", "softmax", "rank of score"):
@@ -154,7 +155,7 @@ def _face(found: Diagnosis) -> RenderableType:
     return Padding(Group(table, note), (0, 0, 0, 2))
 
 
-def _model(found: Diagnosis) -> Table:
+def _model(found: Findings) -> Table:
     soft, table = found.softmax, found.temperatures
     row = table.at_model
     top = ", ".join(str(i) for i in soft.top[:6]) + (", …" if len(soft.top) > 6 else "")
@@ -223,7 +224,7 @@ def _support(support: Support) -> str:
     )
 
 
-def _temperatures(found: Diagnosis) -> RenderableType:
+def _temperatures(found: Findings) -> RenderableType:
     t = found.temperatures
     with_gap = math.isfinite(found.gap)
     leakage = ("log m", "bound T3", "T4") if found.strict else ("log m", "bound T1", "T4")
@@ -247,3 +248,14 @@ def _temperatures(found: Diagnosis) -> RenderableType:
             style="bold" if row == t.at_model else "",
         )
     return Padding(table, (0, 0, 0, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis(Findings):
+    """One query and its keys, diagnosed. `print` it for a page; `to_json` for programs.
+
+    Its attributes are those of `Findings`.
+    """
+
+    def __str__(self) -> str:
+        return as_text(self)

@@ -119,8 +119,8 @@ class Softmax:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnosis:
-    """One query and its keys, diagnosed. `print` it for a page; `to_json` for programs.
+class Findings:
+    """What is found of one query and its keys.
 
     Attributes:
         n: number of keys.
@@ -193,8 +193,3 @@ class Diagnosis:
         from vashista_theory.runs import canonical
 
         return json.dumps(canonical(self), indent=2, ensure_ascii=False)
-
-    def __str__(self) -> str:
-        from vashista_theory._diagnose.page import as_text
-
-        return as_text(self)

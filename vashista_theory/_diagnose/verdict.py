@@ -2,13 +2,13 @@
 
 import math
 
-from vashista_theory._diagnose.record import Diagnosis
+from vashista_theory._diagnose.record import Findings
 from vashista_theory._diagnose.words import count, mass, number
 
 _TOLERATED = math.log(0.01)
 
 
-def judge(found: Diagnosis) -> tuple[str, tuple[str, ...]]:
+def judge(found: Findings) -> tuple[str, tuple[str, ...]]:
     """Whether the model's own temperature is inside the theorem's regime, and why.
 
     Returns:
@@ -28,7 +28,7 @@ def judge(found: Diagnosis) -> tuple[str, tuple[str, ...]]:
     return regime, tuple(s for s in (said, _degenerate(found), _ordinary(found)) if s)
 
 
-def _inside_hull(found: Diagnosis) -> str:
+def _inside_hull(found: Findings) -> str:
     return (
         "No. The query lies in the hull of its keys, so exact attention has no exposed face, there "
         f"is no gap, and the theorem says nothing about leakage at ε = {number(found.epsilon)} or "
@@ -36,7 +36,7 @@ def _inside_hull(found: Diagnosis) -> str:
     )
 
 
-def _everything_exposed(found: Diagnosis) -> str:
+def _everything_exposed(found: Findings) -> str:
     if found.n == 1:
         return "Trivially: the only key is the whole face, and takes all the mass at any ε."
     return (
@@ -45,7 +45,7 @@ def _everything_exposed(found: Diagnosis) -> str:
     )
 
 
-def _inside(found: Diagnosis) -> str:
+def _inside(found: Findings) -> str:
     return (
         f"Yes. At the model's temperature ε = {number(found.epsilon)} the bound proves a leakage "
         f"of at most {mass(found.log_leakage_bound)} (true: {mass(found.log_leakage)}): reading "
@@ -53,7 +53,7 @@ def _inside(found: Diagnosis) -> str:
     )
 
 
-def _unproved(found: Diagnosis) -> str:
+def _unproved(found: Findings) -> str:
     return (
         f"Nearly. At ε = {number(found.epsilon)} the leakage is {mass(found.log_leakage)}, below "
         f"1 %, but the bound proves only {mass(found.log_leakage_bound)}. "
@@ -61,7 +61,7 @@ def _unproved(found: Diagnosis) -> str:
     )
 
 
-def _outside(found: Diagnosis) -> str:
+def _outside(found: Findings) -> str:
     ratio = found.gap / found.epsilon
     vacuous = (
         "is vacuous (100 %)"
@@ -87,7 +87,7 @@ def _needed(epsilon: float, wanted: float, purpose: str) -> str:
     )
 
 
-def _degenerate(found: Diagnosis) -> str:
+def _degenerate(found: Findings) -> str:
     if found.strict:
         return ""
     return (
@@ -96,7 +96,7 @@ def _degenerate(found: Diagnosis) -> str:
     )
 
 
-def _ordinary(found: Diagnosis) -> str:
+def _ordinary(found: Findings) -> str:
     soft = found.softmax
     on_face = f", and puts {100 * soft.mass_on_face:.3g} % on F" if math.isfinite(found.gap) else ""
     return (

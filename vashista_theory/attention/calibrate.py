@@ -12,12 +12,13 @@ from jaxtyping import Array, Float
 from vashista_theory._checks import as_floats, as_scale, check_finite, is_traced
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.attention import _decode_checks as checks
-from vashista_theory.attention.cache import PagedKV
+from vashista_theory.attention import decode_checks as checks
+from vashista_theory.attention.bounds.rounding import work_dtype
+from vashista_theory.attention.bounds.summaries import Summary
+from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.decode import vashista_attention
-from vashista_theory.attention.judge import reads_two_levels
-from vashista_theory.attention.policy import Policy, Summary
-from vashista_theory.attention.rounding import work_dtype
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step.two_levels import reads_two_levels
 
 
 class _Read(NamedTuple):

@@ -5,14 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vashista_theory._checks import as_floats, as_scale
+from vashista_theory._numerics import softmax_shares
 from vashista_theory._types import ArrayLike
-from vashista_theory.attention._bits import widened
-from vashista_theory.attention._cache_checks import as_counts
-from vashista_theory.attention.certificate import Query
-from vashista_theory.attention.read import Partial, Pools, merge, nothing_read, read_pages
-from vashista_theory.attention.rounding import counted_logits, work_dtype
-
-_CHUNK = 256
+from vashista_theory.attention.bounds.bits import widened
+from vashista_theory.attention.bounds.rounding import counted_logits, work_dtype
+from vashista_theory.attention.cache.checks import as_counts
 
 
 def dense_attention(
@@ -82,26 +79,8 @@ def _dense(
         seen = tokens[None, :] < lengths[:, None]
     logits = counted_logits(logits, seen[:, None, None, :])
     top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
-    weights = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0))
+    weights = softmax_shares(logits, top)
     total = jnp.sum(weights, axis=-1)
     output = jnp.einsum("bhgt,bhtd->bhgd", weights, widened(values, work))
     output = output / jnp.where(total > 0, total, 1.0)[..., None]
     return output.reshape(batch, heads, d).astype(query.dtype)
-
-
-def read_everything(query: Query, pools: Pools) -> Partial:
-    """Softmax sums over all keys of every row, a few pages at a time."""
-    chunk = min(_CHUNK, pools.table.shape[1])
-    size = pools.keys.shape[2]
-    rows = pools.table.shape[0]
-    needed = jnp.max(-(-pools.lengths // size))
-
-    def body(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-        place, sums = state
-        pages = place + jnp.arange(chunk, dtype=jnp.int32)
-        pages = jnp.broadcast_to(pages[None, :], (rows, chunk))
-        wanted = pages < pools.table.shape[1]
-        return place + chunk, merge(sums, read_pages(query, pools, pages, wanted))
-
-    start = (jnp.int32(0), nothing_read(query))
-    return jax.lax.while_loop(lambda s: s[0] < needed, body, start)[1]

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vashista_theory._checks import is_integer
-from vashista_theory.attention.summaries import PAGES_PER_SUPERPAGE
+from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE, Summary
 
-Summary = Literal["mean", "box", "ball", "sketch"]
 Otherwise = Literal["keep", "widen", "dense"]
 
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
-from vashista_theory.attention import PagedKV, sketch
-from vashista_theory.attention.certificate import as_query, page_bounds
-from vashista_theory.attention.policy import Policy, Summary
-from vashista_theory.attention.routing import Layout, group_priority, layout, select_pages
-from vashista_theory.attention.summaries import Summaries, corners
+from vashista_theory.attention import PagedKV
+from vashista_theory.attention.bounds import sketch
+from vashista_theory.attention.bounds.page_bounds import as_query, page_bounds
+from vashista_theory.attention.bounds.summaries import Summaries, Summary, corners
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step.routing import Layout, group_priority, layout, select_pages
 
 
 class DecodeBlock(NamedTuple):

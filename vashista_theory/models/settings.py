@@ -8,9 +8,9 @@ from collections.abc import Generator
 import numpy as np
 from jaxtyping import Float, Int
 
+from vashista_theory.attention.bounds.summaries import SummarySpec
 from vashista_theory.attention.info import DecodeInfo
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.summaries import SummarySpec
 
 
 @dataclasses.dataclass(frozen=True)

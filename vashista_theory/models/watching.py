@@ -7,8 +7,8 @@ interface, so while the implementation is registered every `PreTrainedModel.__ca
 
 import functools
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, no_type_check
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import torch
 import torch._dynamo.exc
@@ -24,10 +24,37 @@ from vashista_theory.models._switch import (
     supports_interface,
 )
 
-if TYPE_CHECKING:
-    from vashista_theory.models.paged_layer import PagedLayer
-
 _thread = threading.local()
+
+
+@runtime_checkable
+class CacheLayer(Protocol):
+    """What a call asks of one layer of a cache."""
+
+    @property
+    def index(self) -> int:
+        """Of the layer."""
+        ...
+
+    @property
+    def seen(self) -> int:
+        """Tokens the model has seen."""
+        ...
+
+    @property
+    def siblings(self) -> Sequence["CacheLayer"]:
+        """All layers of the cache."""
+        ...
+
+    def attend(
+        self, query: Any, key: Any, value: Any, mask: torch.Tensor | None, scale: float
+    ) -> torch.Tensor:
+        """Append the tokens announced and attend to everything before."""
+        ...
+
+    def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
+        """Append the tokens announced."""
+        ...
 
 
 class Call:
@@ -46,10 +73,10 @@ class Call:
         layers = (getattr(argument, "layers", None) for argument in arguments)
         self.given = [found for found in layers if found and hasattr(found[0], "siblings")]
         self.modules: set[int] = set()
-        self.announced: tuple[PagedLayer, Any, Any] | None = None
-        self.caches: dict[int, list[PagedLayer]] = {}
+        self.announced: tuple[CacheLayer, Any, Any] | None = None
+        self.caches: dict[int, Sequence[CacheLayer]] = {}
 
-    def announce(self, layer: "PagedLayer", key: Any, value: Any) -> None:
+    def announce(self, layer: CacheLayer, key: Any, value: Any) -> None:
         """Note tokens that a cache was given.
 
         Raises:
@@ -59,7 +86,7 @@ class Call:
         self.announced = layer, key, value
         self.caches[id(layer.siblings)] = layer.siblings
 
-    def take(self, module: Any, key: Any, value: Any) -> "PagedLayer | None":
+    def take(self, module: Any, key: Any, value: Any) -> CacheLayer | None:
         """The layer whose tokens these are; None for attention without a cache.
 
         Raises:

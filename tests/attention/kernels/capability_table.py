@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vashista_theory.attention import coded_box, sketch
+from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.kernels import IMPLEMENTATIONS, capabilities
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS, shapes
 from vashista_theory.attention.kernels.spec import (
@@ -71,8 +71,6 @@ def _summaries(base: ScoreShape) -> Iterator[tuple[str, ScoreShape]]:
     for stored in ("bfloat16", "float32"):
         yield f"box, {stored}", replace(plain, stored=stored)
         yield f"ball, {stored}", replace(plain, kind="ball", stored=stored)
-    for corner_bits in coded_box.CORNER_BITS:
-        yield f"box, {corner_bits}-bit corners", replace(plain, corner_bits=corner_bits)
     for bits in sketch.BITS:
         for packed in (True, False) if bits < 8 else (True,):
             held = "" if bits == 8 else ", packed" if packed else ", a byte each"
@@ -80,7 +78,6 @@ def _summaries(base: ScoreShape) -> Iterator[tuple[str, ScoreShape]]:
             yield f"sketch, {bits} bits{held}", shape
     four = replace(plain, kind="sketch", bits=4)
     yield "sketch, 4 bits, float32", replace(four, stored="float32")
-    yield "sketch, 4 bits, 8-bit corners", replace(four, corner_bits=8)
 
 
 def _sizes(base: AttendShape) -> Iterator[tuple[str, AttendShape]]:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vashista_theory.attention.bounds.summaries import Summaries, SummarySpec, summarise_pages
 from vashista_theory.attention.kernels import spec
 from vashista_theory.attention.kernels.arg_specs import ArgSpec
-from vashista_theory.attention.summaries import Summaries, SummarySpec, summarise_pages
 
 NOWHERE = 2**30  # a page that is in no pool: reading it shows
 
@@ -75,7 +75,6 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
         sketch_bits=shape.bits,
         packed=shape.packed,
         dtype=shape.stored,
-        corner_bits=shape.corner_bits,
     )
     held = summaries_of(keys, jnp.asarray(values, shape.query_dtype), kept)
     lengths = np.asarray(lengths, np.int32)

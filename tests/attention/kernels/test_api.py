@@ -11,7 +11,8 @@ import pytest
 from tests.attention.kernels import capability_table, problems
 from tests.attention.kernels.conformance import SMALL
 from vashista_theory.attention import kernels
-from vashista_theory.attention.kernels import api, arg_specs, config, spec
+from vashista_theory.attention.kernels import api, arg_specs, spec
+from vashista_theory.attention.kernels import tiles as config
 
 CALL = problems.attend_call(SMALL["published_8kv"].attend(), [[40, 16], [3, 0]], traps=False)
 ATTEND = dict(zip(CALL._fields[1:], CALL[1:], strict=True))
@@ -19,7 +20,7 @@ SMALL_SKETCH = replace(SMALL["published_8kv"], kind="sketch", bits=4)
 SCORED, _ = problems.score_problem(SMALL_SKETCH.score(), SMALL_SKETCH.lengths)
 SCORE = {
     "query": SCORED.query,
-    "summaries": SCORED.held,
+    "summaries": SCORED.parts,
     "page_table": SCORED.page_table,
     "lengths": SCORED.lengths,
     "kind": "sketch",
@@ -138,7 +139,7 @@ def test_a_back_end_that_cannot_falls_back_to_the_next(monkeypatch):
             asked.append(name)
             raise NotImplementedError
 
-        return spec.StageOfBackend(run, lambda _: why_not)
+        return spec.StageKernel(run, lambda _: why_not)
 
     def pretend(name):
         if name == "xla":
@@ -146,11 +147,11 @@ def test_a_back_end_that_cannot_falls_back_to_the_next(monkeypatch):
         if name == "third":
             raise NotImplementedError("not installed")
         why_not = "too small" if name == "first" else None
-        return spec.Backend(name, ("cpu",), dict.fromkeys(spec.STAGES, stage(name, why_not)))
+        return spec.Implementation(name, ("cpu",), dict.fromkeys(spec.STAGES, stage(name, why_not)))
 
-    real = api.backend
+    real = api.load
     monkeypatch.setattr(api, "IMPLEMENTATIONS", ("first", "second", "third", "xla"))
-    monkeypatch.setattr(api, "backend", pretend)
+    monkeypatch.setattr(api, "load", pretend)
     expected = attend(implementation="xla")
     np.testing.assert_array_equal(attend().output, expected.output)
     assert asked == ["second"]
@@ -160,10 +161,11 @@ def test_a_back_end_that_cannot_falls_back_to_the_next(monkeypatch):
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(api, "IMPLEMENTATIONS", ("no_such_module", "xla"))
+    monkeypatch.setitem(api._MODULES, "no_such_module", "no_such_module")
+    monkeypatch.setattr(api, "IMPLEMENTATIONS", tuple(api._MODULES))
     refused(
         NotImplementedError,
-        lambda: api.backend("no_such_module"),
+        lambda: api.load("no_such_module"),
         "'no_such_module' cannot be loaded",
         "implementation=None",
     )

@@ -50,7 +50,7 @@ def test_a_library_that_is_missing_is_told_once(call, monkeypatch) -> None:
     real = api.importlib.import_module
 
     def without_absl(name: str):
-        if name.endswith("mosaic_gpu"):
+        if name.endswith("gpu.stages"):
             raise ModuleNotFoundError("No module named 'absl'", name="absl")
         return real(name)
 
@@ -106,7 +106,7 @@ importlib.import_module(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize(("module", "extra"), [("mosaic_gpu", "cuda"), ("mosaic_tpu", "tpu")])
+@pytest.mark.parametrize(("module", "extra"), [("gpu.stages", "cuda"), ("tpu.stages", "tpu")])
 def test_an_extra_installs_all_that_its_kernels_import(module: str, extra: str) -> None:
     if extra == "cuda":
         pytest.importorskip("absl", reason="JAX's Mosaic GPU needs absl-py")

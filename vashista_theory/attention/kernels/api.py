@@ -8,29 +8,37 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels import spec
 from vashista_theory.attention.kernels.spec import (
     Attended,
-    Backend,
-    Held,
+    Implementation,
     PageScores,
     Selected,
     Stage,
-    StageOfBackend,
+    StageKernel,
+    SummaryParts,
 )
-from vashista_theory.attention.summaries import Summaries
 
-IMPLEMENTATIONS = ("mosaic_gpu", "mosaic_tpu", "xla")
-"""Back ends, the first that can is taken; each is a module of this package with a `BACKEND`."""
+_MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "xla": "portable"}
+IMPLEMENTATIONS = tuple(_MODULES)
+"""By name; the first that can is taken. Each has a module here with an `IMPLEMENTATION`."""
+STEP_IMPLEMENTATIONS = ("jax", *IMPLEMENTATIONS)
+"""What a decode step can be told to use: plain JAX without these three stages, or one of them."""
 
-_MODULES = __name__.rpartition(".")[0]
 _EXTRAS = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
 _ACCELERATORS = ("cuda", "rocm", "tpu")
+
+_Result = TypeVar("_Result")
 
 
 def attend_pages(
@@ -73,7 +81,7 @@ def attend_pages(
 
 def score_pages(
     query: ArrayLike,
-    summaries: Summaries | Held,
+    summaries: Summaries | SummaryParts,
     page_table: ArrayLike,
     lengths: ArrayLike,
     *,
@@ -150,8 +158,8 @@ class Capability(NamedTuple):
     why_not: str | None
 
 
-def backend(implementation: str) -> Backend:
-    """The back end of that name.
+def load(implementation: str) -> Implementation:
+    """The implementation of that name.
 
     Raises:
         ValueError: if there is none.
@@ -163,7 +171,7 @@ def backend(implementation: str) -> Backend:
             "the best there is."
         )
     try:
-        module = importlib.import_module(f"{_MODULES}.{implementation}")
+        module = importlib.import_module(f"{__package__}.{_MODULES[implementation]}")
     except ImportError as error:
         named = _EXTRAS.get(implementation)
         extra = "" if named is None else f' (pip install "vashista-theory[{named}]")'
@@ -171,93 +179,140 @@ def backend(implementation: str) -> Backend:
             f"{implementation!r} cannot be loaded: {error}. Install what it misses"
             f"{extra}, or use implementation=None."
         ) from error
-    return module.BACKEND
+    return module.IMPLEMENTATION
 
 
 def capabilities(shapes: Mapping[Stage, Sequence[spec.Shape]]) -> Iterator[Capability]:
-    """What each back end says to each shape. Nothing is computed; one that is missing says so."""
+    """What each one says to each shape. Nothing is computed; one that is missing says so."""
     for name in IMPLEMENTATIONS:
         try:
-            found, missing = backend(name), None
+            loaded, missing = load(name), None
         except NotImplementedError as error:
-            found, missing = None, str(error)
+            loaded, missing = None, str(error)
         for stage, asked in shapes.items():
             for shape in asked:
-                reason = missing if found is None else _why_not(found, stage, shape)
+                reason = missing if loaded is None else _why_not(loaded, stage, shape)
                 yield Capability(name, stage, shape, reason)
 
 
-def _why_not(found: Backend, stage: Stage, shape: spec.Shape) -> str | None:
-    if stage not in found.stages:
+def _why_not(loaded: Implementation, stage: Stage, shape: spec.Shape) -> str | None:
+    if stage not in loaded.stages:
         return f"it has no {stage} stage"
-    return found.stages[stage].why_not(shape)
+    return loaded.stages[stage].why_not(shape)
 
 
-def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> Any:
-    if implementation is not None:
-        return _forced(stage, call, implementation, config)
-    if config is not None:
-        raise ValueError(
-            f"config is {config!r}, but no implementation is named, and tiles fit only their own. "
-            f"Pass implementation=, one of {IMPLEMENTATIONS}."
+class Choice(NamedTuple):
+    """Whose kernels a computation takes.
+
+    Attributes:
+        names: Implementations, the first that can is taken; none for plain JAX.
+        platform: Where they run, by XLA's name; elsewhere there are no kernels. None if the
+            implementation was named: then it has to do every stage there is a kernel for.
+    """
+
+    names: tuple[str, ...] = ()
+    platform: str | None = None
+
+    def kernel(self, stage: Stage, shape: spec.Shape) -> StageKernel | None:
+        """What does such a call, None for plain JAX.
+
+        Raises:
+            NotImplementedError: if an implementation was named and cannot.
+        """
+        if self.names and self.platform is None:
+            return kernel_of(stage, shape, self.names[0])
+        kernel = self.kernel_if_any(stage, shape)
+        if kernel is None:
+            self.tell_why_not(stage, shape)
+        return kernel
+
+    def kernel_if_any(self, stage: Stage, shape: spec.Shape) -> StageKernel | None:
+        """The first that can do such a call, None if none can."""
+        return next(kernels_that_can(stage, shape, self.names), None)
+
+    def tell_why_not(self, stage: Stage, shape: spec.Shape) -> None:
+        """Warn once, if there is a device, that its kernels cannot attend to such a call.
+
+        Scoring and selecting may do without: reading is most of a step.
+        """
+        if stage == "attend" and self.platform is not None:
+            reasons = [f"{name!r}: {_why_not(load(name), stage, shape)}" for name in self.names]
+            _tell(self.platform, f"{'; '.join(reasons)}.")
+
+    def run(self, compute: "Callable[[Choice], Callable[..., _Result]]", *arrays: Any) -> _Result:
+        """Apply `compute(self)` to arrays, and `compute(PLAIN)` to those of another platform."""
+        if self.platform is None:
+            return compute(self)(*arrays)
+        # Arrays may lie on another platform than the default one (a TPU machine has a CPU too).
+        ways = {self.platform: compute(self), "default": compute(PLAIN)}
+        return jax.lax.platform_dependent(*arrays, **ways)
+
+
+PLAIN = Choice()
+
+
+def best_here() -> Choice:
+    """The kernels made for the default platform."""
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    names = device_implementations(platform)
+    return Choice(names, platform) if names else PLAIN
+
+
+def choose(implementation: str | None, work: DTypeLike, query: Array, keys: Array) -> Choice:
+    """The kernels that a decode step takes.
+
+    Args:
+        implementation: One of `STEP_IMPLEMENTATIONS`, or None for the best there is.
+        work: Type that scores are computed in.
+        query: What is asked.
+        keys: What is read; where that is, is known unless something is traced.
+
+    Raises:
+        NotImplementedError: if the implementation was named and cannot run.
+    """
+    single = jnp.dtype(work) == jnp.float32
+    if implementation is None:
+        return best_here() if single else PLAIN
+    if implementation == "jax":
+        return PLAIN
+    platforms = load(implementation).platforms
+    remedy = "Use implementation=None, or 'jax' for plain JAX."
+    if not single:
+        raise NotImplementedError(
+            f"{implementation!r} computes in float32, and this query and cache take {work}. "
+            f"{remedy}"
         )
-    platform = platform_here()
-    ways = device_backends(platform)
-    portable = _runner(backend("xla").stages[stage])
-    if not ways:
-        return portable(call)
-
-    def best(call: Any) -> Any:
-        for name in ways:
-            try:
-                return _forced(stage, call, name, None)
-            except NotImplementedError:
-                continue
-        tell_why_not(stage, call.shape, platform, ways)
-        return portable(call)
-
-    # An array may live on another platform than the default one (a TPU machine has a CPU too).
-    shape, arrays = call.shape, call[1:]
-    return jax.lax.platform_dependent(
-        *arrays,
-        **{platform: lambda *arrays: best(type(call)(shape, *arrays))},
-        default=lambda *arrays: portable(type(call)(shape, *arrays)),
-    )
+    traced = isinstance(query, Tracer) or isinstance(keys, Tracer)
+    platform = None if traced else _platform_of(keys)
+    if platform is not None and platform not in platforms:
+        raise NotImplementedError(
+            f"{implementation!r} runs on {' or '.join(platforms)}, and this cache is on "
+            f"{platform}. {remedy}"
+        )
+    return Choice((implementation,))
 
 
-def platform_here() -> str:
-    """XLA's name of the default platform."""
-    return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+def _platform_of(array: Array) -> str:
+    platform: str = next(iter(array.devices())).platform
+    return "cuda" if platform == "gpu" else platform
 
 
-def device_backends(platform: str) -> tuple[str, ...]:
-    """Back ends with kernels of their own for a platform, in the order in which they are asked.
+def device_implementations(platform: str) -> tuple[str, ...]:
+    """Those with kernels of their own for a platform, in the order in which they are asked.
 
     Where there is such a device and none can be loaded, one warning says why.
     """
-    found: list[str] = []
+    able: list[str] = []
     missing: list[str] = []
     for name in IMPLEMENTATIONS:
         try:
-            if name != "xla" and platform in backend(name).platforms:
-                found.append(name)
+            if name != "xla" and platform in load(name).platforms:
+                able.append(name)
         except NotImplementedError as error:
             missing.append(str(error))
-    if not found:
-        _tell(platform, " ".join(missing) or "no back end has any for it.")
-    return tuple(found)
-
-
-def tell_why_not(
-    stage: Stage, shape: spec.Shape, platform: str, implementations: Sequence[str]
-) -> None:
-    """Warn once, if there is a device, that its kernels cannot attend to such a call.
-
-    Scoring and selecting may do without: reading is most of a step.
-    """
-    if stage == "attend":
-        reasons = [f"{name!r}: {_why_not(backend(name), stage, shape)}" for name in implementations]
-        _tell(platform, f"{'; '.join(reasons)}.")
+    if not able:
+        _tell(platform, " ".join(missing) or "there is none for it.")
+    return tuple(able)
 
 
 @functools.cache
@@ -271,51 +326,73 @@ def _tell(platform: str, reason: str) -> None:
         )
 
 
-def stage_that_can(
+def kernels_that_can(
     stage: Stage, shape: spec.Shape, implementations: Sequence[str]
-) -> StageOfBackend | None:
-    """The stage of the first of some back ends that can do such a call, None if none of them can.
+) -> Iterator[StageKernel]:
+    """The kernels of some implementations that can do such a call, in their order.
 
-    It is run by ``stage.run(call, None)``.
+    One is run by ``kernel.run(call, None)``.
     """
     for name in implementations:
-        found = _loaded(name)
-        if found is not None and _why_not(found, stage, shape) is None:
-            return found.stages[stage]
-    return None
+        loaded = _load_if_any(name)
+        if loaded is not None and _why_not(loaded, stage, shape) is None:
+            yield loaded.stages[stage]
 
 
-def stage_of(stage: Stage, shape: spec.Shape, implementation: str) -> StageOfBackend:
-    """The stage of a back end.
+def kernel_of(stage: Stage, shape: spec.Shape, implementation: str) -> StageKernel:
+    """The kernel of one implementation.
 
     Raises:
         NotImplementedError: if it cannot do such a call.
     """
-    found = backend(implementation)
-    if (reason := _why_not(found, stage, shape)) is not None:
+    loaded = load(implementation)
+    if (reason := _why_not(loaded, stage, shape)) is not None:
         raise NotImplementedError(
             f"{implementation!r} cannot {stage} this: {reason}. Use another implementation, or "
             "None for the best that can."
         )
-    return found.stages[stage]
+    return loaded.stages[stage]
 
 
-def _loaded(name: str) -> Backend | None:
+def _load_if_any(name: str) -> Implementation | None:
     try:
-        return backend(name)
+        return load(name)
     except NotImplementedError:
         return None
 
 
-def _runner(way: StageOfBackend, config: Any = None) -> Callable[[Any], Any]:
-    return lambda call: way.run(call, config)
+def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> Any:
+    if implementation is not None:
+        return _run_named(stage, call, implementation, config)
+    if config is not None:
+        raise ValueError(
+            f"config is {config!r}, but no implementation is named, and tiles fit only their own. "
+            f"Pass implementation=, one of {IMPLEMENTATIONS}."
+        )
+    shape = call.shape
+
+    def compute(choice: Choice) -> Callable[..., Any]:
+        def first_that_runs(*arrays: Any) -> Any:
+            asked = type(call)(shape, *arrays)
+            for kernel in kernels_that_can(stage, shape, choice.names):
+                try:
+                    return kernel.run(asked, None)
+                except NotImplementedError:
+                    continue
+            choice.tell_why_not(stage, shape)
+            return load("xla").stages[stage].run(asked, None)
+
+        return first_that_runs
+
+    return best_here().run(compute, *call[1:])
 
 
-def _forced(stage: Stage, call: Any, implementation: str, config: Any) -> Any:
-    way = stage_of(stage, call.shape, implementation)
-    if config is not None and not (way.config_type and isinstance(config, way.config_type)):
-        expected = way.config_type.__name__ if way.config_type else "None: it has no tiles"
+def _run_named(stage: Stage, call: Any, implementation: str, config: Any) -> Any:
+    kernel = kernel_of(stage, call.shape, implementation)
+    tiles = kernel.config_type
+    if config is not None and not (tiles and isinstance(config, tiles)):
+        expected = tiles.__name__ if tiles else "None: it has no tiles"
         raise ValueError(
             f"config is {config!r}; to {stage} by {implementation!r} takes {expected}."
         )
-    return way.run(call, config)
+    return kernel.run(call, config)

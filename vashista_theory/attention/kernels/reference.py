@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vashista_theory.attention._bits import from_bits, pair_from_bits
+from vashista_theory.attention.bounds.bits import from_bits, pair_from_bits
 from vashista_theory.attention.kernels.spec import AttendCall, ScoreCall, SelectCall
 
 
@@ -51,13 +51,13 @@ def attend(call: AttendCall) -> Reference:
 
 def score(call: ScoreCall) -> Reference:
     """Upper bound, estimate and best of `score_pages`, all without any slack for rounding."""
-    shape, held = call.shape, call.held
+    shape, parts = call.shape, call.parts
     query, scale = _float64(call.query), float(call.scale)
     table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
     upper = np.full((shape.batch, shape.heads, shape.pages), -np.inf)
     estimate, greatest = np.full_like(upper, -np.inf), np.full_like(upper, -np.inf)
-    low, high = _corners(held.box)
-    mean, radius, residual = _numbers(held.mean), _numbers(held.radius), _numbers(held.residual)
+    low, high = _corners(parts.box)
+    mean, radius, residual = _numbers(parts.mean), _numbers(parts.radius), _numbers(parts.residual)
     codes = _codes(call)
     for b in range(shape.batch):
         for p in range(min(shape.pages, lengths[b] // shape.page_size)):
@@ -89,28 +89,15 @@ def _corners(box: Any) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper corners; nothing if no box is held."""
     if box is None:
         return np.zeros(0), np.zeros(0)
-    if box.dtype != jnp.uint8:
-        low, high = pair_from_bits(box, jnp.float32)
-        return _float64(low), _float64(high)
-    held = np.asarray(box)
-    rows = held.shape[-2]
-    codes = held[..., : -6 // rows].astype(np.int64)
-    # A bfloat16 is the upper half of a float32.
-    halves = np.ascontiguousarray(held[..., -6 // rows :]).reshape(*held.shape[:-2], 6)
-    frame = (halves.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    start, step, stretch = (frame[..., i, None] for i in range(3))
-    place, width = (codes[..., 0, :], codes[..., -1, :])
-    if rows == 1:
-        place, width = place % 32, width // 32
-    low = start + place * step
-    return low, low + (width + 1) * stretch
+    low, high = pair_from_bits(box, jnp.float32)
+    return _float64(low), _float64(high)
 
 
 def _codes(call: ScoreCall) -> np.ndarray:
     """The sketch's codes, one a dimension and token; nothing for the other kinds."""
-    if call.held.codes is None:
+    if call.parts.codes is None:
         return np.zeros(0)
-    held, bits = np.asarray(call.held.codes), call.shape.bits or 8
+    held, bits = np.asarray(call.parts.codes), call.shape.bits or 8
     if not call.shape.packed or bits == 8:
         return held.astype(np.float64)
     if bits == 6:

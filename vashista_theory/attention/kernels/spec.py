@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vashista_theory._checks import as_scale
-from vashista_theory.attention import coded_box, sketch
-from vashista_theory.attention.kernels._arguments import (
+from vashista_theory.attention.bounds import sketch
+from vashista_theory.attention.bounds.summaries import Summaries
+from vashista_theory.attention.kernels.arguments import (
     Sizes,
     check_groups,
     check_whole,
     fit,
 )
-from vashista_theory.attention.summaries import Summaries
 
 Kind = Literal["box", "ball", "sketch"]
 Stage = Literal["attend", "score", "select"]
@@ -115,7 +115,6 @@ class ScoreShape:
         bits: Bits a dimension of the sketch, None for the other kinds.
         packed: Whether codes below 8 bits share bytes.
         stored: Type the numbers beside the codes are stored in.
-        corner_bits: Bits a corner of a coded box, None where corners are numbers.
     """
 
     kind: Kind
@@ -130,7 +129,6 @@ class ScoreShape:
     pages: int
     query_dtype: str
     stored: str
-    corner_bits: int | None = None
 
     @property
     def group(self) -> int:
@@ -138,12 +136,11 @@ class ScoreShape:
         return self.heads // self.kv_heads
 
 
-class Held(NamedTuple):
-    """Of the summaries the parts that a kind reads, held as bits (`_bits.py`); None for the others.
+class SummaryParts(NamedTuple):
+    """The parts of summaries that a kind reads, as bits (`bounds/bits.py`); None for the others.
 
     Attributes:
-        box: Corners: (Hkv, N, D) for pairs of bfloat16, (Hkv, N, 2, D) for float32, bytes as
-            `coded_box` has them for codes.
+        box: Corners: (Hkv, N, D) for pairs of bfloat16, (Hkv, N, 2, D) for float32.
     """
 
     box: Shaped[Array, "Hkv N ..."] | None = None
@@ -164,7 +161,7 @@ class ScoreCall(NamedTuple):
 
     shape: ScoreShape
     query: Float[Array, "B H D"]
-    held: Held
+    parts: SummaryParts
     page_table: Int[Array, "B P"]
     lengths: Int[Array, " B"]
     scale: Float[Array, ""]
@@ -191,8 +188,8 @@ Shape = AttendShape | ScoreShape | SelectShape
 
 
 @dataclass(frozen=True)
-class StageOfBackend:
-    """One stage as one back end does it.
+class StageKernel:
+    """One stage as one implementation does it.
 
     Attributes:
         run: Takes the checked call and a config of `config_type` (or None: choose one).
@@ -208,8 +205,8 @@ class StageOfBackend:
 
 
 @dataclass(frozen=True)
-class Backend:
-    """One way to compute the stages.
+class Implementation:
+    """One way to compute the stages: kernels for one kind of device, or portable JAX.
 
     Attributes:
         platforms: Where it runs, by XLA's names ("cpu", "cuda", "tpu").
@@ -218,7 +215,7 @@ class Backend:
 
     name: str
     platforms: tuple[str, ...]
-    stages: Mapping[Stage, StageOfBackend]
+    stages: Mapping[Stage, StageKernel]
 
 
 def attend_call(
@@ -260,7 +257,7 @@ def attend_call(
 
 def score_call(
     query: Any,
-    summaries: Summaries | Held,
+    summaries: Summaries | SummaryParts,
     page_table: Any,
     lengths: Any,
     *,
@@ -292,11 +289,10 @@ def score_call(
             f"bits={bits!r}, packed={packed!r} say how a sketch is held, but kind is {kind!r}. "
             "Leave them out, or use kind='sketch'."
         )
-    held = _held_of(sizes, summaries, kind, bits, packed)
+    parts = _parts_of(sizes, summaries, kind, bits, packed)
     check_groups(sizes)
-    numbers = {"ball": held.mean, "box": held.box, "sketch": held.residual}[kind]
-    half = numbers is not None and numbers.dtype in (jnp.uint8, jnp.uint16, jnp.uint32)
-    coded = held.box is not None and held.box.dtype == jnp.uint8
+    numbers = {"ball": parts.mean, "box": parts.box, "sketch": parts.residual}[kind]
+    half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
         kind=kind,
         bits=bits,
@@ -310,12 +306,11 @@ def score_call(
         pages=sizes["P"][0],
         query_dtype=str(query.dtype),
         stored="bfloat16" if half else "float32",
-        corner_bits=coded_box.bits_of(held.box) if held.box is not None and coded else None,
     )
     return ScoreCall(
         shape,
         query,
-        held,
+        parts,
         page_table,
         lengths,
         as_scale(scale, shape.head_size, jnp.dtype("float32")),
@@ -340,13 +335,13 @@ def select_call(priority: Any, count: int) -> SelectCall:
     return SelectCall(SelectShape(batch, heads, pages, int(count)), priority)
 
 
-def _held_of(
+def _parts_of(
     sizes: Sizes,
-    summaries: Summaries | Held,
+    summaries: Summaries | SummaryParts,
     kind: Kind,
     bits: int | None,
     packed: bool,
-) -> Held:
+) -> SummaryParts:
     def part(name: str, axes: tuple[str, ...], dtypes: tuple[str, ...]) -> Shaped[Array, "..."]:
         held = getattr(summaries, name, None)
         if held is None:
@@ -358,22 +353,16 @@ def _held_of(
 
     if kind == "ball":
         mean = part("mean", ("Hkv", "N", "D"), ("uint16", "float32"))
-        return Held(mean=mean, radius=part("radius", ("Hkv", "N"), (str(mean.dtype),)))
+        return SummaryParts(mean=mean, radius=part("radius", ("Hkv", "N"), (str(mean.dtype),)))
     given = getattr(summaries, "box", None)
-    if given is not None and given.dtype == jnp.uint8:
-        rows, width = coded_box.row_shape(coded_box.bits_of(given), sizes["D"][0])
-        sizes["w"], sizes["b"] = (rows, "rows of a coded box"), (width, "bytes of such a row")
-        box, beside = part("box", ("Hkv", "N", "w", "b"), ("uint8",)), ("uint16", "float32")
-    else:
-        pair = getattr(given, "ndim", 3) == 3
-        sizes["2"] = (2, "the two corners")
-        axes = ("Hkv", "N", "D") if pair else ("Hkv", "N", "2", "D")
-        box = part("box", axes, ("uint32",) if pair else ("float32",))
-        beside = ("uint16" if pair else "float32",)
+    pair = getattr(given, "ndim", 3) == 3
+    sizes["2"] = (2, "the two corners")
+    axes = ("Hkv", "N", "D") if pair else ("Hkv", "N", "2", "D")
+    box = part("box", axes, ("uint32",) if pair else ("float32",))
     if kind == "box":
-        return Held(box=box)
+        return SummaryParts(box=box)
     code_bytes = sketch.row_bytes(bits or 8, sizes["D"][0], packed=packed)
     sizes["c"] = (code_bytes, f"bits={bits}, packed={packed}")
     codes = part("codes", ("Hkv", "N", "c", "S"), ("uint8",))
-    residual = part("residual", ("Hkv", "N", "S"), beside)
-    return Held(box=box, codes=codes, residual=residual)
+    residual = part("residual", ("Hkv", "N", "S"), ("uint16" if pair else "float32",))
+    return SummaryParts(box=box, codes=codes, residual=residual)

@@ -1,0 +1,123 @@
+"""Stored bounds are never below the true scores, in float64, whatever they are stored in."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vashista_theory.attention.bounds.bits import from_bits
+from vashista_theory.attention.bounds.certificate import output_error_bound
+from vashista_theory.attention.bounds.page_bounds import as_query, page_bounds
+from vashista_theory.attention.bounds.rounding import round_down, round_up
+from vashista_theory.attention.bounds.sketch import pack, unpack
+from vashista_theory.attention.bounds.summaries import (
+    SummarySpec,
+    summarise_pages,
+    summarise_superpages,
+    without_sketch,
+)
+
+D, SIZE = 16, 4
+
+
+@given(
+    st.lists(st.floats(-1e30, 1e30), min_size=5, max_size=5),
+    st.sampled_from(["bfloat16", "float32", "float64"]),
+)
+def test_rounding_goes_the_stated_way_by_at_most_one_step(numbers, dtype):
+    # Below the least normal number processors round to zero, which is not a bound's business.
+    exact = np.array([x if abs(x) > 1e-30 else 0.0 for x in numbers])
+    above = np.asarray(round_up(jnp.asarray(exact), dtype).astype(jnp.float64))
+    below = np.asarray(round_down(jnp.asarray(exact), dtype).astype(jnp.float64))
+    step = 2 * float(jnp.finfo(dtype).eps) * np.abs(exact)
+    assert np.all(above >= exact)
+    assert np.all(below <= exact)
+    assert np.all(above - below <= 2 * step)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
+def test_packing_is_undone(bits):
+    codes = np.random.default_rng(0).integers(0, 2**bits, size=(3, 24, 5)).astype(np.uint8)
+    packed = pack(jnp.asarray(codes), bits)
+    assert packed.shape == (3, 24 * bits // 8, 5)
+    np.testing.assert_array_equal(unpack(packed, bits), codes)
+
+
+def true_log_masses(query, keys, scale):
+    logits = scale * np.einsum("rgd,rpsd->rgps", query, keys)
+    top = logits.max(-1)
+    return top + np.log(np.exp(logits - top[..., None]).sum(-1)), top
+
+
+def hard_keys(rng, kind, shape):
+    keys = rng.normal(size=shape)
+    if kind == "same":
+        keys[:] = keys[:, :, :1]
+    elif kind == "far":
+        keys += 1e3
+    elif kind == "outlier":
+        keys[..., 0, 0] *= 1e4
+    elif kind == "tiny":  # scores vanish beside the logarithm of the number of keys
+        keys *= 1e-9
+    elif kind == "flat":
+        keys[..., : shape[-1] // 2] = 0.1
+    return keys
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    kind=st.sampled_from(["plain", "same", "far", "outlier", "flat", "tiny"]),
+    summary=st.sampled_from(["mean", "box", "ball", "sketch"]),
+    bits=st.sampled_from([1, 4, 6, 8]),
+    packed=st.booleans(),
+    storage=st.sampled_from(["bfloat16", "float32", "float64"]),
+    work=st.sampled_from([np.float32, np.float64]),
+)
+def test_page_masses_lie_between_their_bounds(seed, kind, summary, bits, packed, storage, work):
+    rng = np.random.default_rng(seed)
+    keys = hard_keys(rng, kind, (2, 16, SIZE, D)).astype(work)
+    values = rng.normal(size=keys.shape).astype(work)
+    query = rng.normal(size=(2, 3, D)).astype(work)
+    spec = SummarySpec(sketch_bits=bits, packed=packed, dtype=storage)
+    pages = summarise_pages(jnp.asarray(keys), jnp.asarray(values), spec)
+    computed = np.float64 if storage == "float64" else work
+    asked = as_query(jnp.asarray(query, computed), jnp.asarray(0.25, computed))
+    exact = query.astype(np.float64), keys.astype(np.float64)
+    log_mass, best = true_log_masses(*exact, 0.25)
+    found = page_bounds(asked, pages, spec, summary, SIZE)
+    # The reference itself is a float64 sum of 16 products.
+    noise = 64 * np.finfo(np.float64).eps * (1 + np.abs(log_mass) + np.abs(best))
+    assert np.all(np.asarray(found.lower, np.float64) <= log_mass + noise)
+    assert np.all(np.asarray(found.upper, np.float64) >= log_mass - noise)
+    assert np.all(np.asarray(found.best, np.float64) >= best - noise)
+    lengths = np.linalg.norm(values.astype(np.float64), axis=-1).max(-1)
+    assert np.all(np.asarray(from_bits(pages.value_bound, np.float64)) >= lengths)
+
+    above = summarise_superpages(without_sketch(pages), -1)
+    above = type(above)(*(None if a is None else a[:, None] for a in vars(above).values()))
+    found = page_bounds(asked, above, spec, summary, 16 * SIZE)
+    log_mass, best = true_log_masses(exact[0], exact[1].reshape(2, 1, -1, D), 0.25)
+    noise = 64 * np.finfo(np.float64).eps * (1 + np.abs(log_mass) + np.abs(best))
+    assert np.all(np.asarray(found.lower, np.float64) <= log_mass + noise)
+    assert np.all(np.asarray(found.upper, np.float64) >= log_mass - noise)
+    assert np.all(np.asarray(found.best, np.float64) >= best - noise)
+
+
+@given(seed=st.integers(0, 2**20), pages=st.integers(1, 12), spread=st.sampled_from([0.1, 3.0]))
+def test_error_bound_equals_the_maximum_over_all_page_masses(seed, pages, spread):
+    rng = np.random.default_rng(seed)
+    log_upper = spread * rng.normal(size=pages)
+    log_read = spread * rng.normal()
+    longest, output = rng.uniform(0.1, 3, size=pages), rng.uniform(0, 2)
+    # At the maximum each page has mass 0 or its bound, farthest pages first.
+    far = longest + output
+    order = np.argsort(-far)
+    mass = np.cumsum(np.exp(log_upper[order]))
+    moment = np.cumsum(np.exp(log_upper[order]) * far[order])
+    best = np.max(moment / (np.exp(log_read) + mass))
+    found = output_error_bound(
+        jnp.asarray(log_upper), jnp.asarray(log_read), jnp.asarray(longest), jnp.asarray(output)
+    )
+    assert float(found) >= best * (1 - 1e-12)
+    assert float(found) <= best * 1.02  # five Newton steps; 2 % was never reached in 10⁴ draws

@@ -1,0 +1,1 @@
+"""What is kept of a page, and what that proves: every formula a proof rests on, once."""

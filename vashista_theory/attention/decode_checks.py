@@ -1,0 +1,86 @@
+"""What a user may pass to `vashista_attention`."""
+
+import math
+
+import numpy as np
+from jaxtyping import Array
+
+from vashista_theory._checks import as_floats, check_finite, is_traced
+from vashista_theory._types import ArrayLike
+from vashista_theory.attention.cache.paged import PagedKV
+from vashista_theory.attention.cache.sharded import ShardedKV
+from vashista_theory.attention.kernels.api import STEP_IMPLEMENTATIONS
+from vashista_theory.attention.policy import Policy
+
+
+def check_call(
+    query: ArrayLike,
+    cache: PagedKV | ShardedKV,
+    policy: Policy,
+    coupling: float,
+    implementation: str | None,
+) -> Array:
+    """Return the query as an array, or raise what is wrong with the call."""
+    if implementation is not None and implementation not in STEP_IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation is {implementation!r}; there is {STEP_IMPLEMENTATIONS}, or None for "
+            "the best on this device."
+        )
+    if not isinstance(cache, PagedKV | ShardedKV):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"`cache` is a {type(cache).__name__}; a PagedKV or a ShardedKV is expected."
+        )
+    if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"`policy` is {policy!r}; a Policy is expected, such as Policy.dense().")
+    _check_coupling(coupling, policy)
+    array = _as_query(query, cache)
+    _check_summary(cache, policy)
+    return array
+
+
+def _check_coupling(coupling: float, policy: Policy) -> None:
+    if is_traced(coupling):
+        raise ValueError(
+            f"coupling is traced ({coupling!r}); a number known before tracing is needed. Close "
+            "over it, or name it in `static_argnums`."
+        )
+    number = np.asarray(coupling)
+    if number.shape != () or number.dtype.kind not in "fiu" or not 0.0 <= float(number) < math.inf:
+        raise ValueError(
+            f"coupling is {coupling!r}; a finite number of at least 0 is expected: 0 for softmax, "
+            "1 for the projection on the keys read."
+        )
+    if coupling > 0 and policy.otherwise != "keep":
+        raise ValueError(
+            f"coupling={coupling} has no certificate, so nothing can decide when to "
+            f"{'end the widening' if policy.otherwise == 'widen' else 'read densely'}. Use "
+            "coupling=0, otherwise='keep' (a fixed number of pages), or Policy.dense()."
+        )
+
+
+def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
+    array = as_floats(query, "query")
+    batch, d = cache.batch, cache.head_size
+    if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != d or array.shape[1] == 0:
+        raise ValueError(f"`query` has shape {array.shape}; this cache expects ({batch}, H, {d}).")
+    if array.shape[1] % cache.kv_heads:
+        raise ValueError(
+            f"`query` has shape {array.shape}: {array.shape[1]} query heads cannot share "
+            f"{cache.kv_heads} kv heads equally. H must be a multiple of Hkv."
+        )
+    check_finite(array, "query")
+    return array
+
+
+def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
+    kept = {
+        "mean": (cache.spec.ball, "ball=True"),
+        "ball": (cache.spec.ball, "ball=True"),
+        "box": (cache.spec.box, "box=True"),
+        "sketch": (cache.spec.sketch_bits is not None, "sketch_bits=4"),
+    }
+    if policy.summary is not None and not kept[policy.summary][0]:
+        raise ValueError(
+            f"the policy judges pages by {policy.summary!r}, which this cache does not keep. Build "
+            f"it with SummarySpec({kept[policy.summary][1]})."
+        )

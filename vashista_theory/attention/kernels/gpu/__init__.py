@@ -1,0 +1,1 @@
+"""The stages on Hopper GPUs, by Mosaic GPU."""

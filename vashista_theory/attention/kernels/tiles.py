@@ -1,0 +1,367 @@
+"""Tile sizes: frozen, refused by name when they are bad, and chosen from the shape when not given.
+
+One class for each device kernel that has something to choose.
+"""
+
+from dataclasses import dataclass
+
+from vashista_theory.attention.bounds import sketch
+from vashista_theory.attention.kernels.spec import AttendShape, ScoreShape, SelectShape
+
+TPU_MEMORY = 12 * 2**20
+"""Bytes beside a TPU's vector units that are counted on; since v4 a core has 16 MiB or more."""
+_SCORES_HELD = 32 * 2**20  # bytes of scores, most of which are thrown away
+_MOST_UNROLLED = 32  # copies written out in the body for each block of pages
+
+
+def _check_multiple(name: str, value: int, of: int, reason: str) -> None:
+    if value < of or value % of:
+        raise ValueError(f"{name} is {value}; a positive multiple of {of} is expected ({reason}).")
+
+
+@dataclass(frozen=True)
+class TpuAttendConfig:
+    """How the TPU kernel of `attend_pages` cuts its work.
+
+    Attributes:
+        pages_per_block: Pages copied and multiplied at once; two blocks are held, one of them on
+            its way.
+    """
+
+    pages_per_block: int
+
+    def __post_init__(self) -> None:
+        _check_multiple("pages_per_block", self.pages_per_block, 1, "whole pages are copied")
+        if self.pages_per_block > _MOST_UNROLLED:
+            raise ValueError(
+                f"pages_per_block is {self.pages_per_block}; at most {_MOST_UNROLLED} copies are "
+                "written out in the body of the kernel."
+            )
+
+    def check(self, shape: AttendShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if (needed := _attend_bytes(self.pages_per_block, shape)) > TPU_MEMORY:
+            raise ValueError(
+                f"pages_per_block is {self.pages_per_block}: two blocks of such pages and their "
+                f"scores take {needed} bytes of the {TPU_MEMORY} there are. Use "
+                f"pages_per_block={tpu_attend_config(shape).pages_per_block}."
+            )
+
+
+def _attend_bytes(pages_per_block: int, shape: AttendShape) -> int:
+    width = 2 if shape.pool_dtype == "bfloat16" else 4
+    lanes = -(-shape.head_size // 128) * 128
+    tokens = pages_per_block * shape.page_size
+    # Keys and values, two of each; a float32 copy of both for the product; the scores.
+    return tokens * lanes * (4 * width + 8) + 4 * tokens * max(8, shape.group) * 4
+
+
+def tpu_attend_config(shape: AttendShape) -> TpuAttendConfig:
+    """Blocks of 256 tokens: long enough to keep the copies busy, and two fit in any memory."""
+    pages = max(1, min(256 // shape.page_size, shape.listed, _MOST_UNROLLED))
+    while pages > 1 and _attend_bytes(pages, shape) > TPU_MEMORY:
+        pages //= 2
+    return TpuAttendConfig(pages_per_block=pages)
+
+
+@dataclass(frozen=True)
+class TpuScoreConfig:
+    """How the TPU kernels of `score_pages` cut their work.
+
+    Attributes:
+        pages_per_block: Pages of the pool that are judged at once, by all queries of a kv head.
+        heads_at_once: Kv heads whose scores of the whole pool are held before each sequence's own
+            are picked from them.
+    """
+
+    pages_per_block: int
+    heads_at_once: int = 1
+
+    def __post_init__(self) -> None:
+        _check_multiple("pages_per_block", self.pages_per_block, 128, "scores fill whole lanes")
+        _check_multiple("heads_at_once", self.heads_at_once, 1, "whole heads are scored")
+
+    def check(self, shape: ScoreShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if (needed := _score_bytes(self.pages_per_block, shape)) > TPU_MEMORY:
+            raise ValueError(
+                f"pages_per_block is {self.pages_per_block}: summaries and scores of so many pages "
+                f"take {needed} bytes of the {TPU_MEMORY} there are. Use "
+                f"pages_per_block={tpu_score_config(shape).pages_per_block}."
+            )
+        if shape.kv_heads % self.heads_at_once:
+            raise ValueError(
+                f"heads_at_once is {self.heads_at_once}, which does not divide the "
+                f"{shape.kv_heads} kv heads. Use "
+                f"heads_at_once={tpu_score_config(shape).heads_at_once}."
+            )
+
+
+def _whole(count: int, of: int) -> int:
+    return -(-count // of) * of
+
+
+def _score_bytes(pages_per_block: int, shape: ScoreShape) -> int:
+    rows, d = _whole(shape.batch * shape.group, 8), shape.head_size
+    lanes = _whole(d, 128)
+    numbers = {"bfloat16": 1, "float32": 2}[shape.stored] * (1 if shape.kind == "ball" else 2)
+    # What is held twice and in float32 once more, two outputs twice, products and their sums.
+    each = lanes * (4 * numbers + 4 * 2) + 4 * rows * (4 + 5)
+    if shape.kind == "sketch":
+        code_bytes = sketch.row_bytes(shape.bits or 8, d, packed=shape.packed)
+        # Codes twice, in rows of 32; residuals; step and width; keys and logits of eight tokens;
+        # a third output twice.
+        each += 2 * code_bytes * _whole(shape.page_size, 32) + 3 * 4 * shape.page_size
+        each += 4 * d * (2 + 8) + 4 * rows * (8 + 4 + 2)
+    return pages_per_block * each + 2 * rows * lanes * 4
+
+
+def tpu_least_score_bytes(shape: ScoreShape) -> int:
+    """What the smallest block takes, bytes."""
+    return _score_bytes(128, shape)
+
+
+def tpu_score_config(shape: ScoreShape) -> TpuScoreConfig:
+    """The largest block up to 1,024 pages that fits, and as many heads as 32 MiB of scores are."""
+    pages = min(1024, _whole(shape.pool_pages, 128))
+    while pages > 128 and _score_bytes(pages, shape) > TPU_MEMORY:
+        pages = max(128, pages // 2 // 128 * 128)
+    outputs = 3 if shape.kind == "sketch" else 2
+    of_head = outputs * 4 * _whole(shape.batch * shape.group, 8) * shape.pool_pages
+    heads = [n for n in range(1, shape.kv_heads + 1) if shape.kv_heads % n == 0]
+    fitting = [n for n in heads if n * of_head <= _SCORES_HELD]
+    return TpuScoreConfig(pages_per_block=pages, heads_at_once=max(fitting, default=1))
+
+
+def tpu_select_bytes(shape: SelectShape) -> int:
+    """What eight rows of the TPU kernel of `select_pages` take, bytes."""
+    # Priorities twice, their order, how many were chosen, and a mask; places twice.
+    return 8 * 4 * (5 * _whole(shape.pages, 128) + 2 * _whole(shape.count, 128))
+
+
+GPU_ROWS = 64
+"""Query rows of a tile: what one group of threads of a Hopper GPU multiplies."""
+GPU_MOST_COLUMNS = 128
+"""Columns of the output whose sums fit in registers beside the scores."""
+GPU_REDUCTION_BYTES = 2048
+"""What the kernel lets the compiler keep for sums across warps."""
+
+# An H100's, by the description of the target that the compile check hands to the compiler.
+_MULTIPROCESSORS = 132
+_SHARED_OF_MULTIPROCESSOR = 233_472  # bytes
+_SHARED_OF_BLOCK = 232_448  # bytes
+_SHARED_RESERVED = 1024  # bytes that each block of threads costs beside its own
+_MOST_STAGES = 4
+_MOST_RESIDENT = 2  # blocks of threads on a multiprocessor; registers allow no more at D = 128
+
+
+@dataclass(frozen=True)
+class GpuAttendConfig:
+    """How the Hopper kernel of `attend_pages` cuts its work.
+
+    Attributes:
+        block_tokens: Tokens multiplied at once.
+        stages: Blocks of tokens held at once; one is multiplied, the others are on their way.
+        splits: Shares that the pages of each row are cut into.
+    """
+
+    block_tokens: int
+    stages: int
+    splits: int
+
+    def __post_init__(self) -> None:
+        if self.block_tokens not in (64, 128):
+            raise ValueError(
+                f"block_tokens is {self.block_tokens}; 64 or 128 is expected (the tensor cores "
+                "take 64 rows, and the scores of more than 128 spill)."
+            )
+        if self.stages < 2:
+            raise ValueError(
+                f"stages is {self.stages}; at least 2 are expected (one is multiplied while the "
+                "next is copied)."
+            )
+        _check_multiple("splits", self.splits, 1, "shares of the pages")
+
+    def shared_bytes(self, head_size: int, query_parts: int = 1) -> int:
+        """Shared memory of a block of threads, bytes."""
+        columns = min(head_size, GPU_MOST_COLUMNS)
+        query = query_parts * GPU_ROWS * head_size * 2
+        weights = GPU_ROWS * self.block_tokens * 2
+        ring = self.stages * self.block_tokens * (head_size + columns) * 2
+        staging = GPU_ROWS * (columns + 2) * 4  # of the result, where the ring was
+        barriers = 8 * (1 + 2 * self.stages)
+        return query + weights + max(ring, staging) + GPU_REDUCTION_BYTES + barriers
+
+    def check(self, shape: AttendShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if self.block_tokens % shape.page_size:
+            raise ValueError(
+                f"block_tokens is {self.block_tokens}, which pages of {shape.page_size} tokens do "
+                "not fill. Use a multiple of the page size."
+            )
+        needed = self.shared_bytes(shape.head_size, gpu_query_parts(shape))
+        if needed > _SHARED_OF_BLOCK:
+            raise ValueError(
+                f"stages is {self.stages}: with {self.block_tokens} tokens of {shape.head_size} "
+                f"dimensions they take {needed} bytes of the {_SHARED_OF_BLOCK} there are. Use "
+                f"stages={gpu_attend_config(shape).stages}, block_tokens=64."
+            )
+        if self.splits > (most := _gpu_blocks(shape, self.block_tokens)):
+            raise ValueError(
+                f"splits is {self.splits}, but a row has at most {most} blocks of "
+                f"{self.block_tokens} tokens. Use splits={most} or fewer."
+            )
+
+
+def gpu_query_parts(shape: AttendShape) -> int:
+    """Parts of 16 bits that a query is cut into: three bfloat16 hold the 24 bits of a float32."""
+    return 1 if shape.query_dtype == shape.pool_dtype else 3
+
+
+def _gpu_blocks(shape: AttendShape, block_tokens: int) -> int:
+    """Blocks of tokens of the longest row."""
+    return -(-shape.listed * shape.page_size // block_tokens)
+
+
+def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
+    """Blocks of 64 tokens, two blocks of threads on each multiprocessor where they fit.
+
+    Then the splits for which waves of threads times blocks of a share, plus one for its start and
+    end, are fewest. That is arithmetic, for an H100 and full rows; it was not tuned on a device.
+    """
+
+    def resident(stages: int) -> int:
+        tiles = GpuAttendConfig(64, stages, 1)
+        needed = tiles.shared_bytes(shape.head_size, gpu_query_parts(shape))
+        fit = _SHARED_OF_MULTIPROCESSOR // (needed + _SHARED_RESERVED)
+        return min(fit, _MOST_RESIDENT)
+
+    stages = max(range(2, _MOST_STAGES + 1), key=lambda s: (resident(s), s))
+    slots = _MULTIPROCESSORS * resident(stages)
+    rows = shape.batch * shape.kv_heads * -(-shape.head_size // GPU_MOST_COLUMNS)
+    blocks = _gpu_blocks(shape, 64)
+
+    def time(splits: int) -> int:
+        return -(-rows * splits // slots) * (-(-blocks // splits) + 1)
+
+    most = min(blocks, max(1, 2 * slots // rows))
+    return GpuAttendConfig(64, stages, min(range(1, most + 1), key=time))
+
+
+_JUDGED_LANES = (4, 8)
+_JUDGED_WORDS = 512  # words of 4 tokens (sketch) that the threads of a warpgroup hold at once
+
+
+@dataclass(frozen=True)
+class GpuScoreConfig:
+    """How the Hopper kernel of `score_pages` cuts its work.
+
+    Attributes:
+        lanes: Threads that share the dimensions of a page; with more of them fewer pages are judged
+            at once.
+        stages: Tiles of pages held at once; one is judged, the others are on their way.
+        splits: Shares that the pages of each sequence are cut into.
+    """
+
+    lanes: int
+    stages: int
+    splits: int
+
+    def __post_init__(self) -> None:
+        if self.lanes not in _JUDGED_LANES:
+            raise ValueError(f"lanes is {self.lanes}; one of {_JUDGED_LANES} is expected.")
+        if self.stages < 2:
+            raise ValueError(
+                f"stages is {self.stages}; at least 2 are expected (one is judged while the next "
+                "is copied)."
+            )
+        _check_multiple("splits", self.splits, 1, "shares of the pages")
+
+    def tile(self, shape: ScoreShape) -> int:
+        """Pages judged at once."""
+        if shape.kind == "sketch":
+            return _JUDGED_WORDS * 4 // (self.lanes * shape.page_size)
+        return 128 // self.lanes
+
+    def shared_bytes(self, shape: ScoreShape) -> int:
+        """Shared memory of a block of threads, bytes."""
+        tile, d = self.tile(shape), shape.head_size
+        slots = {
+            "box": (tile * d * 4,),
+            "ball": (tile * d * 2, tile * 4),
+            "sketch": (
+                tile * d * 4,
+                tile * shape.page_size * _code_bytes(shape),
+                tile * shape.page_size * 4,
+            ),
+        }[shape.kind]
+        staged = [(shape.group + 3) * tile * 4] * (3 if shape.kind == "sketch" else 2)
+        changed = (4 * tile * shape.page_size * 4, 9 * tile * 4) if shape.kind == "sketch" else ()
+        parts = [self.stages * slot for slot in slots]
+        parts += [(shape.group + 3) * d * 4, *staged, *changed, 8 * (1 + self.stages)]
+        # Each part starts at a multiple of 1,024 bytes.
+        return sum(-(-part // 1024) * 1024 for part in parts) + GPU_REDUCTION_BYTES
+
+    def check(self, shape: ScoreShape) -> None:
+        """Raise unless the tiles fit such a call.
+
+        Raises:
+            ValueError: naming the tile, what it would take and what there is.
+        """
+        if shape.kind != "sketch" and self.lanes != 4:
+            raise ValueError(
+                f"lanes is {self.lanes}; a {shape.kind} is judged by 4, so that tiles fill the "
+                "rows that the copy engine writes."
+            )
+        if (needed := self.shared_bytes(shape)) > _SHARED_OF_BLOCK:
+            raise ValueError(
+                f"stages is {self.stages}: tiles of {self.tile(shape)} pages take {needed} bytes "
+                f"of the {_SHARED_OF_BLOCK} there are. Use fewer stages, or lanes=8 for a sketch."
+            )
+        if self.splits > (most := -(-shape.pages // self.tile(shape))):
+            raise ValueError(
+                f"splits is {self.splits}, but a sequence has at most {most} tiles of "
+                f"{self.tile(shape)} pages. Use splits={most} or fewer."
+            )
+
+
+def _code_bytes(shape: ScoreShape) -> int:
+    """Bytes of the codes of one token."""
+    bits = shape.bits or 8
+    return shape.head_size * (bits if shape.packed else 8) // 8
+
+
+def gpu_score_config(shape: ScoreShape) -> GpuScoreConfig | None:
+    """Tiles with which most blocks of threads fit on a multiprocessor; None if none do.
+
+    Then splits so that every multiprocessor has as many blocks as fit, and each at least four tiles
+    to hide the first copy behind. That is arithmetic, for an H100 and full rows; it was not tuned
+    on a device.
+    """
+
+    def resident(config: GpuScoreConfig) -> int:
+        needed = config.shared_bytes(shape) + _SHARED_RESERVED
+        return min(_SHARED_OF_MULTIPROCESSOR // needed, _MOST_RESIDENT)
+
+    lanes = _JUDGED_LANES if shape.kind == "sketch" else (4,)
+    ways = [GpuScoreConfig(n, s, 1) for n in lanes for s in range(2, _MOST_STAGES + 1)]
+    ways = [way for way in ways if way.shared_bytes(shape) <= _SHARED_OF_BLOCK]
+    if not ways:
+        return None
+    best = max(ways, key=lambda way: (resident(way), -way.lanes, way.stages))
+    tiles = -(-shape.pages // best.tile(shape))
+    rows = shape.batch * shape.kv_heads
+    splits = -(-_MULTIPROCESSORS * resident(best) // rows)
+    return GpuScoreConfig(best.lanes, best.stages, max(1, min(splits, tiles // 4)))

@@ -1,0 +1,1 @@
+"""The stages on TPUs, by Pallas."""

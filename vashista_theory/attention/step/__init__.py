@@ -1,0 +1,1 @@
+"""One decode step: candidates, choice, reading, widening; on one device or on several."""

@@ -1,0 +1,75 @@
+"""How a decode step reaches the cache, whether by plain JAX, by kernels or on many devices."""
+
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
+from vashista_theory.attention.cache.paged import PagedKV
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step.candidates import Candidates
+from vashista_theory.attention.step.routing import Layout
+from vashista_theory.attention.step.softmax_sums import Gathered, Partial, Pools
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What depends on where the pages are; pages are always named by their logical number."""
+
+    def all_pages(self, query: Query, cache: PagedKV, pools: Pools, policy: Policy) -> Candidates:
+        """Every page of every row, with its bounds."""
+        ...
+
+    def some_pages(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R U"]
+    ) -> Candidates:
+        """Some pages of each row, with their bounds; −1 for none."""
+        ...
+
+    def superpage_bounds(
+        self, query: Query, cache: PagedKV, policy: Policy
+    ) -> tuple[PageBounds, Float[Array, "R C"]]:
+        """Bounds of every superpage that has a summary, and on the length of its values."""
+        ...
+
+    def select_pages(
+        self, priority: Float[Array, "R P"], places: Layout, count: int
+    ) -> tuple[Int[Array, "R K"], Bool[Array, "R K"]]:
+        """Indices of the `count` best pages, ascending, forced ones first; and which are pages."""
+        ...
+
+    def read_pages(
+        self, query: Query, pools: Pools, pages: Int[Array, "R K"], chosen: Bool[Array, "R K"]
+    ) -> Partial:
+        """Softmax sums over the chosen ones of some pages of each row.
+
+        They come first in the list, and one that is not full comes last of them.
+        """
+        ...
+
+    def read_range(
+        self,
+        query: Query,
+        pools: Pools,
+        pages: Int[Array, "R P"],
+        lower: Int[Array, " R"],
+        upper: Int[Array, " R"],
+        sums: Partial,
+    ) -> Partial:
+        """Sums so far, and those over places [lower, upper) of a list of full pages, by row."""
+        ...
+
+    def read_everything(self, query: Query, pools: Pools) -> Partial:
+        """Softmax sums over all pages of every row."""
+        ...
+
+    def gather_pages(
+        self, pools: Pools, pages: Int[Array, "R K"], chosen: Bool[Array, "R K"], dtype: jnp.dtype
+    ) -> Gathered:
+        """Keys and values of the chosen pages themselves."""
+        ...
+
+    def all_agree(self, flags: Bool[Array, "*n"]) -> Bool[Array, "*n"]:
+        """Whether a flag is set on every device."""
+        ...
