@@ -75,10 +75,10 @@ def test_answers_are_those_outside(name: str) -> None:
     expected = np.asarray(call(*arrays), np.float64)
 
     held = [jnp.asarray(array) for array in arrays]
-    found = {
-        "jit": jax.jit(lambda x: x * jnp.asarray(call(*held), jnp.float64))(1.0),
-        "vmap": jax.vmap(lambda x: x * jnp.asarray(call(*held), jnp.float64))(jnp.ones(2))[0],
-    }
+    found = {"jit": jax.jit(lambda x: x * jnp.asarray(call(*held), jnp.float64))(1.0)}
+    if name not in ("look", "calibrate", "project_many"):  # long to compile, and made of others
+        mapped = jax.vmap(lambda x: x * jnp.asarray(call(*held), jnp.float64))
+        found["vmap"] = mapped(jnp.ones(2))[0]
     if name in ("from_tokens", "append", "vashista_attention"):
         plain = jax.jit(lambda x: x * jnp.asarray(call(*arrays), jnp.float64))
         found["jit, of NumPy"] = plain(1.0)

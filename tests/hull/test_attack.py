@@ -24,14 +24,24 @@ def refute(function: str, family: str, kind: str, number: int) -> None:
         assert not verdict.wrong, verdict
 
 
-@pytest.mark.parametrize("kind", ["float64", "float32"])
+def families(*, slow: str) -> list[object]:
+    """All of them; one whose shapes nobody else has, each to be compiled, among the slow tests."""
+    return [pytest.param(f, marks=[pytest.mark.slow] if f == slow else []) for f in FAMILIES]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @given(number=NUMBERS)
-def test_no_projection_is_wrong(family: str, kind: str, number: int) -> None:
-    refute("project", family, kind, number)
+def test_no_projection_is_wrong(family: str, number: int) -> None:
+    refute("project", family, "float64", number)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families(slow="few_keys"))
+@given(number=NUMBERS)
+def test_no_projection_in_float32_is_wrong(family: str, number: int) -> None:
+    refute("project", family, "float32", number)
+
+
+@pytest.mark.parametrize("family", families(slow="few_keys"))
 @settings(max_examples=10)
 @given(number=NUMBERS)
 def test_no_projection_by_blocks_is_wrong(family: str, number: int) -> None:

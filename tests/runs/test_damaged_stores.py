@@ -17,7 +17,7 @@ from vashista_theory import runs
 from vashista_theory.evaluation import plan as evaluation_plan
 from vashista_theory.sweep import plan as sweep_plan
 
-COUNT, PROGRAMS = 200, ("problem", "sweep", "evaluation")
+COUNT, FEW, PROGRAMS = 200, 48, ("problem", "sweep", "evaluation")
 REFUSALS = (runs.DamagedStoreError, FileExistsError, FileNotFoundError, RuntimeError, ValueError)
 HUNG = 600  # seconds: what waits for a pipe waits for ever, and is ended with words
 
@@ -132,7 +132,10 @@ def outcome(kind: Kind, store: Path, other: Path, seed: int, to: Path) -> tuple[
     return said[1], said[2]
 
 
-@pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(k, marks=[pytest.mark.slow] if k >= FEW else []) for k in range(COUNT)],
+)
 def test_none_is_taken_for_what_it_was(
     stores: list[tuple[Kind, Path, Path]], tmp_path: Path, seed: int
 ) -> None:
