@@ -1,6 +1,7 @@
 """Strict settings for every test, in force before the package is first imported."""
 
 import gc
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,14 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 # Every call is checked against its annotated shapes and types. Users do not pay for this: the
 # hook lives here, not in the package.
 jaxtyping.install_import_hook("vashista_theory", "beartype.beartype")
+
+# Compiling is most of the time of the tests: without optimisation it takes a third. What users run
+# is compiled as theirs by the sweep, the notebooks, and the full profile.
+if os.environ.get("VASHISTA_PROFILE", "default") == "default":
+    jax.config.update("jax_disable_most_optimizations", True)
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag is fatal
+        quick = "--xla_cpu_use_fusion_emitters=false"  # read at XLA's first use
+        os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -35,8 +35,9 @@ _WRONG = {
 
 def report(found: Measured) -> Outcome:
     """What was wrong, what was refused, and how far right answers are off."""
+    tables = found.described({"families": _FAMILIES, "wrong": _WRONG})
     return Outcome(
-        tables=found.described({"families": _FAMILIES, "wrong": _WRONG}),
+        tables={name: table for name, table in tables.items() if table.rows},
         values=found.values,
         findings=_findings(found.values, found.tables["families"]),
         notes=[

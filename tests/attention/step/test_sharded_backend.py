@@ -30,7 +30,7 @@ def start(devices: int, *arguments: str, **environment: str) -> subprocess.Popen
         "PYTEST_ADDOPTS": "",  # no workers below: each process here is a host of its own
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         env={**os.environ, **settings, **environment},
         stdout=subprocess.PIPE,
