@@ -3,6 +3,8 @@
 No step sorts. Arrays run over the pages of this device, in its own order; sums are of all devices.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,7 +59,9 @@ def group_proxies(
     tail = top + jnp.log(jnp.sum(every(jnp.sum(mass, axis=(2, 3))), axis=0))
     share = top - jnp.logaddexp(sure, tail)
     share = jnp.exp(share - finite_or_zero(jnp.max(share, axis=1, keepdims=True)))
-    return jnp.sum(mass * share[..., None, None], axis=1)
+    # Head by head: XLA adds whole rows of tokens, where a sum over an axis goes one by one.
+    heads = [mass[:, g] * share[:, g, None, None] for g in range(logits.shape[1])]
+    return functools.reduce(operator.add, heads)
 
 
 def inverse_threshold(
@@ -116,8 +120,7 @@ def draw(
     pages: Int[Array, " P"],
 ) -> Bool[Array, "R P S"]:
     """Whether each token is drawn, independently of all others; nothing outside the tail is."""
-    # The barrier keeps XLA from finding both words of a counter anew for each of its two tokens.
-    numbers = jax.lax.optimization_barrier(token_numbers(keys, pages, probability.shape[2]))
+    numbers = token_numbers(keys, pages, probability.shape[2])
     return (numbers.astype(probability.dtype) < probability * 2.0**BITS) & tail.meant[..., None]
 
 
