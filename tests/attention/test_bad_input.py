@@ -32,6 +32,7 @@ from vashista_theory.attention import (
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
+SAMPLED = Policy.sampled(12, dense_below=0)
 DECODES = {
     "not a cache": ({"cache": KEYS}, "`cache` is a ndarray", "PagedKV or a ShardedKV is expected"),
     "not a policy": ({"policy": "dense"}, "`policy` is 'dense'", "such as Policy.dense()"),
@@ -70,6 +71,27 @@ DECODES = {
         {"coupling": 0.5, "policy": Policy(pages=2, tolerance=0.1, otherwise="dense")},
         "coupling=0.5 has no certificate", "read densely", "Policy.dense()",
     ),
+    "key for nothing": ({"key": jax.random.key(0)}, "this policy draws nothing", "key=None"),
+    **{
+        f"key {name}": ({"policy": SAMPLED, "key": key}, "key is", "jax.random.key(0)", "jax.vmap")
+        for name, key in {
+            "number": 3, "text": "a", "floats": np.ones(2), "signed": np.ones(2, int),
+            "short": np.ones(1, np.uint32), "list": [1, 2], "bool": True,
+            "several": jax.random.split(jax.random.key(0), 2),
+            "several old": np.ones((2, 2), np.uint32),
+        }.items()
+    },
+    "few tokens": (
+        {"policy": Policy.sampled(8)}, "tokens is 8", "1 sink and 1 recent", "Use tokens=9 or more",
+    ),
+    "fewer tokens": (
+        {"policy": Policy.sampled(12, sink=2, recent=0)}, "tokens is 12, but 2 sink and 1 recent",
+        "(the last always counts) of 4 tokens",
+    ),
+    "coupled draws": (
+        {"coupling": 1.0, "policy": SAMPLED}, "coupling=1.0 has no weights", "tokens=12",
+        "a policy that reads pages",
+    ),
 }  # fmt: skip
 
 
@@ -95,6 +117,8 @@ def test_a_summary_that_is_not_kept(summary, kept, remedy):
         vashista_attention, cache=new_cache(spec=SummarySpec(**kept)), policy=policy
     )
     refused(lambda: call(QUERY), f"by {summary!r}, which this cache does not keep", remedy)
+    if summary == "sketch":
+        refused(lambda: call(QUERY, policy=SAMPLED), "'sketch', which this cache does not", remedy)
     refused(lambda: jax.jit(call)(QUERY), remedy)
 
 
@@ -146,6 +170,16 @@ def test_presets_check_what_they_pass_on():
     refused(lambda: Policy.budget(None), "pages is None", "an integer")
     refused(lambda: Policy.budget(4, summary="boxes"), "'boxes'", "'box'")
     refused(lambda: Policy.published(0), "pages is 0", "at least 1")
+    refused(lambda: Policy.sampled(0), "tokens is 0", "at least 1")
+    refused(lambda: Policy.sampled(2.5), "tokens is 2.5", "an integer")
+    refused(lambda: Policy.sampled(seed=-1), "seed is -1", "at least 0")
+    for share in (0.0, 1.0, 1, -0.1, NAN, True, "a", np.array(0.1)):
+        refused(lambda share=share: Policy.sampled(tolerance=share), "tolerance is", "0.05")
+        refused(lambda share=share: Policy.sampled(confidence=share), "confidence is", "0.999999")
+    refused(lambda: Policy(tokens=64), "tokens=64 are drawn", "pages=64", "Policy.sampled(64)")
+    refused(lambda: replace(Policy.dense(), tokens=64), "summary=None", "Policy.sampled(64)")
+    refused(lambda: Policy(confidence=0.9), "confidence=0.9", "draws none", "Policy.sampled(...)")
+    refused(lambda: Policy(seed=3), "seed=3", "Policy.sampled(...)")
     refused(lambda: Policy.certified(1.5), "tolerance is 1.5", "for example 0.05")
     refused(lambda: Policy.certified(summary="mean"), "bounds nothing", "'sketch'")
     refused(lambda: replace(Policy.budget(), pages=-1), "pages is -1", "at least 1")

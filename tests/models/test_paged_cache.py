@@ -78,6 +78,22 @@ def test_a_certified_policy_certifies() -> None:
     assert all(bool(info.certified.all()) for infos in log.by_layer.values() for info in infos)
 
 
+def test_drawn_tokens_repeat_and_follow_the_seed() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(2, 100, padding=(0, 0))
+    policy = Policy.sampled(40, dense_below=0)
+    with vt.models.decoding(policy) as log:
+        first = tiny.continued(model, inputs, 6)[1]
+    with vt.models.decoding(policy):
+        torch.testing.assert_close(tiny.continued(model, inputs, 6)[1], first, atol=0, rtol=0)
+    assert log.tokens_read().shape == (5, 2, 2, 6)
+    assert log.tokens_read().max() < 80
+    assert np.all(log.error_estimate() > 0)
+    with vt.models.decoding(Policy.sampled(40, dense_below=0, seed=1)):
+        other = tiny.continued(model, inputs, 6)[1]
+    assert not torch.allclose(other[1], first[1])
+
+
 def test_order_of_policies() -> None:
     (model,) = tiny.models("llama", "vashista")
     inputs = tiny.prompts(1, 60)

@@ -4,13 +4,14 @@ import functools
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from vashista_theory._checks import as_scale
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import decode_checks as checks
 from vashista_theory.attention.bounds.bits import widened
 from vashista_theory.attention.bounds.page_bounds import as_query
+from vashista_theory.attention.bounds.random_bits import keys_from_content, sequence_keys
 from vashista_theory.attention.bounds.rounding import work_dtype
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.cache.sharded import ShardedKV
@@ -21,6 +22,7 @@ from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.kernel_backend import KernelBackend
 from vashista_theory.attention.step.plain_backend import PlainBackend
 from vashista_theory.attention.step.report import report
+from vashista_theory.attention.step.sampling import read_sampled
 from vashista_theory.attention.step.sharded_backend import ShardedBackend, whole_context
 from vashista_theory.attention.step.softmax_sums import as_rows
 from vashista_theory.attention.step.strategies import (
@@ -39,8 +41,9 @@ def vashista_attention(
     scale: ArrayLike | None = None,
     coupling: float = 0.0,
     implementation: str | None = None,
+    key: ArrayLike | None = None,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
-    """Attend to the pages that the policy asks for, and say what that left out.
+    """Attend to the pages or tokens that the policy asks for, and say what that left out.
 
     A `ShardedKV` gives the numbers of a `PagedKV` of the same tokens, to rounding. Each device
     judges and reads its own pages; everything else is done by all. For R = B Hkv rows, G query
@@ -49,7 +52,8 @@ def vashista_attention(
     - b R (5G + 1) P bytes of bounds of all pages; on two levels, b R (5G + 1) P/16 of all
       superpages and b R (5G + 1) 32 for each one opened;
     - b n R G (D + 4) bytes of softmax sums for each read. A fixed number of pages is one read;
-      where a proof decides it is two, and one more for each step of widening;
+      where a proof decides it is two, and one more for each step of widening; of drawn tokens it
+      is two, and some numbers a row;
     - with coupling, 4 b R D bytes for each token of the pages read.
 
     Args:
@@ -64,6 +68,10 @@ def vashista_attention(
             anywhere; "mosaic_gpu", "mosaic_tpu" or "xla" the kernels of that back end. What is
             read and proved is the same, to rounding. Kernels compute in float32; with float64
             anywhere None is plain JAX.
+        key: With `Policy.sampled`, one JAX random key, by which tokens are drawn: give a new one at
+            every step. None makes a key for each sequence from the policy's seed, the length and
+            the bits of the query, so that equal steps read the same whatever else is in the batch.
+            A confidence is a probability over keys.
 
     Returns:
         Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`.
@@ -76,6 +84,7 @@ def vashista_attention(
             keys to every device.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
+    words = checks.check_key(key, policy)
     if isinstance(cache, ShardedKV):
         if coupling > 0 and reads_everything(cache, policy):
             raise NotImplementedError(
@@ -84,11 +93,12 @@ def vashista_attention(
                 "coupling=0, or keep the cache on one device (PagedKV)."
             )
         query_ = cache.on_devices(query_)
+        words = None if words is None else cache.on_devices(words)
     work = work_dtype(query_.dtype, cache.work_dtype)
     factor = as_scale(scale, cache.head_size, work)
     keys = cache.keys if isinstance(cache, PagedKV) else cache.parts.keys
     choice = choose(implementation, work, query_, keys)
-    return _decode(query_, cache, factor, policy, float(coupling), choice)
+    return _decode(query_, cache, factor, words, policy, float(coupling), choice)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "coupling", "choice"))
@@ -96,18 +106,26 @@ def _decode(
     query: Float[Array, "B H D"],
     cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
+    key: UInt32[Array, " W"] | None,
     policy: Policy,
     coupling: float,
     choice: Choice,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     by = functools.partial(_decode_by, policy=policy, coupling=coupling)
-    return choice.run(lambda chosen: functools.partial(by, choice=chosen), query, cache, scale)
+    keys = None
+    if policy.tokens is not None and key is not None:
+        keys = sequence_keys(key, cache.batch)
+    elif policy.tokens is not None:
+        keys = keys_from_content(policy.seed, cache.lengths, query)
+    asked = query, cache, scale, keys
+    return choice.run(lambda chosen: functools.partial(by, choice=chosen), *asked)
 
 
 def _decode_by(
     query: Float[Array, "B H D"],
     cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
+    keys: UInt32[Array, "B 2"] | None,
     *,
     policy: Policy,
     coupling: float,
@@ -117,21 +135,22 @@ def _decode_by(
         return KernelBackend(part, query.dtype, policy, choice) if choice.names else PlainBackend()
 
     if isinstance(cache, PagedKV):
-        return _attend(query, cache, scale, policy, coupling, one_device(cache))
+        return _attend(query, cache, scale, keys, policy, coupling, one_device(cache))
     pages, dealing = cache.pages_per_sequence, cache.dealing
 
-    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array) -> Any:
+    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array, keys: Any) -> Any:
         whole = whole_context(part, lengths, pages, dealing)
         backend = ShardedBackend(part, dealing, one_device(part))
-        return (), _attend(query, whole, scale, policy, coupling, backend)
+        return (), _attend(query, whole, scale, keys, policy, coupling, backend)
 
-    return dealing.on_each(attend, cache.parts, cache.lengths, query, scale)[1]
+    return dealing.on_each(attend, cache.parts, cache.lengths, query, scale, keys)[1]
 
 
 def _attend(
     query: Float[Array, "B H D"],
     cache: PagedKV,
     scale: Float[Array, ""],
+    keys: UInt32[Array, "B 2"] | None,
     policy: Policy,
     coupling: float,
     backend: Backend,
@@ -142,6 +161,8 @@ def _attend(
     pools = as_rows(cache)
     if reads_everything(cache, policy):
         outcome = read_all(query_, pools, coupling, backend)
+    elif keys is not None:
+        outcome = read_sampled(query_, cache, pools, policy, keys, backend)
     elif policy.otherwise == "keep" or coupling > 0:
         outcome = read_fixed_number(query_, cache, pools, policy, coupling, backend)
     else:

@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -35,6 +37,7 @@ def check_call(
     _check_coupling(coupling, policy)
     array = _as_query(query, cache)
     _check_summary(cache, policy)
+    _check_tokens(cache, policy)
     return array
 
 
@@ -49,6 +52,11 @@ def _check_coupling(coupling: float, policy: Policy) -> None:
         raise ValueError(
             f"coupling is {coupling!r}; a finite number of at least 0 is expected: 0 for softmax, "
             "1 for the projection on the keys read."
+        )
+    if coupling > 0 and policy.tokens is not None:
+        raise ValueError(
+            f"coupling={coupling} has no weights to correct a draw by, and this policy draws "
+            f"tokens={policy.tokens}. Use coupling=0, or a policy that reads pages."
         )
     if coupling > 0 and policy.otherwise != "keep":
         raise ValueError(
@@ -84,3 +92,38 @@ def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
             f"the policy judges pages by {policy.summary!r}, which this cache does not keep. Build "
             f"it with SummarySpec({kept[policy.summary][1]})."
         )
+
+
+def _check_tokens(cache: PagedKV | ShardedKV, policy: Policy) -> None:
+    sure = policy.always * cache.page_size
+    if policy.tokens is not None and policy.tokens <= sure:
+        raise ValueError(
+            f"tokens is {policy.tokens}, but {policy.sink} sink and {max(1, policy.recent)} recent "
+            f"pages (the last always counts) of {cache.page_size} tokens are always read, and some "
+            f"must be drawn. Use tokens={sure + 1} or more, or lower sink and recent."
+        )
+
+
+def check_key(key: ArrayLike | None, policy: Policy) -> Array | None:
+    """Return the words of a random key, two or four of 32 bits.
+
+    Raises:
+        ValueError: for anything else, and for a key where nothing is drawn.
+    """
+    if key is None:
+        return None
+    if policy.tokens is None:
+        raise ValueError(
+            "a key was given, but this policy draws nothing. Use Policy.sampled(), or key=None."
+        )
+    words = key
+    if isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(key)
+    kind, shape = getattr(words, "dtype", None), getattr(words, "shape", None)
+    if kind != jnp.uint32 or shape not in ((2,), (4,)):
+        raise ValueError(
+            f"key is {key!r}; one JAX random key is expected, such as jax.random.key(0), or None "
+            "for one made from the policy's seed. Of several keys give one a call, by jax.vmap or "
+            "a loop."
+        )
+    return jnp.asarray(words)

@@ -15,21 +15,30 @@ class DecodeInfo(eqx.Module):
     an infinite error, a gap of −inf).
 
     Attributes:
-        pages_read: Pages read for each query head (heads of one group read together).
+        pages_read: Pages read for each query head (heads of one group read together), with drawn
+            tokens those of which at least one token was read.
+        tokens_read: Tokens behind the output, those of pages that are not full included.
         log_mass: Log of the summed e^(scale × score) of the keys read, in nats; −inf for none, NaN
-            with coupling. Of two reads of one query, it differs by log(1 − dropped mass).
+            with coupling. Of two reads of one query, it differs by log(1 − dropped mass). With
+            drawn tokens it is the log of an unbiased estimate (T8).
         dropped_mass_bound: Proven bound on the softmax mass of everything unread (T7); NaN where
             no proof was asked for (no tolerance) or none exists (coupling > 0).
         dropped_mass_lower: Proven lower bound on the same mass: the other end of the bracket.
         dropped_mass_estimate: The same mass as the summaries estimate it. Not a bound.
         error_bound: Proven bound on ‖output − dense output‖, in units of the values; +inf where
             values are too long to be bounded. The rounding of the output itself, which dense
-            attention has too, is not in it.
+            attention has too, is not in it. With drawn tokens it holds at the policy's confidence
+            (T8), which is a probability over the key of the step: NaN where none was asked for.
+        error_estimate: Standard deviation of the output as the drawn tokens tell (T8), in units of
+            the values; 0 where everything was read, NaN where nothing was drawn. Not a bound.
         gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page, from below;
             negative when an unread page might hold the best key, −inf when nothing bounds one,
             +inf when nothing is unread.
-        certified: Whether the dropped mass is proven to be at most the policy's tolerance.
-        fell_back: Whether the row was read densely because the proof failed.
+        certified: Whether the dropped mass is proven to be at most the policy's tolerance; with
+            drawn tokens whether everything was read, or the relative error is proven to be at most
+            the tolerance at the confidence asked for.
+        fell_back: Whether the row was read densely because the proof failed, or with drawn tokens
+            because the estimated error stayed above the tolerance or far too many were drawn.
         bytes_read: Bytes of pages and summaries read, by sequence and kv head.
         result: `successful`, `nonfinite_input` (scores or output that overflow included),
             `invalid_page`, or with coupling > 0 `stagnated`:
@@ -38,11 +47,13 @@ class DecodeInfo(eqx.Module):
     """
 
     pages_read: Int[Array, "B H"]
+    tokens_read: Int[Array, "B H"]
     log_mass: Float[Array, "B H"]
     dropped_mass_bound: Float[Array, "B H"]
     dropped_mass_lower: Float[Array, "B H"]
     dropped_mass_estimate: Float[Array, "B H"]
     error_bound: Float[Array, "B H"]
+    error_estimate: Float[Array, "B H"]
     gap: Float[Array, "B H"]
     certified: Bool[Array, "B H"]
     fell_back: Bool[Array, "B H"]

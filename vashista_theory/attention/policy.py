@@ -11,13 +11,16 @@ Otherwise = Literal["keep", "widen", "dense"]
 
 @dataclass(frozen=True)
 class Policy:
-    """How `vashista_attention` chooses pages. Presets: `published`, `budget`, `certified`, `dense`.
+    """How `vashista_attention` chooses what to read.
+
+    Presets: `sampled`, `published`, `budget`, `certified`, `dense`.
 
     Attributes:
         pages: Pages that each kv head reads, sink and recent ones included; with "widen" the
             least number, and None lets the certificate alone decide.
         tolerance: Dropped softmax mass that may not be exceeded, in (0, 1); None asks for no
-            proof, and the mass is then estimated, not bounded.
+            proof, and the mass is then estimated, not bounded. With `tokens` the error of the
+            output, relative to its length and by the estimate of T8, above which a row reads more.
         summary: What pages are judged by; None reads everything.
         sink: First pages that are always read.
         recent: Last pages that are always read. A page that is not full always is.
@@ -27,6 +30,12 @@ class Policy:
         superpages: Superpages of 16 pages whose children are judged; the others are judged as one.
             None judges every page.
         dense_below: Contexts with room for at most so many tokens are read densely.
+        tokens: Tokens that each kv head reads on average, sink and recent ones included: all others
+            are drawn at random by their sketch and weighted, so that nothing is left out on average
+            (T8). None reads pages.
+        confidence: With `tokens`, the probability with which `DecodeInfo.error_bound` has to hold,
+            in (0, 1); None asks for no bound.
+        seed: With `tokens`, where draws start that no key was given for.
     """
 
     pages: int | None = 64
@@ -37,6 +46,9 @@ class Policy:
     otherwise: Otherwise = "keep"
     superpages: int | None = None
     dense_below: int = 0
+    tokens: int | None = None
+    confidence: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("summary", self.summary, ("mean", "box", "ball", "sketch", None))
@@ -45,7 +57,18 @@ class Policy:
         _check_count("superpages", self.superpages, least=1, optional=True)
         for name in ("sink", "recent", "dense_below"):
             _check_count(name, getattr(self, name), least=0, optional=False)
-        _check_share("tolerance", self.tolerance)
+        _check_count("tokens", self.tokens, least=1, optional=True)
+        _check_count("seed", self.seed, least=0, optional=False)
+        _check_share("tolerance", self.tolerance, "0.05")
+        _check_share("confidence", self.confidence, "0.999999")
+        if self.tokens is not None:
+            self._check_drawn()
+            return
+        if self.confidence is not None or self.seed != 0:
+            raise ValueError(
+                f"confidence={self.confidence} and seed={self.seed} speak of drawn tokens, and "
+                "tokens=None draws none. Use Policy.sampled(...)."
+            )
         if self.summary is None:
             asked = (self.pages, self.tolerance, self.otherwise, self.superpages)
             if asked != (None, None, "keep", None):
@@ -57,6 +80,16 @@ class Policy:
                 )
             return
         self._check_routed()
+
+    def _check_drawn(self) -> None:
+        asked = (self.pages, self.summary, self.otherwise, self.superpages)
+        if asked != (None, "sketch", "keep", None):
+            raise ValueError(
+                f"tokens={self.tokens} are drawn by their sketch, so pages={self.pages}, "
+                f"summary={self.summary!r}, otherwise={self.otherwise!r} and superpages="
+                f"{self.superpages} have nothing to say. Use Policy.sampled({self.tokens}), or "
+                "tokens=None to read pages."
+            )
 
     def _check_routed(self) -> None:
         if self.tolerance is not None and self.summary == "mean":
@@ -97,6 +130,52 @@ class Policy:
     def always(self) -> int:
         """Pages read whatever the query: the sink, the recent ones and the last."""
         return self.sink + max(1, self.recent)
+
+    @property
+    def proves(self) -> bool:
+        """Whether something is to be proved of what is not read."""
+        return (self.tolerance if self.tokens is None else self.confidence) is not None
+
+    @classmethod
+    def sampled(
+        cls,
+        tokens: int = 256,
+        *,
+        tolerance: float | None = None,
+        confidence: float | None = None,
+        seed: int = 0,
+        sink: int = 1,
+        recent: int = 1,
+        dense_below: int = 1024,
+    ) -> "Policy":
+        """So many tokens, whatever the context: sink and recent pages, and a sample of the rest.
+
+        Tokens are drawn in proportion to their sketched mass and weighted by 1/probability. The
+        error then falls with the square root of their number, does not grow with the context, and
+        is estimated by the sample itself (T8): see `DecodeInfo.error_estimate`. A context of at
+        most `tokens` is read whole.
+
+        Args:
+            tokens: Expected tokens read by each kv head, sure ones included.
+            tolerance: Estimated relative error above which a row reads twice as many tokens, up to
+                8 times, and then everything.
+            confidence: Probability with which `DecodeInfo.error_bound` holds, for example
+                1 − 1e-6. The bound is useful with sketches of 4 bits and more.
+            seed: Of draws without a key; equal seeds and equal questions give equal answers.
+            sink: First pages that are always read.
+            recent: Last pages that are always read. A page that is not full always is.
+            dense_below: Contexts with room for at most so many tokens are read densely.
+        """
+        return cls(
+            pages=None,
+            tolerance=tolerance,
+            sink=sink,
+            recent=recent,
+            dense_below=dense_below,
+            tokens=tokens,
+            confidence=confidence,
+            seed=seed,
+        )
 
     @classmethod
     def published(cls, pages: int = 64) -> "Policy":
@@ -147,12 +226,12 @@ def _check_count(name: str, value: object, *, least: int, optional: bool) -> Non
         )
 
 
-def _check_share(name: str, value: object) -> None:
+def _check_share(name: str, value: object, example: str) -> None:
     if value is None:
         return
     # Only a number can be part of a policy: an array is not hashable, which jit needs.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
         raise ValueError(
-            f"{name} is {value!r}; a dropped mass between 0 and 1 (both excluded) is expected, as "
-            "a Python number, for example 0.05, or None to ask for no proof."
+            f"{name} is {value!r}; a share between 0 and 1 (both excluded) is expected, as a "
+            f"Python number, for example {example}, or None to ask for none."
         )

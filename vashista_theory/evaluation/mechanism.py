@@ -19,7 +19,8 @@ def read_by(block: DecodeBlock, policy: Policy) -> Reading:
     """Read as `vashista_attention` does under a policy."""
     if policy.summary is None:
         return read_mask(block, jnp.ones((1, 1, 1, 1, 1), bool))
-    if policy.otherwise == "keep" and policy.superpages is None and policy.tolerance is None:
+    fixed = policy.otherwise == "keep" and policy.superpages is None and policy.tolerance is None
+    if fixed and policy.tokens is None:
         scores = block.page_scores(policy.summary)
         return read_mask(block, best_pages(block, scores, policy))
     return step_by_step(block, policy)
@@ -28,16 +29,13 @@ def read_by(block: DecodeBlock, policy: Policy) -> Reading:
 def step_by_step(block: DecodeBlock, policy: Policy) -> Reading:
     """One call of `vashista_attention` a step, on a fork that ends at that step."""
     heads, _, group, d = block.queries.shape
-    size = block.page_size
 
     def one(step: tuple[Float[Array, "K G D"], Int[Array, ""]]) -> tuple[Array, ...]:
         query, length = step
         fork = eqx.tree_at(lambda c: c.lengths, block.cache, length[None])
         flat = query.reshape(1, heads * group, d)
         output, info = vashista_attention(flat, fork, policy, scale=block.scale)
-        # Of the pages read one is the last, which may be partial.
-        tokens = info.pages_read * size - (-length % size)
-        found = (output[0], tokens[0], info.log_mass[0], info.dropped_mass_bound[0])
+        found = (output[0], info.tokens_read[0], info.log_mass[0], info.dropped_mass_bound[0])
         return (*found, info.certified[0])
 
     steps = (jnp.moveaxis(block.queries, 1, 0), block.lengths.astype(jnp.int32))

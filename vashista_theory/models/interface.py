@@ -37,6 +37,10 @@ def register(
     pieces; then each new token reads the pages that the policy asks for. Keys and values live in
     JAX alone (`PagedCache`); torch hands over new ones by DLPack.
 
+    With ``policy=vt.attention.Policy.sampled(256)`` each new token reads 256 others on average,
+    whatever the length: drawn by their sketch, weighted, and with an estimate of their own error
+    (``DecodeLog.error_estimate``). The same model, batch and seed give the same text.
+
     The policy, from strongest to weakest: that of a `PagedCache` made by hand, of the innermost
     ``with vt.models.decoding(policy)``, of the latest `register`. Calling it again changes the
     defaults of caches made from then on, and the policy of all that follow it.

@@ -66,6 +66,14 @@ class DecodeLog:
         ]
         return self.pages_read() / np.maximum(np.asarray(held)[..., None], 1)
 
+    def tokens_read(self) -> Int[np.ndarray, "steps L B H"]:
+        """Tokens behind each output; of drawn tokens as many as were drawn."""
+        return self._stacked("tokens_read")
+
+    def error_estimate(self) -> Float[np.ndarray, "steps L B H"]:
+        """Estimated error of each output in units of the values (T8); NaN where none is drawn."""
+        return self._stacked("error_estimate")
+
     def dropped_mass_bound(self) -> Float[np.ndarray, "steps L B H"]:
         """Proven bound on the softmax mass left unread; NaN where no proof was asked for."""
         return self._stacked("dropped_mass_bound")

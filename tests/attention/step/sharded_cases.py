@@ -95,6 +95,29 @@ def test_decode_equals_one_device(caches, name):
     assert np.any(info.fell_back) == (name == "else_dense")
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"tolerance": 0.15, "confidence": 0.99, "sink": 0, "recent": 3}]
+)
+def test_devices_draw_the_tokens_that_one_device_draws(caches, given):
+    one, many = caches
+    query = 2 * np.random.default_rng(6).normal(size=(8, 3 * HEADS, D))
+    policy = Policy.sampled(40, dense_below=0, **given)
+    for key in (None, jax.random.key(2)):
+        output, info = vashista_attention(query, many, policy, key=key)
+        expected, whole = vashista_attention(query, one, policy, key=key)
+        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
+        for name in ("tokens_read", "pages_read", "bytes_read", "certified", "fell_back"):
+            found = getattr(info, name), getattr(whole, name)
+            np.testing.assert_array_equal(*found, err_msg=name)
+        for name in ("log_mass", "error_estimate", "error_bound"):
+            found = getattr(info, name), getattr(whole, name)
+            np.testing.assert_allclose(*found, rtol=1e-9, atol=1e-12, err_msg=name)
+        read = np.asarray(info.tokens_read)
+        assert np.any(read < np.asarray(one.lengths)[:, None])
+        assert not given or np.any(info.fell_back)
+        assert bool(info.result == Result.successful)
+
+
 def test_kernels_on_each_device_equal_plain_jax_on_one(caches):
     def single(a):
         return a.astype(jnp.float32) if a.dtype == jnp.float64 else a

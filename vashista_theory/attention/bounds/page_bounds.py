@@ -218,6 +218,18 @@ def _chord(least: Array, greatest: Array, mean: Array) -> Array:
 
 def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, proof: bool) -> PageBounds:
     """Score every sketched key, plus or minus what its rounding can have changed."""
+    logits, errors = sketched_tokens(query, pages, spec, proof=proof)
+    if errors is not None:
+        return sketched_keys(logits, errors)
+    sketched, _ = _log_sum(logits)
+    nothing = jnp.full_like(sketched, jnp.inf)
+    return PageBounds(sketched, sketched, -nothing, nothing, nothing)
+
+
+def sketched_tokens(
+    query: Query, pages: Summaries, spec: SummarySpec, *, proof: bool
+) -> tuple[Float[Array, "R G P S"], Float[Array, "R G P S"] | None]:
+    """Logits of all sketched keys, and with `proof` how far those of the keys may be from them."""
     box = _required(pages.box, "box")
     packed_codes = _required(pages.codes, "sketch_bits")
     work = query.vectors.dtype
@@ -235,12 +247,7 @@ def _sketch_bounds(query: Query, pages: Summaries, spec: SummarySpec, proof: boo
 
     # Each in a branch of its own, or XLA's CPU back end would melt the two into the sums below and
     # score a key anew, without vectors, for every loop that reads its score: three times as slow.
-    logits = _apart(query, scores)
-    if proof:
-        return sketched_keys(logits, _apart(query, errors))
-    sketched, _ = _log_sum(logits)
-    nothing = jnp.full_like(sketched, jnp.inf)
-    return PageBounds(sketched, sketched, -nothing, nothing, nothing)
+    return _apart(query, scores), _apart(query, errors) if proof else None
 
 
 def sketched_keys(logits: Float[Array, "R G P S"], errors: Float[Array, "R G P S"]) -> PageBounds:

@@ -68,6 +68,11 @@ class Dealing:
         span = PAGES_PER_SUPERPAGE
         return pages // (span * self.count) * span + pages % span
 
+    def page_at(self, places: Int[Array, "*n"]) -> Int[Array, "*n"]:
+        """Logical pages that lie at these places of this device: the inverse of `place`."""
+        span = PAGES_PER_SUPERPAGE
+        return (places // span * self.count + self.rank()) * span + places % span
+
     def pages_per_device(self, pages: int) -> int:
         """Places for the pages of a sequence on each device: whole superpages."""
         return -(-pages // (PAGES_PER_SUPERPAGE * self.count)) * PAGES_PER_SUPERPAGE

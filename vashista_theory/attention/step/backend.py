@@ -1,9 +1,9 @@
 """How a decode step reaches the cache, whether by plain JAX, by kernels or on many devices."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.cache.paged import PagedKV
@@ -11,6 +11,24 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.candidates import Candidates
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import Gathered, Partial, Pools
+
+
+class TokenScores(NamedTuple):
+    """What this device can tell of every token of its full pages.
+
+    Attributes:
+        pools: Where its pages lie.
+        pages: Their logical numbers, in the order of the page table of `pools`.
+        logits: Of the sketched keys; anything in a page that is not full.
+        errors: How far those of the keys may be from them; None where no proof was asked for.
+        value_bounds: Bound on the length of any value of a page.
+    """
+
+    pools: Pools
+    pages: Int[Array, " P"]
+    logits: Float[Array, "R G P S"]
+    errors: Float[Array, "R G P S"] | None
+    value_bounds: Float[Array, "R P"]
 
 
 @runtime_checkable
@@ -68,6 +86,20 @@ class Backend(Protocol):
         self, pools: Pools, pages: Int[Array, "R K"], chosen: Bool[Array, "R K"], dtype: jnp.dtype
     ) -> Gathered:
         """Keys and values of the chosen pages themselves."""
+        ...
+
+    def token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
+    ) -> TokenScores:
+        """Sketched scores of the tokens of this device."""
+        ...
+
+    def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "devices *n"]:
+        """What each device has, on all of them, along a new axis in front."""
+        ...
+
+    def merge_devices(self, own: Partial) -> Partial:
+        """Softmax sums over what all devices have read."""
         ...
 
     def all_agree(self, flags: Bool[Array, "*n"]) -> Bool[Array, "*n"]:

@@ -38,8 +38,8 @@ def parts(summaries: Summaries, policy: Policy) -> Summaries:
     named = {
         "mean": {"mean", "mean_error"},
         "ball": {"mean", "mean_error", "radius"},
-        "box": {"box"} if policy.tolerance is None else {"box", "mean", "mean_error"},
-        "sketch": {"box", "codes"} if policy.tolerance is None else {"box", "codes", "residual"},
+        "box": {"box", "mean", "mean_error"} if policy.proves else {"box"},
+        "sketch": {"box", "codes", "residual"} if policy.proves else {"box", "codes"},
     }[policy.summary or "box"]
     names = ("box", "mean", "mean_error", "radius", "codes", "residual")
     part = [getattr(summaries, name) if name in named else None for name in names]
@@ -74,7 +74,7 @@ def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -
     """Bytes that judging one page (or superpage) reads."""
     parts = cache.spec.bytes_by_part(cache.page_size, cache.head_size)
     width, ball = parts["value_bound"], parts.get("ball", 0)
-    proof = policy.tolerance is not None
+    proof = policy.proves
     box = parts.get("box", 0) + ball * proof
     codes = parts.get("sketch", 0) - (0 if proof else cache.page_size * width)
     costs = {

@@ -52,7 +52,7 @@ def _kind_for(summaries: Summaries, policy: Policy) -> spec.Kind | None:
     A proof by box or ball takes the chord of the exponential at the page mean, which is sharper
     than what the stage knows of either.
     """
-    summary, proof = policy.summary or "box", policy.tolerance is not None
+    summary, proof = policy.summary or "box", policy.proves
     if summary == "mean":
         return "ball"  # whose estimate is the mean's
     if summary == "sketch" and summaries.codes is not None:
@@ -314,7 +314,7 @@ class KernelBackend(PlainBackend):
         summary, but then it is the last one, and is looked at.
         """
         rows, listed = physical.shape
-        if self.policy.tolerance is None:  # nothing is proved, so nothing asks
+        if not self.policy.proves:  # nothing is proved, so nothing asks
             return jnp.full((rows,), jnp.inf, jnp.float32)
         size = pools.keys.shape[2]
         heads = pools.heads[:, None]

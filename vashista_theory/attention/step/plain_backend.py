@@ -2,15 +2,20 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.bits import from_bits, widened
-from vashista_theory.attention.bounds.page_bounds import PageBounds, Query, page_bounds
+from vashista_theory.attention.bounds.page_bounds import (
+    PageBounds,
+    Query,
+    page_bounds,
+    sketched_tokens,
+)
 from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE, Summaries
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step import routing
-from vashista_theory.attention.step.backend import Backend
+from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import Candidates, as_candidates, parts, pick
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
@@ -135,6 +140,37 @@ class PlainBackend(Backend):
         start = (jnp.int32(0), nothing_read(query))
         return jax.lax.while_loop(lambda s: s[0] < needed, body, start)[1]
 
+    def token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
+    ) -> TokenScores:
+        """Score the sketch of every key: where it lies if one sequence fills most of the pool."""
+        sequences, width = cache.page_table.shape
+        in_place = sequences == 1 and cache.keys.shape[1] <= 2 * width
+        held = parts(cache.summaries, policy)
+        physical = jnp.clip(pools.table, 0, cache.keys.shape[1] - 1)
+        if not in_place:
+            heads = pools.heads[:, None]
+            # The barrier makes XLA fetch whole pages, not one number after another.
+            held = jax.lax.optimization_barrier(
+                jax.tree.map(lambda part: pick(part, heads, physical), held)
+            )
+        logits, errors = sketched_tokens(query, held, cache.spec, proof=policy.proves)
+        values = from_bits(held.value_bound, query.vectors.dtype)
+        if in_place:
+            place = physical[:, None, :, None]
+            logits = jnp.take_along_axis(logits, place, axis=2)
+            errors = None if errors is None else jnp.take_along_axis(errors, place, axis=2)
+            values = jnp.take_along_axis(values, physical, axis=1)
+        return TokenScores(pools, pools.every_page()[0], logits, errors, values)
+
+    def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "1 *n"]:
+        """There is one device."""
+        return numbers[None]
+
+    def merge_devices(self, own: Partial) -> Partial:
+        """There is one device."""
+        return own
+
     def all_agree(self, flags: Bool[Array, "*n"]) -> Bool[Array, "*n"]:
         """There is one device."""
         return flags
@@ -144,7 +180,7 @@ def _bounds(
     query: Query, summaries: Summaries, cache: PagedKV, policy: Policy, tokens: int
 ) -> PageBounds:
     summary = policy.summary or "box"
-    proof = policy.tolerance is not None
+    proof = policy.proves
     return page_bounds(query, summaries, cache.spec, summary, tokens, proof=proof)
 
 

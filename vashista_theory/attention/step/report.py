@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vashista_theory._numerics import masked_logsumexp
 from vashista_theory._results import Result
@@ -23,7 +23,7 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.candidates import Candidates
 from vashista_theory.attention.step.softmax_sums import Partial
-from vashista_theory.attention.step.strategies import Outcome
+from vashista_theory.attention.step.strategies import Outcome, Sampled
 
 _NOTHING = 2.0**-10
 """Nats: what logits in half precision are rounded by."""
@@ -58,6 +58,14 @@ def report(
     judged_bytes = 0.0 if candidates is None else candidates.bytes_read
     page_bytes = 2 * cache.page_size * cache.head_size * cache.keys.dtype.itemsize
     read_bytes = float(page_bytes) * outcome.pages_read.astype(flat.dtype)
+    tokens = _tokens_of(outcome.pages_read, cache, flat.shape[0])
+    estimate = jnp.where(jnp.isinf(dropped.gap) & dropped.certified, 0.0, jnp.nan)
+    if outcome.sampled is not None:
+        tokens, estimate = outcome.sampled.tokens, outcome.sampled.estimate
+        judged_bytes = outcome.sampled.judged_bytes
+        read_bytes = float(page_bytes / cache.page_size) * outcome.sampled.fetched.astype(
+            flat.dtype
+        )
 
     def by_head(values: Array) -> Array:
         """(R, G), or (R,) for what the heads of a group share, as (B, H)."""
@@ -67,11 +75,13 @@ def report(
 
     return DecodeInfo(
         pages_read=by_head(outcome.pages_read),
+        tokens_read=by_head(tokens),
         log_mass=by_head(jnp.full_like(flat, jnp.nan) if partial is None else partial.log_mass()),
         dropped_mass_bound=by_head(dropped.bound),
         dropped_mass_lower=by_head(dropped.lower),
         dropped_mass_estimate=by_head(dropped.estimate),
         error_bound=by_head(dropped.error),
+        error_estimate=by_head(estimate),
         gap=by_head(dropped.gap),
         certified=by_head(dropped.certified),
         fell_back=by_head(outcome.fell_back),
@@ -86,6 +96,8 @@ def _dropped(query: Query, policy: Policy, outcome: Outcome) -> _Dropped:
     nothing_proved = _Dropped(*[unknown] * 5, certified=jnp.zeros(flat.shape, bool))
     if outcome.partial is None:  # coupled: no mass is defined
         return nothing_proved
+    if outcome.sampled is not None:
+        return _of_sample(outcome.sampled, unknown)
     if outcome.candidates is None or outcome.unread is None:  # everything was read
         nothing = jnp.zeros_like(flat)
         everywhere = jnp.full_like(flat, jnp.inf), jnp.ones(flat.shape, bool)
@@ -96,6 +108,21 @@ def _dropped(query: Query, policy: Policy, outcome: Outcome) -> _Dropped:
     if policy.tolerance is None:
         return nothing_proved._replace(estimate=estimate)
     return _proved(query, policy.tolerance, outcome, outcome.partial, outcome.candidates, estimate)
+
+
+def _of_sample(sampled: Sampled, unknown: Float[Array, "R G"]) -> _Dropped:
+    """No mass is dropped where every token may be drawn: unknown, and 0 where all were read."""
+    nothing = jnp.where(sampled.whole[:, None], 0.0, unknown)
+    gap = jnp.where(sampled.whole[:, None], jnp.inf, unknown)
+    error = jnp.where(sampled.whole[:, None], 0.0, sampled.bound)
+    return _Dropped(nothing, nothing, nothing, error, gap, sampled.certified)
+
+
+def _tokens_of(pages: Int[Array, " R"], cache: PagedKV, rows: int) -> Int[Array, " R"]:
+    """Tokens of so many pages, the last of which is read wherever it is not full."""
+    size = cache.page_size
+    lengths = jnp.repeat(cache.lengths, rows // cache.batch)
+    return jnp.where(pages > 0, pages * size - -lengths % size, 0)
 
 
 def _proved(

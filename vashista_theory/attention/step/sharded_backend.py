@@ -13,14 +13,14 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE
 from vashista_theory.attention.cache.dealing import Dealing
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.step.backend import Backend
+from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import Candidates, as_candidates
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import (
@@ -113,6 +113,18 @@ class ShardedBackend(Backend):
         """All devices choose, from the same numbers."""
         return self.inner.select_pages(priority, places, count)
 
+    def token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
+    ) -> TokenScores:
+        """Every device keeps what it finds of its own tokens."""
+        del cache, pools
+        own = self.inner.token_scores(query, self.part, as_rows(self.part), policy)
+        return own._replace(pages=self.dealing.page_at(own.pages))
+
+    def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "devices *n"]:
+        """What each device has, in the order of the devices on all of them."""
+        return jax.lax.all_gather(numbers, self.dealing.axis)
+
     def all_agree(self, flags: Bool[Array, "*n"]) -> Bool[Array, "*n"]:
         """Whether a flag is set on every device."""
         return self.dealing.all_agree(flags)
@@ -134,7 +146,7 @@ class ShardedBackend(Backend):
 
         chunk = max(1, min(chunk, -(-pages.shape[1] // self.dealing.count)))
         mine = chosen & self.dealing.is_mine(pages)
-        return self._merged(_over_marked(mine, chunk, read, nothing_read(query)))
+        return self.merge_devices(_over_marked(mine, chunk, read, nothing_read(query)))
 
     def read_range(
         self,
@@ -174,7 +186,7 @@ class ShardedBackend(Backend):
         )
         return Gathered(keys, values, number > 0)
 
-    def _merged(self, own: Partial) -> Partial:
+    def merge_devices(self, own: Partial) -> Partial:
         """Softmax sums over what all devices read, by log-sum-exp."""
         # One message instead of five. A count of tokens beyond 2^24 is rounded in float32, by far
         # less than what `log_mass_slack` allows for.

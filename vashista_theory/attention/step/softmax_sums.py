@@ -125,13 +125,23 @@ class Gathered(NamedTuple):
 
 def attend_gathered(query: Query, gathered: Gathered) -> Partial:
     """Softmax sums over keys already at hand."""
+    return sums_of(logits_of(query, gathered), gathered)
+
+
+def logits_of(query: Query, gathered: Gathered) -> Float[Array, "R G T"]:
+    """Logits of keys at hand, −inf for one that does not count."""
     exact = jax.lax.Precision.HIGHEST
-    keys, values, counted = gathered
+    keys, _, counted = gathered
     if query.vectors.shape[1] <= FEW_HEADS:
         scores = row_dot([query.vectors[:, :, None, :]], [keys[:, None, :, :]])
     else:
         scores = jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
-    logits = counted_logits(query.scale * scores, counted[:, None, :])
+    return counted_logits(query.scale * scores, counted[:, None, :])
+
+
+def sums_of(logits: Float[Array, "R G T"], gathered: Gathered) -> Partial:
+    """Softmax sums over keys with these logits."""
+    keys, values, counted = gathered
     top = jnp.max(logits, axis=-1, initial=-jnp.inf)
     weights = softmax_shares(logits, top[..., None])
     longest = greatest(jnp.where(counted[..., None], jnp.abs(keys), 0.0))

@@ -22,6 +22,28 @@ from vashista_theory.attention.step.widening import (
 )
 
 
+class Sampled(NamedTuple):
+    """What a read of drawn tokens says of itself.
+
+    Attributes:
+        tokens: Tokens behind the output.
+        fetched: Tokens read, those of attempts that were dropped included.
+        judged_bytes: Bytes of summaries read.
+        estimate: Of the error of the output.
+        bound: On it, at the confidence asked for; NaN if none was.
+        whole: Whether everything was read.
+        certified: Whether the tolerance is proved at the confidence asked for.
+    """
+
+    tokens: Int[Array, " R"]
+    fetched: Int[Array, " R"]
+    judged_bytes: Float[Array, " R"]
+    estimate: Float[Array, "R G"]
+    bound: Float[Array, "R G"]
+    whole: Bool[Array, " R"]
+    certified: Bool[Array, "R G"]
+
+
 class Outcome(NamedTuple):
     """What was read of each row, and what was not.
 
@@ -34,6 +56,7 @@ class Outcome(NamedTuple):
         unread: Which candidates were left out.
         bound: Bound on the dropped mass by which widening was ended.
         solved: With coupling, whether the projection was found.
+        sampled: With drawn tokens, what they say.
     """
 
     output: Float[Array, "R G D"]
@@ -44,13 +67,15 @@ class Outcome(NamedTuple):
     unread: Bool[Array, "R U"] | None
     bound: Float[Array, "R G"] | None = None
     solved: Bool[Array, "R G"] | None = None
+    sampled: Sampled | None = None
 
 
 def reads_everything(cache: PagedKV | ShardedKV, policy: Policy) -> bool:
     """Whether a sparse read cannot win: everything was asked for, or there is little."""
     width = cache.pages_per_sequence
     covered = policy.otherwise != "widen" and policy.pages is not None and policy.pages >= width
-    return policy.summary is None or covered or width * cache.page_size <= policy.dense_below
+    few = max(policy.dense_below, policy.tokens or 0)
+    return policy.summary is None or covered or width * cache.page_size <= few
 
 
 def read_all(query: Query, pools: Pools, coupling: float, backend: Backend) -> Outcome:

@@ -1,0 +1,292 @@
+"""Reading the sure tokens and a sample of the others (T8), with an error that the sample tells."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from vashista_theory._numerics import finite_or_zero, unit_roundoff
+from vashista_theory.attention.bounds import sampling as bounds
+from vashista_theory.attention.bounds.page_bounds import Query
+from vashista_theory.attention.bounds.random_bits import row_keys
+from vashista_theory.attention.bounds.rounding import norm_from_above
+from vashista_theory.attention.cache.paged import PagedKV
+from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step.backend import Backend, TokenScores
+from vashista_theory.attention.step.candidates import summary_bytes
+from vashista_theory.attention.step.drawing import (
+    Listed,
+    Tail,
+    draw,
+    group_proxies,
+    inclusion,
+    inverse_threshold,
+    list_drawn,
+)
+from vashista_theory.attention.step.routing import forced_pages
+from vashista_theory.attention.step.softmax_sums import (
+    Gathered,
+    Partial,
+    Pools,
+    logits_of,
+    merge,
+    nothing_read,
+    sums_of,
+)
+from vashista_theory.attention.step.strategies import Outcome, Sampled
+
+_ATTEMPTS = 4  # 1, 2, 4 and 8 times the tokens, then everything
+
+
+class _Read(NamedTuple):
+    """One attempt at every row.
+
+    Attributes:
+        sums: Over what was read, drawn tokens by their weights.
+        tokens: Tokens behind the sums.
+        fetched: Tokens read until now, those of dropped attempts included.
+        pages: Pages with a token that was read.
+        estimate: Standard deviation of the output, as the sample tells.
+        bound: On the error of the output, at the confidence asked for; NaN if none was.
+        whole: Whether everything was read.
+        overflown: Whether more tokens were drawn than there was room for.
+    """
+
+    sums: Partial
+    tokens: Int[Array, " R"]
+    fetched: Int[Array, " R"]
+    pages: Int[Array, " R"]
+    estimate: Float[Array, "R G"]
+    bound: Float[Array, "R G"]
+    whole: Bool[Array, " R"]
+    overflown: Bool[Array, " R"]
+
+
+class _Split(NamedTuple):
+    """A context as sure pages, read already, and the pages [first, last) of the tail."""
+
+    kept: Partial
+    first: Int[Array, " R"]
+    last: Int[Array, " R"]
+    sure_tokens: Int[Array, " R"]
+    sure_pages: Int[Array, " R"]
+
+
+def capacity_for(tokens: int) -> int:
+    """Room for the tokens that are drawn when `tokens` are expected.
+
+    Their number has a variance of no more than `tokens`. Beyond 8 standard deviations it is once in
+    10^11 rows, and such a row is read densely.
+    """
+    return tokens + math.ceil(8 * math.sqrt(tokens))
+
+
+def attempts(policy: Policy, room: int) -> list[int]:
+    """Tokens asked for one attempt after the other, in a context with room for `room`."""
+    tokens = policy.tokens or 0
+    if policy.tolerance is None:
+        return [tokens]
+    numbers = [tokens * 2**k for k in range(_ATTEMPTS)]
+    return [number for number in numbers if number == tokens or 2 * number <= room]
+
+
+def read_sampled(
+    query: Query,
+    cache: PagedKV,
+    pools: Pools,
+    policy: Policy,
+    keys: UInt32[Array, "B 2"],
+    backend: Backend,
+) -> Outcome:
+    """Read `policy.tokens` of each row, and more of those whose error looks too large."""
+    size = cache.page_size
+    split = _split(query, pools, size, policy, backend)
+    scores = backend.token_scores(query, cache, pools, policy)
+    inside = (scores.pages[None] >= split.first[:, None]) & (
+        scores.pages[None] < split.last[:, None]
+    )
+    proxy = group_proxies(scores.logits, inside, split.kept.log_mass(), backend.every_device)
+    tail = Tail(inside, proxy, (split.last - split.first) * size)
+    numbers = attempts(policy, cache.pages_per_sequence * size)
+
+    def attempt(number: int) -> _Read:
+        words = row_keys(keys, cache.kv_heads, number)
+        failure = None if policy.confidence is None else (1 - policy.confidence) / len(numbers)
+        once = functools.partial(_attempt, query, split, scores, tail, backend=backend)
+        return once(words, numbers[number], failure)
+
+    read = attempt(0)
+    read = read._replace(fetched=split.sure_tokens + read.fetched)
+    never = jnp.zeros(read.whole.shape, bool)
+    for number in range(1, len(numbers)):
+        failing = _failing(read, policy) & ~read.overflown
+        read = _where_needed(failing, functools.partial(attempt, number), read)
+    failing = read.overflown | (_failing(read, policy) if policy.tolerance else never)
+    read = _where_needed(
+        failing, functools.partial(_densely, query, pools, split, failing, backend), read
+    )
+    judged = (split.last - split.first).astype(query.vectors.dtype) * summary_bytes(cache, policy)
+    output = read.sums.normalised()
+    sampled = Sampled(
+        read.tokens, read.fetched, judged, read.estimate, read.bound, read.whole,
+        _certified(read, output, policy),
+    )  # fmt: skip
+    return Outcome(output, read.sums, read.pages, failing, None, None, sampled=sampled)
+
+
+def _split(query: Query, pools: Pools, size: int, policy: Policy, backend: Backend) -> _Split:
+    """Read the sink, the recent pages and one that is not full; the rest lies between them."""
+    lengths = pools.lengths
+    full, count = lengths // size, -(-lengths // size)
+    first = jnp.minimum(policy.sink, count)
+    last = jnp.maximum(first, jnp.minimum(full, count - policy.recent))
+    pages, exist = forced_pages(lengths, size, policy)
+    kept = backend.read_pages(query, pools, pages, exist)
+    tail = last - first
+    return _Split(kept, first, last, lengths - tail * size, count - tail)
+
+
+def _attempt(
+    query: Query,
+    split: _Split,
+    scores: TokenScores,
+    tail: Tail,
+    keys: UInt32[Array, "R 2"],
+    tokens: int,
+    failure: float | None,
+    *,
+    backend: Backend,
+) -> _Read:
+    """Draw so that `tokens` are read on average, sure ones included, and read them."""
+    every = backend.every_device
+    expected = tokens - split.sure_tokens
+    probability = inclusion(tail, expected, inverse_threshold(tail, expected, every))
+    drawn = draw(tail, probability, keys, scores.pages)
+    capacity = min(capacity_for(tokens), probability.shape[1] * probability.shape[2])
+    listed, by_page = list_drawn(drawn, capacity)
+    own = jnp.stack([jnp.sum(by_page, axis=1), jnp.sum(by_page > 0, axis=1)])
+    number, pages = jnp.sum(every(own.astype(jnp.int32)), axis=0, dtype=jnp.int32)
+
+    gathered = gather_tokens(scores.pools, listed, query.vectors.dtype)
+    rows = jnp.arange(listed.pages.shape[0], dtype=jnp.int32)[:, None]
+    log_pi = jnp.log(probability[rows, listed.pages, listed.slots])[:, None, :]
+    weighted = logits_of(query, gathered) - log_pi
+    sums = merge(split.kept, backend.merge_devices(sums_of(weighted, gathered)))
+    output, log_mass = sums.normalised(), sums.log_mass()
+    relative = weighted + log_pi - finite_or_zero(log_mass)[..., None]
+    distance = _distances(output, gathered)
+    variance = bounds.estimated_variance(relative, log_pi, distance)
+    bound = jnp.full_like(log_mass, jnp.nan)
+    whole = tail.tokens <= expected
+    if failure is not None:
+        bound = _bound(query, split, scores, tail, probability, sums, failure, backend)
+    total = split.sure_tokens + number
+    return _Read(
+        sums=sums,
+        tokens=total,
+        fetched=number,
+        pages=split.sure_pages + pages,
+        estimate=jnp.sqrt(jnp.sum(every(variance), axis=0)),
+        bound=jnp.where(whole[:, None], 0.0, bound),
+        whole=whole,
+        overflown=number > capacity_for(tokens),
+    )
+
+
+def gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
+    """Keys and values of single tokens."""
+    physical = jnp.take_along_axis(pools.table, listed.pages, axis=1)
+    size = pools.keys.shape[2]
+    place = jnp.clip(physical, 0, pools.keys.shape[1] - 1) * size + listed.slots
+
+    def fetch(pool: Array) -> Array:
+        flat = pool.reshape(pool.shape[0], -1, pool.shape[3])
+        return flat[pools.heads[:, None], place].astype(dtype)
+
+    return Gathered(fetch(pools.keys), fetch(pools.values), listed.exists)
+
+
+def _distances(output: Float[Array, "R G D"], gathered: Gathered) -> Float[Array, "R G C"]:
+    """How far the values lie from each head's output, without the cancellation of a square."""
+
+    def of_head(one: Float[Array, "R D"]) -> Float[Array, "R C"]:
+        return jnp.sqrt(jnp.sum((gathered.values - one[:, None, :]) ** 2, axis=-1))
+
+    heads = [of_head(output[:, g]) for g in range(output.shape[1])]
+    return jnp.where(gathered.counted[:, None, :], jnp.stack(heads, axis=1), 0.0)
+
+
+def _bound(
+    query: Query,
+    split: _Split,
+    scores: TokenScores,
+    tail: Tail,
+    probability: Float[Array, "R P S"],
+    sums: Partial,
+    failure: float,
+    backend: Backend,
+) -> Float[Array, "R G"]:
+    """Bound on the error of the output, in units of the values."""
+    assert scores.errors is not None
+    every, u = backend.every_device, unit_roundoff(query.vectors.dtype)
+    seen = (sums.log_mass() - sums.log_mass_slack(query))[..., None, None]
+    above = scores.logits + scores.errors - seen
+    above = above + 8 * u * (jnp.abs(scores.logits) + scores.errors + jnp.abs(seen))
+    above = jnp.where(tail.meant[:, None, :, None], above, -jnp.inf)
+    values = jnp.where(tail.meant, scores.value_bounds, 0.0)
+    own = bounds.tail_moments(above, jnp.log(probability)[:, None], values[:, None])
+    moments = bounds.TailMoments(
+        jnp.sum(every(own.sums), axis=0) * (1.0 + 64 * u), jnp.max(every(own.greatest), axis=0)
+    )
+    longest = jnp.max(every(jnp.max(values, axis=1, initial=0.0)), axis=0)[:, None]
+    longest = jnp.maximum(longest, norm_from_above(split.kept.normalised()))
+    length = norm_from_above(sums.normalised())
+    return bounds.confident_error(moments, failure, length, longest)
+
+
+def _failing(read: _Read, policy: Policy) -> Bool[Array, " R"]:
+    """Rows with a head whose error, by the estimate, is too large a part of its output."""
+    size = jnp.linalg.norm(read.sums.normalised(), axis=-1)
+    return jnp.any(read.estimate > (policy.tolerance or 0.0) * size, axis=1)
+
+
+def _where_needed(needed: Bool[Array, " R"], again: Callable[[], _Read], read: _Read) -> _Read:
+    """Read some rows again; nothing is read if there are none."""
+
+    def replaced() -> _Read:
+        new = again()
+        chosen = jax.tree.map(
+            lambda a, b: jnp.where(needed.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, read
+        )
+        fetched = read.fetched + jnp.where(needed, new.fetched, 0)
+        return chosen._replace(fetched=fetched)
+
+    return jax.lax.cond(jnp.any(needed), replaced, lambda: read)
+
+
+def _densely(
+    query: Query, pools: Pools, split: _Split, needed: Bool[Array, " R"], backend: Backend
+) -> _Read:
+    """Everything of some rows."""
+    last = jnp.where(needed, split.last, split.first)
+    nothing = nothing_read(query)
+    rest = backend.read_range(query, pools, pools.every_page(), split.first, last, nothing)
+    sums = merge(split.kept, rest)
+    exact = jnp.zeros_like(sums.mass)
+    every = jnp.ones(needed.shape, bool)
+    pages = split.sure_pages + split.last - split.first
+    fetched = pools.lengths - split.sure_tokens
+    return _Read(sums, pools.lengths, fetched, pages, exact, exact, every, ~every)
+
+
+def _certified(read: _Read, output: Float[Array, "R G D"], policy: Policy) -> Bool[Array, "R G"]:
+    """Whether the relative error is within the tolerance at the confidence asked for."""
+    everything = jnp.broadcast_to(read.whole[:, None], read.bound.shape)
+    if policy.confidence is None or policy.tolerance is None:
+        return everything
+    least = jnp.linalg.norm(output, axis=-1) - read.bound
+    return everything | (read.bound <= policy.tolerance * least)
