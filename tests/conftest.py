@@ -20,6 +20,7 @@ jaxtyping.install_import_hook("vashista_theory", "beartype.beartype")
 # is compiled as theirs by the sweep, the notebooks, and the full profile.
 if os.environ.get("VASHISTA_PROFILE", "default") == "default":
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for processes that tests start
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag is fatal
         quick = "--xla_cpu_use_fusion_emitters=false"  # read at XLA's first use
         os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()

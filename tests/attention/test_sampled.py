@@ -279,7 +279,9 @@ def test_equal_keys_read_equally_and_others_do_not():
     first, info = call(key=typed)
     for key in (typed, jax.random.key_data(typed), jax.random.PRNGKey(7)):
         np.testing.assert_array_equal(call(key=key)[0], first)
-    np.testing.assert_array_equal(jax.jit(lambda k: call(key=k)[0])(typed), first)
+    # Compiled as part of something larger, sums may be added in another order.
+    compiled = jax.jit(lambda k: call(key=k)[0])(typed)
+    np.testing.assert_allclose(compiled, first, rtol=1e-13, atol=1e-14)
     assert len(np.unique(np.asarray(first)[:, 0, 0])) == 3  # sequences draw for themselves
     assert not np.any(np.asarray(call(key=jax.random.key(8))[0]) == np.asarray(first))
     wide = jax.random.key(7, impl="rbg")
