@@ -63,11 +63,13 @@ def finite_or_zero(top: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def softmax_shares(
     logits: Float[Array, "*shape"], top: Float[Array, "*#shape"]
 ) -> Float[Array, "*shape"]:
-    """``exp(logits − top)``, and 0 for a logit of −inf under any top.
+    """``exp(logits − top)`` for a top that is no less, and 0 for a logit of −inf under any top.
 
     What sums of exponentials relative to other tops are multiplied by before they are added up.
+    Never above 1: a compiler may compute large scores twice, in another order, and the copy that
+    the top was taken from may be the smaller one by more than an exponential can hold.
     """
-    return jnp.exp(logits - finite_or_zero(top))
+    return jnp.exp(jnp.minimum(logits - finite_or_zero(top), 0.0))
 
 
 def log_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -59,7 +59,9 @@ def report(
     page_bytes = 2 * cache.page_size * cache.head_size * cache.keys.dtype.itemsize
     read_bytes = float(page_bytes) * outcome.pages_read.astype(flat.dtype)
     tokens = _tokens_of(outcome.pages_read, cache, flat.shape[0])
-    estimate = jnp.where(jnp.isinf(dropped.gap) & dropped.certified, 0.0, jnp.nan)
+    estimate = jnp.where(jnp.isinf(dropped.gap) & dropped.certified, 0.0, jnp.nan).astype(
+        flat.dtype
+    )
     if outcome.sampled is not None:
         tokens, estimate = outcome.sampled.tokens, outcome.sampled.estimate
         judged_bytes = outcome.sampled.judged_bytes
