@@ -352,12 +352,13 @@ def _beside(errors: Rows) -> Iterator[str]:
 
 
 def _known(calibration: Rows) -> Iterator[str]:
-    tails = [row["p95"] for row in calibration]
-    middles = [row["median"] for row in calibration]
-    yield (
-        f"Error over estimate: median {min(middles):.2f} to {max(middles):.2f}, "
-        f"95th percentile {min(tails):.2f} to {max(tails):.2f}."
-    )
+    for bits in sorted({row["bits"] for row in calibration}):
+        rows = [row for row in calibration if row["bits"] == bits]
+        middles, tails = ([row[c] for row in rows] for c in ("median", "p95"))
+        yield (
+            f"Error over estimate, {bits} bit{'s' if bits > 1 else ''}: median {min(middles):.2f} "
+            f"to {max(middles):.2f}, 95th percentile {min(tails):.2f} to {max(tails):.2f}."
+        )
 
 
 def _bound(bounds: Rows, exceeded: int) -> Iterator[str]:
