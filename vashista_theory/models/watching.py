@@ -46,13 +46,11 @@ class CacheLayer(Protocol):
         """All layers of the cache."""
         ...
 
-    def attend(
-        self, query: Any, key: Any, value: Any, mask: torch.Tensor | None, scale: float
-    ) -> torch.Tensor:
+    def attend(self, query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
         """Append the tokens announced and attend to everything before."""
         ...
 
-    def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
+    def store(self, key: Any, value: Any, mask: Any) -> None:
         """Append the tokens announced."""
         ...
 
