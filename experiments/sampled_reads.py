@@ -29,6 +29,7 @@ from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_att
 from vashista_theory.hull.heads import Heads, load_heads
 
 PAGE = 16
+SURE = 2 * PAGE
 BITS = (1, 2, 4)
 _BOUNDED_BITS = (4, 8)
 CONFIDENCE = 0.999
@@ -77,10 +78,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"draws is {self.draws}; expected at least 1")
-        if not self.tokens or min(self.tokens) <= 4 * PAGE - 16:
+        if not self.tokens or min(self.tokens) <= SURE:
             raise ValueError(
-                f"tokens is {self.tokens}; expected numbers above {4 * PAGE - 16}, of which some "
-                "are left to draw"
+                f"tokens is {self.tokens}; expected numbers above {SURE}, of which some are left "
+                "to draw"
             )
 
     def reduced(self) -> "Config":
@@ -143,7 +144,7 @@ def output_of(layer: Layer, weights: np.ndarray) -> np.ndarray:
 
 
 def _always(layer: Layer) -> np.ndarray:
-    """Sink, the last full page and one that is not full, as `Policy.sampled` reads them."""
+    """The first page and the last, full or not, as `Policy.sampled` reads them."""
     token, length = np.arange(layer.keys.shape[1]), layer.lengths[:, None]
     recent = PAGE * (-(-length // PAGE) - 1)
     return ((token < PAGE) | (token >= recent)) & (token < length)
@@ -328,8 +329,8 @@ def report(found: Measured) -> Outcome:
         ],
         notes=[
             (
-                "One draw for the heads of a group; pages of 16 tokens; the first page, the last "
-                "and one that is not full are always read. float64."
+                "One draw for the heads of a group; pages of 16 tokens; the first page and the last, "
+                "full or not, are always read. float64."
             ),
             (
                 "Best pages and tokens are chosen by the true mass of the group, which no "
