@@ -329,8 +329,8 @@ def report(found: Measured) -> Outcome:
         ],
         notes=[
             (
-                "One draw for the heads of a group; pages of 16 tokens; the first page and the last, "
-                "full or not, are always read. float64."
+                "One draw for the heads of a group; pages of 16 tokens; the first page and the "
+                "last, full or not, are always read. float64."
             ),
             (
                 "Best pages and tokens are chosen by the true mass of the group, which no "
