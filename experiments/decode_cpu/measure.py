@@ -154,7 +154,7 @@ def _measure(
     certified = Policy.certified(config.tolerance, dense_below=0)
     steps: dict[tuple[str, str], timing.Step] = {
         ("dense", ""): timing.dense(keys, values),
-        ("budget", ""): timing.sparse(caches[last], Policy.budget(config.pages)),
+        ("budget", ""): timing.sparse(caches[last], Policy.budget(config.pages, summary="box")),
     }
     steps |= {("certified", name): timing.sparse(c, certified) for name, c in caches.items()}
     named = {" | ".join(name): step for name, step in steps.items()}
@@ -192,7 +192,7 @@ def _stages(
 ) -> list[dict[str, Any]]:
     rows = []
     policies = {
-        "budget": Policy.budget(config.pages),
+        "budget": Policy.budget(config.pages, summary="box"),
         "certified": Policy.certified(config.tolerance, dense_below=0),
     }
     for name, policy in policies.items():

@@ -219,7 +219,7 @@ def _paged(block: Block, kind: str) -> None:
         return
     cache = data.cache_of(shape, *pools)
     policies = {
-        "budget": Policy.budget(plan.pages),
+        "budget": Policy.budget(plan.pages, summary="box"),
         "published means": Policy.published(plan.pages),
         "certified": Policy.certified(plan.tolerance),
         PROVED: Policy.certified(plan.tolerance, dense_below=0),
@@ -256,7 +256,7 @@ def _baselines(block: Block, kind: str, pools: tuple[jax.Array, ...], queries: j
 def _by_stages(block: Block, kind: str, cache: PagedKV, queries: jax.Array) -> None:
     shape, plan = block.shape, block.plan
     held = ours.fold(cache)
-    policy = Policy.budget(plan.pages)
+    policy = Policy.budget(plan.pages, summary="box")
     # As the policy opens them: those it asks for, and those of the first and the last page.
     opened = (policy.superpages or 0) + 2
     listed = _room(block, held, queries)

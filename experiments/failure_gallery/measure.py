@@ -139,7 +139,7 @@ def _finite(value: float) -> float | None:
 
 def policies(config: Config) -> dict[str, Policy]:
     """By the name that the tables use."""
-    budget = dataclasses.replace(Policy.budget(config.pages), dense_below=0)
+    budget = dataclasses.replace(Policy.budget(config.pages, summary="box"), dense_below=0)
     return {
         "certified": Policy.certified(config.tolerance, dense_below=0),
         "budget": budget,

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import Array
 
 from tests.evaluation import steps as cases
-from vashista_theory.attention import SummarySpec
+from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.evaluation import block as blocks
 from vashista_theory.evaluation import policies
 
@@ -107,7 +107,14 @@ def test_random_pages_are_as_many_and_differ_by_step_and_layer() -> None:
     np.testing.assert_array_equal(pages, 5)
 
 
-@pytest.mark.parametrize("name", [n for n, p in policies.policies().items() if p.counts_pages])
+COUNTED = [
+    name
+    for name, policy in policies.policies().items()
+    if policy.counts_pages and not name.startswith("sampled")  # so many on average
+]
+
+
+@pytest.mark.parametrize("name", COUNTED)
 def test_policies_of_a_number_of_pages_read_no_more(name: str) -> None:
     problem = cases.numbers(1, 400, 5)
     policy = policies.get(name)
@@ -138,3 +145,57 @@ def test_a_policy_of_ones_own_takes_a_few_lines(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_policy_is_told_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'box' is unknown; did you mean 'boxes'\?.*oracle-pages"):
         policies.get("box")
+
+
+class TestSingleTokens:
+    """Policies that read tokens: hand-counted, and the mechanism where it is the mechanism's."""
+
+    # Pages 0 and 3 are always read; of pages 1 and 2 one token weighs 60, the others 0.5.
+    weights = [1.0] * 16 + [60.0] + [0.5] * 31 + [2.0] * 16
+    sure = 16 * 1.0 + 16 * 2.0
+
+    @pytest.mark.parametrize("name", ["sketched-tokens", "double-sparsity"])
+    def test_the_best_tokens_beside_those_always_read(self, name: str) -> None:
+        weights = list(self.weights)
+        weights[40] = 30.0
+        # 48 tokens are 32 that are always read and 16 more: 60, 30, and fourteen of 30 that tie.
+        # Ties are all read.
+        expected = self.sure + 60 + 30 + 30 * 0.5
+        np.testing.assert_allclose(tokens_read(name, weights, 3), expected, rtol=1e-12)
+
+    def test_half_a_uniform_sample_is_weighted_by_its_share(self) -> None:
+        # 3 pages are 48 tokens: 32 always read, of the other 16 half by mass, half by chance.
+        weights = [1.0] * 16 + [100.0 + i for i in range(8)] + [3.0] * 40 + [2.0] * 16
+        assert len(weights) == 80
+        reading = jax.jit(policies.get("half-uniform").read, static_argnums=1)(
+            shown(weights, pages=5), 3
+        )
+        assert float(reading.tokens_read[0, 0, 0]) == 48
+        # 8 of 40 equal tokens, each counted five times, are worth all 40.
+        np.testing.assert_allclose(np.exp(reading.log_mass), sum(weights), rtol=1e-12)
+
+    def test_drawn_tokens_are_the_mechanism_step_by_step(self) -> None:
+        problem = cases.numbers(2, 400, 4)
+        policy = policies.get("sampled")
+        reading = cases.read(policy, problem, 7)
+        ours = Policy.sampled(7 * cases.PAGE, dense_below=0)
+        expected = cases.one_at_a_time(*problem, ours, policy.spec)
+        for step, (output, info) in enumerate(expected):
+            np.testing.assert_allclose(reading.output[:, step], output, rtol=0, atol=1e-12)
+            tokens = np.asarray(info.tokens_read).reshape(cases.KV_HEADS, cases.GROUP)
+            np.testing.assert_array_equal(reading.tokens_read[:, step], tokens)
+
+
+def test_weights_count_a_key_so_many_times() -> None:
+    queries, keys, values = cases.numbers(7, 32, 1)
+    problem = cases.block(queries, keys, values, policies.get("dense").spec)
+    times = np.random.default_rng(8).integers(0, 3, (cases.KV_HEADS, 1, 1, 2, 16))
+    with np.errstate(divide="ignore"):
+        reading = blocks.read_weighted(problem, jnp.asarray(np.log(times)))
+    for head, one in np.ndindex(cases.KV_HEADS, cases.GROUP):
+        often = times[head].ravel()
+        masses = often * np.exp(keys[head] @ queries[head, 0, one] / np.sqrt(cases.D))
+        output = masses @ values[head] / masses.sum()
+        np.testing.assert_allclose(reading.output[head, 0, one], output, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(reading.log_mass[head, 0, one], np.log(masses.sum()), rtol=1e-13)
+        assert int(reading.tokens_read[head, 0, one]) == (times[head] > 0).sum()

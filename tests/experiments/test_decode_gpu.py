@@ -327,4 +327,4 @@ def test_every_step_fits_its_shapes_at_the_longest_contexts() -> None:
     traced(lambda c: ours.budget(shape, ours.fold(c), **stages), cache)
     proof = {"listed": 512, "tolerance": 0.05, "implementation": None}
     traced(lambda c: ours.certified(shape, ours.fold(c), **proof), cache)
-    traced(lambda c: ours.front(c, Policy.budget(64)), cache)
+    traced(lambda c: ours.front(c, Policy.budget(64, summary="box")), cache)

@@ -1,5 +1,6 @@
 """Quality of sparse reading on a real language model: ``python -m vashista_theory.evaluation``."""
 
+from vashista_theory.evaluation import token_policies as token_policies
 from vashista_theory.evaluation.block import DecodeBlock as DecodeBlock
 from vashista_theory.evaluation.block import Reading as Reading
 from vashista_theory.evaluation.block import read_mask as read_mask

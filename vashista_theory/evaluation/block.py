@@ -61,35 +61,31 @@ class DecodeBlock(NamedTuple):
     def page_scores(self, summary: Summary) -> Float[Array, "K Q G P"]:
         """What the mechanism orders pages by, from one kind of summary; for full pages only."""
         heads, steps, group, d = self.queries.shape
-        flat = self.queries.reshape(heads, steps * group, d)
-        pages = self._summaries()
         if summary == "sketch":
-            scores = self._sketch_scores(flat, pages)
-        else:
-            query = as_query(flat, self.scale)
-            spec, size = self.cache.spec, self.page_size
-            scores = page_bounds(query, pages, spec, summary, size, proof=False).priority
-        return scores.reshape(heads, steps, group, -1)
+            return jax.nn.logsumexp(self.sketch_logits(), axis=-1)
+        query = as_query(self.queries.reshape(heads, steps * group, d), self.scale)
+        spec, size = self.cache.spec, self.page_size
+        bounds = page_bounds(query, self._summaries(), spec, summary, size, proof=False)
+        return bounds.priority.reshape(heads, steps, group, -1)
 
     def _summaries(self) -> Summaries:
         table = self.cache.page_table[0]
         return jax.tree.map(lambda held: held[:, table], self.cache.summaries)
 
-    def _sketch_scores(
-        self, flat: Float[Array, "K M D"], pages: Summaries
-    ) -> Float[Array, "K M P"]:
+    def sketch_logits(self) -> Float[Array, "K Q G P S"]:
+        """Logits of the sketched keys; right for full pages only."""
         # The mechanism scores codes dimension by dimension, which pays for one step. Many steps
         # share one rebuilt key: the same numbers, by a matrix product.
+        pages = self._summaries()
         if pages.box is None or pages.codes is None:
             raise ValueError("this policy routes by a sketch, but the cache keeps none.")
         bits, packed = self.cache.spec.sketch_bits or 8, self.cache.spec.packed
         codes: UInt8[Array, ...] = pages.codes
-        lower, upper = corners(pages.box, flat.dtype)
+        lower, upper = corners(pages.box, self.queries.dtype)
         full = sketch.unpack(codes, bits) if packed else codes
         keys = sketch.dequantise(full, lower, upper, bits)
         exact = jax.lax.Precision.HIGHEST
-        scores = self.scale * jnp.einsum("kmd,kpsd->kmps", flat, keys, precision=exact)
-        return jax.nn.logsumexp(scores, axis=-1)
+        return self.scale * jnp.einsum("kqgd,kpsd->kqgps", self.queries, keys, precision=exact)
 
 
 class Reading(NamedTuple):
@@ -119,8 +115,19 @@ def read_mask(block: DecodeBlock, mask: Shaped[Array, "K Q g P s"]) -> Reading:
         block: The steps.
         mask: Which keys to read; axes of heads and of tokens may have length 1.
     """
-    read = mask & block.visible[None, :, None]
-    logits = jnp.where(read, block.logits(), -jnp.inf)
+    return read_weighted(block, jnp.where(mask, 0.0, -jnp.inf).astype(block.keys.dtype))
+
+
+def read_weighted(block: DecodeBlock, log_weights: Float[Array, "K Q g P s"]) -> Reading:
+    """Softmax attention over keys that count more or less than once (T8).
+
+    Args:
+        block: The steps.
+        log_weights: Added to the logit of each key, −inf for one that is not read: log(1/π) where
+            it was drawn with probability π. Axes of heads and of tokens may have length 1.
+    """
+    read = (log_weights > -jnp.inf) & block.visible[None, :, None]
+    logits = jnp.where(read, block.logits() + jnp.where(read, log_weights, 0.0), -jnp.inf)
     heads, steps, group = logits.shape[:3]
     flat = logits.reshape(heads, steps, group, -1)
     top = jnp.max(flat, axis=-1, keepdims=True)

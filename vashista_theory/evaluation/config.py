@@ -40,7 +40,8 @@ class EvaluationConfig:
     contexts: tuple[int, ...] = (2048,)
     """Context lengths, in tokens."""
     text: tuple[str, ...] = (STANDARD,)
-    """Texts for perplexity: pydoc-topics, moby-dick, sotu, or files of your own; none for none."""
+    """Texts for perplexity: pydoc-topics, pydoc-modules, python-code, moby-dick, sotu, or files of
+    your own; none for none."""
     segments: int = 4
     """Stretches of each text, evenly spread."""
     positions: int = 256

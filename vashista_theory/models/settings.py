@@ -102,7 +102,7 @@ class _Override:
     log: DecodeLog
 
 
-_default = Settings(Policy.certified(), SummarySpec(), 16)
+_default = Settings(Policy.sampled(), SummarySpec(), 16)
 _override: contextvars.ContextVar[_Override | None] = contextvars.ContextVar(
     "vashista_decoding", default=None
 )
@@ -134,9 +134,9 @@ def decoding(policy: Policy | None = None) -> Generator[DecodeLog]:
 
     ::
 
-        with vt.models.decoding(vt.attention.Policy.budget(64, summary="sketch")) as log:
+        with vt.models.decoding(vt.attention.Policy.sampled(512)) as log:
             model.generate(**inputs)
-        print(log.share_read().mean())
+        print(log.tokens_read().mean(), log.error_estimate().mean())
 
     The policy is looked up at every decode step, so one prefilled cache can be read with several.
     A `PagedCache` that was given a policy of its own keeps it.
