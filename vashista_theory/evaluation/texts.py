@@ -28,7 +28,8 @@ STANDARD = "pydoc-topics"
 def _documentation() -> str:
     """What `help` says of three modules of the standard library."""
     names = ("decimal", "argparse", "pathlib")
-    return "\n\n".join(pydoc.render_doc(name, renderer=pydoc.plaintext) for name in names)
+    plain = pydoc.plaintext  # pyright: ignore[reportAttributeAccessIssue]
+    return "\n\n".join(pydoc.render_doc(name, renderer=plain) for name in names)
 
 
 def _source_code() -> str:
