@@ -62,8 +62,9 @@ def make(shape: Shape, seed: int, bits: int = 4) -> tuple[PagedKV, list[np.ndarr
     query = rng.normal(size=(shape.batch, shape.kv_heads * shape.group, shape.d))
     spec = SummarySpec(sketch_bits=bits)
     if rng.random() < 0.3:  # adopted pools, with pages named more than once
-        pool = (2, shape.kv_heads, shape.width, s, shape.d)
-        pools = rng.normal(size=pool)
+        # As many as all sequences could have, and so one compilation; some are named, others not.
+        pages = shape.batch * shape.width
+        pools = rng.normal(size=(2, shape.kv_heads, pages, s, shape.d))
         table = rng.integers(0, shape.width, size=(shape.batch, shape.width))
         cache = PagedKV.from_pages(*pools, table, lengths, spec=spec)
         tokens = [

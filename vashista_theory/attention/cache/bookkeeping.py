@@ -229,6 +229,7 @@ def _account(
     return references, stack, height + jnp.sum(freed, dtype=jnp.int32)
 
 
+@jax.jit
 def free(cache: _Cache, sequence: Int[Array, ""]) -> _Cache:
     """Empty a sequence and return to the stack what nothing else names."""
     inside = _is_sequence(cache, sequence)
@@ -259,6 +260,7 @@ def _release(
     )
 
 
+@jax.jit
 def fork(
     cache: _Cache, source: Int[Array, ""], target: Int[Array, ""], length: Int[Array, ""]
 ) -> _Cache:
@@ -331,6 +333,7 @@ def grow(cache: _Cache, pages: int, width: int) -> _Cache:
     )
 
 
+@jax.jit
 def truncate(cache: _Cache, lengths: Int[Array, " B"]) -> _Cache:
     """Drop what lies beyond a length; pages that nothing names any more return to the stack."""
     kept = jnp.clip(lengths, 0, cache.lengths)
@@ -338,6 +341,7 @@ def truncate(cache: _Cache, lengths: Int[Array, " B"]) -> _Cache:
     return _release(cache, cache.page_table, dropped, kept)
 
 
+@jax.jit
 def select(cache: _Cache, sequences: Int[Array, " C"]) -> _Cache:
     """Row i becomes row `sequences[i]`; rows named twice share their pages."""
     table, lengths = cache.page_table[sequences], cache.lengths[sequences]

@@ -16,6 +16,7 @@ from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention.bounds.summaries import (
     PAGES_PER_SUPERPAGE,
+    Summaries,
     SummarySpec,
     empty_summaries,
     stored_bytes,
@@ -85,20 +86,7 @@ class PagedKV(CacheArrays):
         )
         checks.check_length(width, page_size)
         dtype = checks.check_dtypes(dtype, spec, head_size)
-        pool = (kv_heads, pages, page_size, head_size)
-        supers = (batch, kv_heads, width // PAGES_PER_SUPERPAGE)
-        return cls(
-            keys=jnp.zeros(pool, dtype),
-            values=jnp.zeros(pool, dtype),
-            page_table=jnp.zeros((batch, width), jnp.int32),
-            lengths=jnp.zeros((batch,), jnp.int32),
-            reference_counts=jnp.zeros((pages,), jnp.int32),
-            free_pages=jnp.arange(pages, dtype=jnp.int32)[::-1],
-            free_count=jnp.asarray(pages, jnp.int32),
-            summaries=empty_summaries(spec, (kv_heads, pages), page_size, head_size),
-            superpages=empty_summaries(spec, supers, None, head_size),
-            spec=spec,
-        )
+        return _empty(batch, width, (kv_heads, pages, page_size, head_size), dtype, spec)
 
     @classmethod
     def from_tokens(
@@ -178,8 +166,7 @@ class PagedKV(CacheArrays):
         free = np.flatnonzero(counts == 0)
         stack = np.zeros(pages, np.int32)
         stack[: free.size] = free[::-1]
-        summaries = summarise_pages(keys_, values_, spec)
-        supers = update.superpages_of_table(summaries, jnp.asarray(table, jnp.int32))
+        summaries, supers = _summarised(keys_, values_, jnp.asarray(table, jnp.int32), spec)
         return cls(
             keys=keys_,
             values=values_,
@@ -297,6 +284,34 @@ class PagedKV(CacheArrays):
             ValueError: for a wrong shape, or a concrete index out of range.
         """
         return update.select(self, checks.as_sequences(sequences, self.batch))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _empty(
+    batch: int, width: int, pool: tuple[int, ...], dtype: jnp.dtype, spec: SummarySpec
+) -> PagedKV:
+    kv_heads, pages, page_size, head_size = pool
+    supers = (batch, kv_heads, width // PAGES_PER_SUPERPAGE)
+    return PagedKV(
+        keys=jnp.zeros(pool, dtype),
+        values=jnp.zeros(pool, dtype),
+        page_table=jnp.zeros((batch, width), jnp.int32),
+        lengths=jnp.zeros((batch,), jnp.int32),
+        reference_counts=jnp.zeros((pages,), jnp.int32),
+        free_pages=jnp.arange(pages, dtype=jnp.int32)[::-1],
+        free_count=jnp.asarray(pages, jnp.int32),
+        summaries=empty_summaries(spec, (kv_heads, pages), page_size, head_size),
+        superpages=empty_summaries(spec, supers, None, head_size),
+        spec=spec,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _summarised(
+    keys: Array, values: Array, table: Array, spec: SummarySpec
+) -> tuple[Summaries, Summaries]:
+    summaries = summarise_pages(keys, values, spec)
+    return summaries, update.superpages_of_table(summaries, table)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
