@@ -19,8 +19,8 @@ ROOT = Path(experiments.__file__).parents[1]
 CERTIFIED = {
     "certificate_tightness", "certificate_vacuity", "certified_text", "compile_check",
     "decode_cpu", "failure_gallery", "generation", "head_survey", "latency", "model_quality",
-    "published_algorithm", "sampled_reads", "sampled_text", "solved_tasks", "supported_models",
-    "verdicts",
+    "published_algorithm", "sampled_length", "sampled_reads", "sampled_text", "solved_tasks",
+    "supported_models", "verdicts",
 }  # fmt: skip
 Stale = Callable[[], dict[str, str]]
 
