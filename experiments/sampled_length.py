@@ -1,13 +1,14 @@
 r"""Does the error of so many drawn tokens stay as it is when the context grows (T8)?
 
-Diffuse keys are the hard case, where no selection is small: normal keys, the query such that logits
-have standard deviation 1, values of one spread. Contexts from 8k to a million tokens are read by
-the mechanism itself with a fixed number of tokens, a fresh key for every draw, and held against
-dense attention in float64. T8 says that the root of the mean squared error is at most the tail's
-share times √(ρ/m), in units of the furthest value's distance (m drawn tokens, ρ how far the sketch
-is from the masses). Here it is held against the same in units of the values' spread, which is less
-and all that counts where values do not depend on keys. ρ, share and spread are computed from a
-sketch in NumPy. Beside it stand as many of the best pages and tokens, chosen by the true mass.
+Diffuse keys are the hard case, where no selection is small: normal keys, logits of standard
+deviation 1, and values half of their keys, so that what is read matters. Contexts from 8k to a
+million tokens are read by the mechanism itself with a fixed number of tokens, a fresh key for every
+draw, and held against dense attention in float64. T8 says that the root of the mean squared error
+is at most the tail's share times √(ρ/m), in units of the furthest value's distance (m drawn tokens,
+ρ how far the sketch is from the masses). Here it is held against the same in units of the values'
+spread, which is less, and all that a draw in proportion to the masses sees. ρ, share and spread are
+computed from a sketch in NumPy. Beside it stand as many of the best pages and tokens, chosen by the
+true mass.
 
 Examples:
   python -m experiments sampled_length
@@ -98,9 +99,13 @@ class Context:
 
 
 def context(length: int, config: Config) -> Context:
-    """Normal keys, values and queries; the scale 1/√D makes logits of standard deviation 1."""
+    """Normal keys and queries; the scale 1/√D makes logits of standard deviation 1.
+
+    Half of the variance of a value is its key's: which tokens are read matters, as on real heads.
+    """
     rng = np.random.default_rng((config.seed, length))
     keys, values = rng.standard_normal((2, length, config.head_size), dtype=np.float32)
+    values = np.sqrt(np.float32(0.5)) * (keys + values)
     return Context(
         rng.standard_normal((config.queries, config.head_size), np.float32), keys, values
     )

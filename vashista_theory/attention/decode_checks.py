@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from vashista_theory._checks import as_floats, check_finite, is_traced
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention.bounds.summaries import KINDS
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.cache.sharded import ShardedKV
 from vashista_theory.attention.kernels.api import STEP_IMPLEMENTATIONS
@@ -81,16 +82,10 @@ def _as_query(query: ArrayLike, cache: PagedKV | ShardedKV) -> Array:
 
 
 def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
-    kept = {
-        "mean": (cache.spec.ball, "ball=True"),
-        "ball": (cache.spec.ball, "ball=True"),
-        "box": (cache.spec.box, "box=True"),
-        "sketch": (cache.spec.sketch_bits is not None, "sketch_bits=4"),
-    }
-    if policy.summary is not None and not kept[policy.summary][0]:
+    if policy.summary is not None and not KINDS[policy.summary].kept_by(cache.spec):
         raise ValueError(
             f"the policy judges pages by {policy.summary!r}, which this cache does not keep. Build "
-            f"it with SummarySpec({kept[policy.summary][1]})."
+            f"it with SummarySpec({KINDS[policy.summary].needs})."
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vashista_theory._checks import is_integer
-from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE, Summary
+from vashista_theory.attention.bounds.summaries import KINDS, PAGES_PER_SUPERPAGE, Summary
 
 Otherwise = Literal["keep", "widen", "dense"]
 
@@ -51,7 +51,7 @@ class Policy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("summary", self.summary, ("mean", "box", "ball", "sketch", None))
+        _check_choice("summary", self.summary, (*KINDS, None))
         _check_choice("otherwise", self.otherwise, ("keep", "widen", "dense"))
         _check_count("pages", self.pages, least=1, optional=True)
         _check_count("superpages", self.superpages, least=1, optional=True)

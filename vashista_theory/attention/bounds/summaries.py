@@ -5,7 +5,9 @@ stored beside it. So a bound computed from a summary is never below the true sco
 type the summary is stored in.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import equinox as eqx
@@ -33,7 +35,7 @@ from vashista_theory.attention.bounds.rounding import (
 
 PAGES_PER_SUPERPAGE = 16
 Summary = Literal["mean", "box", "ball", "sketch"]
-"""What pages can be judged by."""
+"""What pages can be judged by; `KINDS` says what each reads."""
 _STORAGE = ("bfloat16", "float32", "float64")
 
 
@@ -67,18 +69,61 @@ class SummarySpec:
         if self.dtype not in _STORAGE:
             raise ValueError(f"dtype is {self.dtype!r}; summaries are stored as one of {_STORAGE}.")
 
-    def bytes_by_part(self, page_size: int, d: int) -> dict[str, int]:
-        """Bytes that one page of one head costs, by part."""
-        width = jnp.dtype(self.dtype).itemsize
-        parts = {"value_bound": width}
+    def bytes_by_field(self, page_size: int, d: int) -> dict[str, int]:
+        """Bytes that one page of one head costs, by the fields of `Summaries`."""
+        width, bits = jnp.dtype(self.dtype).itemsize, self.sketch_bits
+        fields = {"value_bound": width}
         if self.box:
-            parts["box"] = 2 * d * width
+            fields["box"] = 2 * d * width
         if self.ball:
-            parts["ball"] = (d + 2) * width
+            fields |= {"mean": d * width, "mean_error": width, "radius": width}
+        if bits is not None:
+            fields["codes"] = page_size * sketch.row_bytes(bits, d, packed=self.packed)
+            fields["residual"] = page_size * width
+        return fields
+
+    def bytes_by_part(self, page_size: int, d: int) -> dict[str, int]:
+        """Bytes that one page of one head costs, by what `SummarySpec` has a switch for."""
+        fields = self.bytes_by_field(page_size, d)
+        parts = {name: fields[name] for name in ("value_bound", "box") if name in fields}
+        if self.ball:
+            parts["ball"] = fields["mean"] + fields["mean_error"] + fields["radius"]
         if self.sketch_bits is not None:
-            codes = sketch.row_bytes(self.sketch_bits, d, packed=self.packed)
-            parts["sketch"] = page_size * (codes + width)
+            parts["sketch"] = fields["codes"] + fields["residual"]
         return parts
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What judging pages by one kind of summary reads.
+
+    Attributes:
+        estimate: Fields of `Summaries` that an estimate needs.
+        proof: Further fields that a proof reads, where they are kept.
+        needs: The argument of `SummarySpec` that keeps them.
+    """
+
+    estimate: tuple[str, ...]
+    proof: tuple[str, ...]
+    needs: str
+
+    def fields(self, *, proof: bool) -> tuple[str, ...]:
+        """Fields of `Summaries` that are read, the bound on values not among them."""
+        return self.estimate + (self.proof if proof else ())
+
+    def kept_by(self, spec: SummarySpec) -> bool:
+        """Whether a cache of this specification can be judged so."""
+        return bool(getattr(spec, self.needs.partition("=")[0]))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "mean": Kind(("mean", "mean_error"), (), "ball=True"),
+        "box": Kind(("box",), ("mean", "mean_error"), "box=True"),
+        "ball": Kind(("mean", "mean_error", "radius"), (), "ball=True"),
+        "sketch": Kind(("box", "codes"), ("residual",), "sketch_bits=4"),
+    }
+)
 
 
 class Summaries(eqx.Module):

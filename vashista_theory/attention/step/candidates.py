@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
-from vashista_theory.attention.bounds.summaries import Summaries
+from vashista_theory.attention.bounds.summaries import KINDS, Summaries
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.routing import Layout, layout
@@ -35,12 +35,7 @@ class Candidates(NamedTuple):
 
 def parts(summaries: Summaries, policy: Policy) -> Summaries:
     """What the policy judges by, nothing else."""
-    named = {
-        "mean": {"mean", "mean_error"},
-        "ball": {"mean", "mean_error", "radius"},
-        "box": {"box", "mean", "mean_error"} if policy.proves else {"box"},
-        "sketch": {"box", "codes", "residual"} if policy.proves else {"box", "codes"},
-    }[policy.summary or "box"]
+    named = KINDS[policy.summary or "box"].fields(proof=policy.proves)
     names = ("box", "mean", "mean_error", "radius", "codes", "residual")
     part = [getattr(summaries, name) if name in named else None for name in names]
     return Summaries(*part, value_bound=summaries.value_bound)
@@ -72,16 +67,9 @@ def as_candidates(
 
 def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -> float:
     """Bytes that judging one page (or superpage) reads."""
-    parts = cache.spec.bytes_by_part(cache.page_size, cache.head_size)
-    width, ball = parts["value_bound"], parts.get("ball", 0)
-    proof = policy.proves
-    box = parts.get("box", 0) + ball * proof
-    codes = parts.get("sketch", 0) - (0 if proof else cache.page_size * width)
-    costs = {
-        "mean": cache.head_size * width,
-        "ball": ball,
-        "box": box,
-        # Superpages have no sketch; their boxes stand in for it.
-        "sketch": box if superpages else parts.get("box", 0) + codes,
-    }
-    return float(costs[policy.summary or "box"] + width * proof)
+    fields = cache.spec.bytes_by_field(cache.page_size, cache.head_size)
+    # Superpages have no sketch; their boxes stand in for it.
+    summary = policy.summary or "box"
+    kind = KINDS["box" if superpages and summary == "sketch" else summary]
+    read = sum(fields.get(name, 0) for name in kind.fields(proof=policy.proves))
+    return float(read + fields["value_bound"] * policy.proves)

@@ -59,7 +59,8 @@ def _kind_for(summaries: Summaries, policy: Policy) -> spec.Kind | None:
         return "sketch"
     if proof and summaries.mean is not None:
         return None
-    return "ball" if summary == "ball" else "box"
+    known: dict[str, spec.Kind] = {"ball": "ball", "box": "box", "sketch": "box"}
+    return known.get(summary)
 
 
 def bounds_from(
