@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from experiments.framework import registry, results
 from experiments.framework.outcome import Measured, Outcome
-from experiments.verdicts import mechanism, theory
+from experiments.verdicts import mechanism, sampling, theory
 from experiments.verdicts.judging import judge
 
-CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all]
+CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all, *sampling.CLAIMS.all]
 READS = tuple(sorted({name for claim in CLAIMS for name in claim.needs}))
 
 

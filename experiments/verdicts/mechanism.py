@@ -83,9 +83,12 @@ def fast_step(decode: Found) -> Judged:
         step: {n: decode[f"times_dense_{step}_{n}"] for n in lengths}
         for step in ("budget", "certified")
     }
-    said = "Times as fast as the fastest dense form, real heads: " + "; ".join(
-        f"{step} " + listed(f"{t:.2f} at {n:,}" for n, t in by.items()) + " tokens"
-        for step, by in times.items()
+    said = (
+        "Times as fast as the fastest dense form, real heads (the budget by boxes): "
+        + "; ".join(
+            f"{step} " + listed(f"{t:.2f} at {n:,}" for n, t in by.items()) + " tokens"
+            for step, by in times.items()
+        )
     )
     starts = {step: _faster_from(by) for step, by in times.items()}
     if all(start == lengths[0] for start in starts.values()):

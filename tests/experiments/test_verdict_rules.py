@@ -12,7 +12,7 @@ Rows = list[dict[str, Any]]
 
 
 def judged(beginning: str, *outcomes: Outcome) -> str:
-    (claim,) = [c for c in verdicts.CLAIMS if c.sentence.startswith(beginning)]
+    claim = next(c for c in verdicts.CLAIMS if c.sentence.startswith(beginning))
     known = dict(zip(claim.needs, outcomes, strict=True))
     said = judge(claim, known.get)
     # A rule that lacks a value says so in this way: the made-up result would be incomplete.
@@ -128,7 +128,7 @@ def test_small_set(read: float, normal: float, verdict: str) -> None:
         common | {"keys": "real heads", "tokens": 20, "share_read": read},
         common | {"keys": "normal", "tokens": 20, "share_read": normal},
     ]
-    assert judged("A small candidate set", outcome(reading=rows)) == verdict
+    assert judged("A small candidate set per", outcome(reading=rows)) == verdict
 
 
 @pytest.mark.parametrize(("growth", "kept", "verdict"), [
@@ -193,7 +193,9 @@ def test_predictions(divergences: dict[str, tuple[float, float]], verdict: str) 
         for name, pair in shown.items()
         for n, kl in zip((10, 20), pair, strict=True)
     }
-    assert judged("Minimal loss of quality: pred", outcome(values, perplexity=rows)) == verdict
+    assert (
+        judged("Minimal loss of quality: predictions", outcome(values, perplexity=rows)) == verdict
+    )
 
 
 def test_no_task_that_dense_solves_says_nothing_about_retrieval() -> None:
@@ -222,3 +224,56 @@ def test_cost(ratio: float, stored: float, verdict: str) -> None:
     ]
     made = outcome({"append_ratio": ratio}, **{"append and summaries": rows})
     assert judged("Predictable cost", made) == verdict
+
+
+# ---------------------------------------------------------------- drawn tokens
+
+
+def drawn(*kl: float, tokens: int = 256) -> Rows:
+    contexts = (2048, 8192)
+    return [
+        {"read": "sampled", "tokens": tokens, "context": n, "kl": value}
+        for n, value in zip(contexts, kl, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("exponent", "worst", "kl", "verdict"), [
+    (0.05, 1.1, 0.01, HOLDS), (0.05, 1.1, 0.06, "holds where keys are diffuse"),
+    (0.06, 1.1, 0.01, FAILS), (0.0, 1.3, 0.01, FAILS),
+])  # fmt: skip
+def test_constant_size(exponent: float, worst: float, kl: float, verdict: str) -> None:
+    values = {"exponent of the error of drawn tokens": exponent}
+    values |= {f"exponent of the error of the best {kind}": 0.2 for kind in ("tokens", "pages")}
+    lengths = outcome(values | {"greatest error over T8's bound": worst})
+    text = outcome(divergence=drawn(0.01, kl))
+    assert judged("A small candidate set of c", lengths, text) == verdict
+
+
+@pytest.mark.parametrize(("p95", "exceeded", "verdict"), [
+    ((2.0, 1.5), 2, HOLDS), ((2.1, 1.5), 0, "holds where at least 128 tokens are read"),
+    ((1.5, 2.1), 0, FAILS), ((1.5, 1.5), 3, FAILS),
+])  # fmt: skip
+def test_own_estimate(p95: tuple[float, float], exceeded: int, verdict: str) -> None:
+    rows: Rows = [
+        {"bits": 2, "tokens": tokens, "p95": value}
+        for tokens, value in zip((64, 128), p95, strict=True)
+    ]
+    rows.append({"bits": 1, "tokens": 64, "p95": 9.0})
+    made = outcome({"bounds exceeded": exceeded, "bounded rows": 1000}, calibration=rows)
+    assert judged("A practical criterion for safe", made) == verdict
+
+
+@pytest.mark.parametrize(("more", "verdict"), [(0.001, HOLDS), (0.02, FAILS)])
+def test_knob_of_drawn_tokens(more: float, verdict: str) -> None:
+    rows = [*drawn(0.01, 0.01, tokens=128), *drawn(0.002, more)]
+    assert judged("A knob trades", outcome(divergence=rows)) == verdict
+
+
+@pytest.mark.parametrize(("kl", "verdict"), [
+    ((0.05, 0.05), HOLDS), ((0.05, 0.06), "holds where the context is 2,048 tokens"),
+    ((0.06, 0.06), FAILS),
+])  # fmt: skip
+def test_predictions_of_drawn_tokens(kl: tuple[float, float], verdict: str) -> None:
+    pairs: Rows = [{"tokens": 256, "other": "oracle-pages", "times": 3.0}]
+    made = outcome(divergence=drawn(*kl), paired=pairs)
+    assert judged("Minimal loss of quality: predictions, by", made) == verdict

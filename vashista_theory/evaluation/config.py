@@ -12,7 +12,9 @@ from vashista_theory.evaluation.texts import STANDARD
 from vashista_theory.runs import check_integer, check_request
 from vashista_theory.runs.progress import Mode
 
-QUICK_POLICIES = ("dense", registry.CONTROL, "published", "boxes", "budget", "certified-0.05")
+QUICK_POLICIES = (
+    "dense", registry.CONTROL, "published", "boxes", "budget", "sampled", "certified-0.05",
+)  # fmt: skip
 _QUICK: dict[str, Any] = {
     "policy": QUICK_POLICIES,
     "contexts": (2048,),
@@ -69,7 +71,7 @@ class EvaluationConfig:
     progress: Mode = "bar"
     """A bar with the remaining time, a line now and then, or nothing."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Dense and five policies, 2,048 tokens, two needles of 10 prompts: minutes on two cores."""
+    """Dense and six policies, 2,048 tokens, two needles of 10 prompts: minutes on two cores."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -1,0 +1,123 @@
+"""The abstract's claims again, for reads that draw tokens (T8); the thresholds are those of before.
+
+Flat is an error that grows by less than a fifth over every factor 32 of the length (exponent .05).
+An estimate is a criterion if the error is within twice of it for 95 % of the reads: a reader who
+doubles it is then wrong in one of twenty. Predictions are kept where KL from dense is at most .05
+nats, as for pages.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.verdicts.judging import FAILS, HOLDS, Claims, Found, Judged, listed, where
+
+CLAIMS = Claims()
+
+_FLAT, _CHANCE = 0.05, 1.2  # errors of a few hundred draws are known to less than a fifth
+_WITHIN, _DIVERGED = 2.0, 0.05
+_DEFAULT, _BITS = 256, 2  # tokens and bits of `Policy.sampled`
+
+
+@CLAIMS.add(
+    "A small candidate set of constant size, by drawn tokens",
+    "T8",
+    "attention.step.sampling",
+    "sampled_length",
+    "sampled_text",
+)
+def constant_size(lengths: Found, text: Found) -> Judged:
+    exponent = lengths["exponent of the error of drawn tokens"]
+    others = (lengths[f"exponent of the error of the best {kind}"] for kind in ("tokens", "pages"))
+    worst = lengths["greatest error over T8's bound"]
+    by_length = _divergence(text, _DEFAULT)
+    said = (
+        "The error of 256 drawn tokens on diffuse keys goes like the length to the power "
+        f"{exponent:.3f}, that of the best tokens and pages {listed(f'{e:.2f}' for e in others)}; "
+        f"it is {worst:.2f} times T8's size at most. In the model KL from dense is "
+        f"{_at(by_length)}."
+    )
+    if worst > _CHANCE or abs(exponent) > _FLAT:
+        return Judged(FAILS, said)
+    kept = all(kl <= _DIVERGED for kl in by_length.values())
+    return Judged(HOLDS if kept else where("keys are diffuse"), said)
+
+
+@CLAIMS.add(
+    "A practical criterion for safe sparse decoding, as a sampled read's estimate of its own error",
+    "T8",
+    "attention.bounds.sampling",
+    "sampled_reads",
+)
+def criterion(reads: Found) -> Judged:
+    rows = sorted(reads.rows("calibration", bits=_BITS), key=lambda row: row["tokens"])
+    exceeded, bounded = reads["bounds exceeded"], reads["bounded rows"]
+    said = (
+        "Error over estimate, 95th percentile: "
+        + listed(f"{row['p95']:.2f} with {row['tokens']} tokens" for row in rows)
+        + f" (2-bit keys). Its bound at confidence .999 is exceeded in {exceeded} of {bounded:,} "
+        "reads."
+    )
+    # A bound that is exceeded more often than one in a thousand, with room for chance, is none.
+    if exceeded > 2e-3 * bounded:
+        return Judged(FAILS, said)
+    right = [row["tokens"] for row in rows if row["p95"] <= _WITHIN]
+    if len(right) == len(rows):
+        return Judged(HOLDS, said)
+    if not right or rows[-1]["p95"] > _WITHIN:
+        return Judged(FAILS, said)
+    return Judged(where(f"at least {min(right)} tokens are read"), said)
+
+
+@CLAIMS.add(
+    "A knob trades accuracy for compute: the number of drawn tokens",
+    "T8",
+    "attention.policy",
+    "sampled_text",
+)
+def knob(text: Found) -> Judged:
+    rows = _drawn(text)
+    contexts = sorted({row["context"] for row in rows})
+    falls = [
+        [row["kl"] for row in sorted(rows, key=lambda r: r["tokens"]) if row["context"] == n]
+        for n in contexts
+    ]
+    tokens = sorted({row["tokens"] for row in rows})
+    said = f"KL with {listed(map(str, tokens))} tokens: " + "; ".join(
+        f"{listed(f'{kl:.2g}' for kl in line)} at {n:,}"
+        for n, line in zip(contexts, falls, strict=True)
+    )
+    falling = all(a > b for line in falls for a, b in itertools.pairwise(line))
+    return Judged(HOLDS if falling else FAILS, f"{said}.")
+
+
+@CLAIMS.add(
+    "Minimal loss of quality: predictions, by drawn tokens", "T8", "evaluation", "sampled_text"
+)
+def predictions(text: Found) -> Judged:
+    by_length = _divergence(text, _DEFAULT)
+    pairs = text.rows("paired", tokens=_DEFAULT)
+    closest = min(pairs, key=lambda row: row["times"])
+    said = (
+        f"KL from dense with {_DEFAULT} tokens: {_at(by_length)}. Of the reads beside it, which "
+        f"choose by the true mass or by a sketch, the closest is {closest['times']:.2g} times as "
+        f"far off ({closest['other']}). Kept means at most {_DIVERGED:g}."
+    )
+    kept = [n for n, kl in by_length.items() if kl <= _DIVERGED]
+    if len(kept) == len(by_length):
+        return Judged(HOLDS, said)
+    lengths = listed(f"{n:,}" for n in kept) if kept else ""
+    return Judged(where(f"the context is {lengths} tokens") if kept else FAILS, said)
+
+
+def _drawn(text: Found) -> list[Mapping[str, Any]]:
+    return text.rows("divergence", read="sampled")
+
+
+def _divergence(text: Found, tokens: int) -> dict[int, float]:
+    rows = text.rows("divergence", read="sampled", tokens=tokens)
+    return {row["context"]: row["kl"] for row in sorted(rows, key=lambda row: row["context"])}
+
+
+def _at(by_length: Mapping[int, float]) -> str:
+    return listed(f"{kl:.2g} at {n:,}" for n, kl in by_length.items()) + " tokens"
