@@ -44,9 +44,10 @@ def test_impossible_requests_are_refused(changes: dict, message: str, tmp_path: 
         config(tmp_path, **changes)
 
 
-def test_quick_is_dense_and_five_policies_on_two_tasks() -> None:
+def test_quick_is_dense_and_six_policies_on_two_tasks() -> None:
     quick = EvaluationConfig(quick=True).resolved()
-    assert len(quick.policy) == 6
+    assert len(quick.policy) == 7
+    assert "sampled" in quick.policy
     assert quick.policy[0] == "dense"
     assert "sink-recent" in quick.policy
     assert (quick.contexts, len(quick.tasks)) == ((2048,), 2)
