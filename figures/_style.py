@@ -25,6 +25,7 @@ COLOURS = {
     "dense": GREY,
     "published algorithm": PURPLE,
     "budget": BLUE,
+    "sampled": GREEN,
     "certified": ORANGE,
     "floor": GREEN,
 }

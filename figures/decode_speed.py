@@ -40,7 +40,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set(yscale="log", ylim=_LIMITS)
     axis.set_yticks([0.3, 1, 3, 10, 30, 100], ["0.3", "1", "3", "10", "30", "100"])
     axis.minorticks_off()
-    for step in ("budget", "certified"):
+    for step in ("sampled", "budget", "certified"):
         layouts = sorted({row["layout"] for row in rows if row["step"] == step})
         of = {
             layout: {

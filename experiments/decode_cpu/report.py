@@ -10,14 +10,17 @@ from experiments.shared.decode_data import MEASURED_UP_TO, PAGE, target_share
 
 Rows = Sequence[Any]
 
+SAMPLED_AIMS = {8192: 1.3, 32768: 2.5, 131072: 5.0, 524288: 8.0}
 BUDGET_AIMS = {8192: 2.0, 32768: 6.0, 131072: 15.0, 524288: 40.0}
 CERTIFIED_AIMS = {32768: 1.0, 131072: 1.5, 524288: 1.0}
+AIMS = {"sampled": SAMPLED_AIMS, "budget": BUDGET_AIMS, "certified": CERTIFIED_AIMS}
+STEPS = ("dense", *AIMS)
 
 _STEP = {
     "keys": "real heads (thinned with the length), or normal: the worst case",
     "tokens": "length of the context",
-    "step": "dense, budget or certified",
-    "layout": "of the key sketch",
+    "step": "dense, sampled, budget or certified",
+    "layout": "of the key sketch; of dense, whose",
 }
 COLUMNS = {
     "decode": {
@@ -38,11 +41,11 @@ COLUMNS = {
     },
     "stages": {
         "tokens": "length of the context",
-        "step": "budget or certified",
+        "step": "sampled, budget or certified",
         "layout": "of the key sketch",
         "score_ms": "judging the summaries, milliseconds",
-        "select_ms": "choosing or ordering pages, milliseconds",
-        "read_ms": "reading pages, and the report, milliseconds",
+        "select_ms": "drawing tokens, choosing or ordering pages, milliseconds",
+        "read_ms": "reading them, and the report, milliseconds",
         "whole_ms": "the whole step, milliseconds",
     },
     "dense forms": {
@@ -123,16 +126,14 @@ def findings(
     values: dict[str, Any] = {}
     for (tokens, step), row in best.items():
         values[f"times_dense_{step}_{tokens}"] = row["times_dense"]
-    for step in ("dense", "budget", "certified"):
+    for step in STEPS:
         times = [best[tokens, step]["p50_ms"] for tokens in lengths]
         values[f"exponent_{step}"] = float(np.polyfit(np.log(lengths), np.log(times), 1)[0])
     values["append_ratio"] = held[-1]["append_p50_us"] / held[0]["append_p50_us"]
-    said = [_judge(best, "budget", BUDGET_AIMS), _judge(best, "certified", CERTIFIED_AIMS)]
+    said = [_judge(best, step, aims) for step, aims in AIMS.items()]
     said.append(
         "Growth of the median time with the length, as an exponent: "
-        + ", ".join(
-            f"{step} {values[f'exponent_{step}']:.2f}" for step in ("dense", "budget", "certified")
-        )
+        + ", ".join(f"{step} {values[f'exponent_{step}']:.2f}" for step in STEPS)
         + " (0 would be constant in the context)."
     )
     reached = [

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 
 from vashista_theory.attention import PagedKV, Policy, dense_attention, vashista_attention
 from vashista_theory.attention.bounds.page_bounds import as_query
+from vashista_theory.attention.step import drawing
 from vashista_theory.attention.step.plain_backend import PlainBackend
 from vashista_theory.attention.step.routing import Layout, group_priority, select_pages
+from vashista_theory.attention.step.sampling import capacity_for
 from vashista_theory.attention.step.softmax_sums import as_rows
 from vashista_theory.attention.step.two_levels import judge_two_levels
 from vashista_theory.attention.step.widening import order_by_bound
@@ -95,6 +98,24 @@ def dense(keys: jax.Array, values: jax.Array) -> Step:
     return lambda query: attend(query, keys, values)
 
 
+def dense_in_torch(keys: jax.Array, values: jax.Array) -> Step | None:
+    """Torch's attention on the same memory, on every core; None where there is no torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(os.cpu_count() or 1)
+    heads, d = keys.shape[0], keys.shape[3]
+    pools = [torch.from_dlpack(a).reshape(1, heads, -1, d) for a in (keys, values)]
+
+    def attend(query: jax.Array) -> Any:
+        with torch.inference_mode():
+            one = torch.from_dlpack(query)[:, :, None]
+            return torch.nn.functional.scaled_dot_product_attention(one, *pools)
+
+    return attend
+
+
 def sparse(cache: PagedKV, policy: Policy) -> Step:
     """`vashista_attention` under jit, report included.
 
@@ -131,6 +152,37 @@ def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
         places = Layout(full, judged.places.forced)
         priority = group_priority(judged.bounds.priority, full & ~places.forced)
         return judged.bounds, select_pages(priority, places, policy.pages or 0)
+
+    step = jax.jit(prefix, static_argnums=2)
+    return {
+        "scored": lambda q: step(q, cache, False),
+        "selected": lambda q: step(q, cache, True),
+        "whole": sparse(cache, policy),
+    }
+
+
+def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
+    """A step that draws tokens, cut short after scoring and after drawing, and whole."""
+
+    def prefix(query: jax.Array, cache: PagedKV, selected: bool) -> Any:
+        scale = jnp.asarray(cache.head_size**-0.5, cache.work_dtype)
+        rows = as_query(query.reshape(cache.kv_heads, -1, cache.head_size), scale)
+        pools, plain = as_rows(cache), PlainBackend()
+        scores = plain.token_scores(rows, cache, pools, policy)
+        if not selected:
+            return scores.logits
+        size, tokens = cache.page_size, policy.tokens or 0
+        last = pools.lengths[:, None] // size - policy.recent
+        inside = (scores.pages[None] >= policy.sink) & (scores.pages[None] < last)
+        sure = jnp.zeros(rows.norms.shape, rows.vectors.dtype)
+        proxy = drawing.group_proxies(scores.logits, inside, sure, plain.every_device)
+        tail = drawing.Tail(inside, proxy, jnp.sum(inside, axis=1, dtype=jnp.int32) * size)
+        expected = jnp.full(pools.lengths.shape, tokens - policy.always * size, jnp.int32)
+        inverse = drawing.inverse_threshold(tail, expected, plain.every_device)
+        probability = drawing.inclusion(tail, expected, inverse)
+        keys = jnp.zeros((expected.shape[0], 2), jnp.uint32)
+        drawn = drawing.draw(tail, probability, keys, scores.pages)
+        return drawing.list_drawn(drawn, capacity_for(tokens))
 
     step = jax.jit(prefix, static_argnums=2)
     return {

@@ -16,7 +16,7 @@ def test_quick_run(tmp_path: Path) -> None:
     content = quick("decode_cpu", tmp_path)
     tables = content.tables
     rows = tables["decode"].rows
-    assert {row["step"] for row in rows} == {"dense", "budget", "certified"}
+    assert {row["step"] for row in rows} == {"dense", "sampled", "budget", "certified"}
     assert {row["keys"] for row in rows} == {"real heads", "normal"}
     assert all(row["p50_ms"] > 0 for row in rows)
     proven = [row for row in tables["reading"].rows if row["step"] == "certified"]
@@ -68,6 +68,7 @@ def test_findings_say_met_and_missed() -> None:
         }
 
     rows = [row("dense", t, 1.0) for t in (8192, 32768)]
+    rows += [row("sampled", 8192, 1.2), row("sampled", 32768, 2.6)]
     rows += [row("budget", 8192, 1.5), row("budget", 32768, 7.0)]
     rows += [row("certified", 8192, 0.6), row("certified", 32768, 1.2)]
     held = [
@@ -80,6 +81,7 @@ def test_findings_say_met_and_missed() -> None:
     ]
     values, said = report.findings(rows, held, forms, {8192: 0.2, 32768: 0.1})
     text = " ".join(said)
+    assert "sampled: 1.20 at 8,192 (aim 1.3, missed); 2.60 at 32,768 (aim 2.5, met)" in text
     assert "1.50 at 8,192 (aim 2, missed)" in text
     assert "7.00 at 32,768 (aim 6, met)" in text
     assert "certified 8 bits at 8,192" in text
