@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from scipy.stats import binom
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.hull.heads import Heads, load_heads
@@ -327,16 +327,13 @@ def report(found: Measured) -> Outcome:
             *_known(found.tables["calibration"]),
             *_bound(bounds, exceeded),
         ],
-        notes=[
-            (
-                "One draw for the heads of a group; pages of 16 tokens; the first page and the "
-                "last, full or not, are always read. float64."
-            ),
-            (
-                "Best pages and tokens are chosen by the true mass of the group, which no "
-                "mechanism has; drawn tokens know the sketch alone."
-            ),
-        ],
+        notes=sentences(
+            """- One draw for the heads of a group; pages of 16 tokens; the first page and the last,
+              full or not, are always read. float64.
+            - Best pages and tokens are chosen by the true mass of the group, which no mechanism
+              has; drawn tokens know the sketch alone.
+            """
+        ),
         failures=failures,
     )
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.framework.outcome import Measured, NotMeasured, Outcome, sentences
 from experiments.shared.model_comparison import TOLERANCE
 
 BY_HAND = "needs an environment with the oldest release of transformers"
@@ -147,16 +147,13 @@ def report(found: Measured) -> Outcome:
         tables=found.described({"families": _COLUMNS}),
         values=values,
         findings=findings,
-        notes=[
-            (
-                "Default configurations, made tiny, with a layer of each kind: what a family "
-                "supports by other settings (windows, sinks, caps) may differ."
-            ),
-            (
-                "float32 on the CPU; two sequences of 16 tokens, one with padding on its left; "
-                f"random weights. Exact means within {TOLERANCE:.0e} of the largest logit."
-            ),
-        ],
+        notes=sentences(
+            f"""- Default configurations, made tiny, with a layer of each kind: what a family
+              supports by other settings (windows, sinks, caps) may differ.
+            - float32 on the CPU; two sequences of 16 tokens, one with padding on its left; random
+              weights. Exact means within {TOLERANCE:.0e} of the largest logit.
+            """
+        ),
         failures=found.failures,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
 from vashista_theory import sweep
@@ -152,19 +152,15 @@ def report(found: Measured) -> Outcome:
         tables=found.described(columns, hidden=["leakage", "displacement"]),
         values=found.values,
         findings=_findings(found),
-        notes=[
-            (
-                "Every synthetic family of the sweep at its default shape, and recorded heads with "
-                "all the keys that their query sees. ε runs from 10 to 1e-8 of scale, which is "
-                "max ‖k_i − q‖², at 5 a decade; with it the model's temperature and the end of "
-                "T1′'s range."
-            ),
-            (
-                "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and "
-                "64 roundings of scale. T4 and T5 are limits: they have no violations."
-            ),
-            "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
-        ],
+        notes=sentences(
+            """- Every synthetic family of the sweep at its default shape, and recorded heads with
+              all the keys that their query sees. ε runs from 10 to 1e-8 of scale, which is max ‖k_i
+              − q‖², at 5 a decade; with it the model's temperature and the end of T1′'s range.
+            - A pair violates a bound where it exceeds it by more than 1e-12 of the bound and 64
+              roundings of scale. T4 and T5 are limits: they have no violations.
+            - The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.
+            """
+        ),
         failures=found.failures,
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Table, sentences
 from experiments.shared.decode_data import MEASURED_UP_TO, PAGE, target_share
 
 Rows = Sequence[Any]
@@ -83,24 +83,18 @@ def report(found: Measured) -> Outcome:
         },
         values=values,
         findings=said,
-        notes=[
-            (
-                f"Batch 1, {of['heads']} heads of {of['heads']} kv heads, head size "
-                f"{of['head_size']}, float32, pages of {PAGE}; every step under jit, "
-                "its report computed; steps side by side, each round with a query of its own."
-            ),
-            (
-                "Keys: the 1,024 captured tokens of each head, then copies of their pages whose "
-                "scores are lowered so that the mean share read follows .37 / .33 / .27 / .20 at "
-                f"1k / 2k / 4k / 8k. Beyond {MEASURED_UP_TO:,} tokens that law is "
-                "extrapolated."
-            ),
-            "Queries: mixtures of two recorded queries of the head with a tenth of noise.",
-            (
-                "Stages: the step cut short after scoring and after selecting; read is the rest, "
-                "the report included. Differences of medians, so small ones can be negative."
-            ),
-        ],
+        notes=sentences(
+            f"""- Batch 1, {of["heads"]} heads of {of["heads"]} kv heads, head size
+              {of["head_size"]}, float32, pages of {PAGE}; every step under jit, its report
+              computed; steps side by side, each round with a query of its own.
+            - Keys: the 1,024 captured tokens of each head, then copies of their pages whose scores
+              are lowered so that the mean share read follows .37 / .33 / .27 / .20 at 1k / 2k / 4k
+              / 8k. Beyond {MEASURED_UP_TO:,} tokens that law is extrapolated.
+            - Queries: mixtures of two recorded queries of the head with a tenth of noise.
+            - Stages: the step cut short after scoring and after selecting; read is the rest, the
+              report included. Differences of medians, so small ones can be negative.
+            """
+        ),
     )
 
 

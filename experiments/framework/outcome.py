@@ -1,6 +1,7 @@
 """What an experiment measures, and what its report makes of it: tables, values, findings."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,11 @@ class Outcome:
                 console.print(f"\n{title}", style="bold")
                 for line in lines:
                     console.print(f"- {line}", markup=False, highlight=False)
+
+
+def sentences(text: str) -> list[str]:
+    """The items of a text, each begun by "- " on a line of its own, without its line breaks."""
+    return [" ".join(item.split()) for item in re.split(r"^ *- ", text, flags=re.MULTILINE)[1:]]
 
 
 def _print_table(console: "Console", name: str, table: Table) -> None:
