@@ -27,7 +27,7 @@ import numpy as np
 
 import vashista_theory as vt
 from experiments.framework.outcome import Measured, NotMeasured, Outcome, Table, sentences
-from experiments.shared import tampering
+from experiments.shared import forgery_judge, tampering
 from vashista_theory import check, instances
 
 _UNIT = 2.0**-52
