@@ -18,7 +18,6 @@ import numpy as np
 
 from experiments.shared import process
 
-_STATUS = Path("/proc/self/status")
 _CHUNK = 2**25
 
 
@@ -104,8 +103,7 @@ def audit(path: Path, query: np.ndarray, answer: dict[str, Any]) -> dict[str, fl
 
 
 def _anonymous() -> int:
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
-    return int(fields["RssAnon"].split()[0]) * 1024
+    return process.memory("RssAnon")
 
 
 def measured(

@@ -1,7 +1,7 @@
 """Tiny models of every family, by our attention and by transformers' eager, in one process.
 
-Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`; without a family it
-takes all of them. It writes JSON to the file. The interpreter decides the release.
+Run as `python -m experiments.shared.model_comparison SEED FAMILY...`; without a family it takes all
+of them. Its last line is JSON. The interpreter decides the release.
 """
 
 import copy
@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from experiments.shared.tiny_models import CONTEXT, VOCABULARY, tiny_config
@@ -276,8 +275,8 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def main(path: Path, seed: int, names: list[str]) -> None:
-    """Register, compare, write."""
+def main(seed: int, names: list[str]) -> None:
+    """Register, compare, print."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "critical"}
     warnings.filterwarnings("ignore")
     import torch
@@ -290,9 +289,9 @@ def main(path: Path, seed: int, names: list[str]) -> None:
     models.register(policy=attention.Policy.dense(), spec=bare, page_size=4)
     rows = compare(names, seed)
     versions = {"transformers": transformers.__version__, "torch": str(torch.__version__)}
-    path.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1), encoding="utf-8")
+    print(json.dumps({"versions": versions, "rows": rows}))
 
 
 if __name__ == "__main__":
     assert CONTEXT > _PROMPT + _NEW
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2:])
