@@ -15,10 +15,8 @@ Examples:
 """
 
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,6 @@ import xarray as xr
 from experiments.framework import results
 from experiments.framework.outcome import Measured, Outcome, Table
 from experiments.shared import hulls
-from vashista_theory import sweep
 from vashista_theory.sweep import summary, verdicts
 
 _ELSEWHERE = "head_survey"
@@ -94,7 +91,13 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Measure every head, and quote the survey."""
-    dataset = _sweep(config)
+    dataset = hulls.swept(
+        silent=config.quick,
+        families=("heads",),
+        head_instances=2 if config.quick else config.heads,
+        temperatures_per_decade=2 if config.quick else 5,
+        oracle_sample=0,
+    )
     return Measured(
         {"heads": list(_rows(dataset)), "longer contexts": list(_longer())},
         failures=verdicts.problems(dataset, summary.by_family(dataset)),
@@ -120,20 +123,6 @@ def report(found: Measured) -> Outcome:
         ],
         failures=found.failures,
     )
-
-
-def _sweep(config: Config) -> xr.Dataset:
-    with tempfile.TemporaryDirectory() as folder:
-        asked = sweep.SweepConfig(
-            families=("heads",),
-            head_instances=2 if config.quick else config.heads,
-            temperatures_per_decade=2 if config.quick else 5,
-            oracle_sample=0,
-            output=Path(folder) / "sweep",
-            figures=False,
-            progress="none" if config.quick else "bar",
-        )
-        return sweep.run(asked).load()
 
 
 def _rows(dataset: xr.Dataset) -> Iterable[dict[str, Any]]:

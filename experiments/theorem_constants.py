@@ -11,9 +11,7 @@ Examples:
   python -m experiments theorem_constants --instances 4 --heads 14
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ import xarray as xr
 from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
-from vashista_theory import sweep
 from vashista_theory.hull import instances
 from vashista_theory.sweep import summary, verdicts
 from vashista_theory.sweep.measure import OUTCOMES
@@ -112,7 +109,14 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Check every bound on the sweep's instances, then follow a few of them."""
-    dataset = _sweep(config)
+    dataset = hulls.swept(
+        silent=config.quick,
+        quick=config.quick,
+        instances=config.instances,
+        head_instances=config.heads,
+        seed=config.seed,
+        families=_QUICK_FAMILIES if config.quick else (),
+    )
     families = summary.by_family(dataset)
     bounds = [_bound(dataset, statement, name) for statement, name in _NAMES.items()]
     status = _status(dataset)
@@ -163,21 +167,6 @@ def report(found: Measured) -> Outcome:
         ),
         failures=found.failures,
     )
-
-
-def _sweep(config: Config) -> xr.Dataset:
-    with tempfile.TemporaryDirectory() as folder:
-        asked = sweep.SweepConfig(
-            instances=config.instances,
-            head_instances=config.heads,
-            seed=config.seed,
-            output=Path(folder) / "sweep",
-            figures=False,
-            progress="none" if config.quick else "bar",
-            families=_QUICK_FAMILIES if config.quick else (),
-            quick=config.quick,
-        )
-        return sweep.run(asked).load()
 
 
 def _shown(config: Config) -> list[tuple[str, instances.Instance]]:

@@ -1,12 +1,16 @@
 """Hull instances of the experiments of the theorem, solved and bounded along temperatures."""
 
+import tempfile
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 import vashista_theory as vt
+from vashista_theory import sweep
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
@@ -82,6 +86,15 @@ def spread_heads(count: int) -> list[Instance]:
     """So many heads, spread evenly over the layers and heads of the packaged sample."""
     total = HEADS_AT_ONE_POSITION
     return [instances.make("heads", seed=i * total // count) for i in range(min(count, total))]
+
+
+def swept(*, silent: bool, **asked: Any) -> xr.Dataset:
+    """The dataset of a sweep, which is kept nowhere else."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, progress = Path(folder) / "sweep", "none" if silent else "bar"
+        return sweep.run(
+            sweep.SweepConfig(output=output, progress=progress, figures=False, **asked)
+        ).load()
 
 
 def head_name(instance: Instance) -> str:
