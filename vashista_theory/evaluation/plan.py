@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,7 @@ def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:
         },
         coords={
             "policy": rows,
-            "text": ("instance", [one.text for one in planned]),
-            "segment": ("instance", [one.segment for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
+            **_labels(planned),
         },
     )
 
@@ -130,9 +129,7 @@ def retrieval_template(config: EvaluationConfig) -> xr.Dataset:
         },
         coords={
             "policy": rows,
-            "task": ("instance", [one.task for one in planned]),
-            "seed": ("instance", [one.seed for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
+            **_labels(planned),
         },
     )
 
@@ -155,11 +152,17 @@ def certificates_template(config: EvaluationConfig, layers: int, heads: int) -> 
         },
         coords={
             "tolerance": np.asarray(config.tolerances),
-            "text": ("instance", [one.text for one in planned]),
-            "segment": ("instance", [one.segment for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
+            **_labels(planned),
         },
     )
+
+
+def _labels(planned: Sequence[Stretch | Question]) -> dict[str, tuple[str, list[Any]]]:
+    """The fields of what is planned as coordinates of the instances."""
+    return {
+        field.name: ("instance", [getattr(one, field.name) for one in planned])
+        for field in dataclasses.fields(planned[0])
+    }
 
 
 def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
