@@ -196,7 +196,7 @@ OTHERS = {
     ("vashista_theory/runs/places.py", "write_text"): "of a place, which goes through `_files`",
     ("vashista_theory/runs/_metadata.py", "write_text"): "likewise",
     ("vashista_theory/runs/header.py", "write_text"): "likewise",
-    ("vashista_theory/runs/writer.py", "write_text"): "likewise",
+    ("vashista_theory/runs/block_writer.py", "write_text"): "likewise",
     ("vashista_theory/runs/places.py", "rename"): "a folder, built beside its place",
 }
 _CALLS = {

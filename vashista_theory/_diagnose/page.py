@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vashista_theory._diagnose.number_format import count, length, mass, nats, number
 from vashista_theory._diagnose.record import Findings, Support
-from vashista_theory._diagnose.words import count, length, mass, nats, number
 
 WIDTH = 100
 _SHOWN_FACE_KEYS = 8

@@ -2,8 +2,8 @@
 
 import math
 
+from vashista_theory._diagnose.number_format import count, mass, number
 from vashista_theory._diagnose.record import Findings
-from vashista_theory._diagnose.words import count, mass, number
 
 TOLERATED_LOG_MASS = math.log(0.01)
 """Leakage that counts as tolerable on the page: 1 %, in nats."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from vashista_theory.runs.block_writer import BlockWriter
 from vashista_theory.runs.manifest import package_versions
-from vashista_theory.runs.writer import BlockWriter
 
 Compute = Callable[[int], xr.Dataset]
 

@@ -19,11 +19,11 @@ import threading
 import xarray as xr
 
 from vashista_theory.runs import _arrays, _metadata, header
+from vashista_theory.runs.block_writer import BlockWriter, fault, marker
 from vashista_theory.runs.configuration import canonical, differences
 from vashista_theory.runs.damage import DamagedStoreError, check_entries
 from vashista_theory.runs.header import Header
 from vashista_theory.runs.places import DATA, FINISHED, HEADER, Location, Place, Remote, place
-from vashista_theory.runs.writer import BlockWriter, fault, marker
 
 _AGAIN = "run the same command again, which computes again what is damaged"
 _MARKER = re.compile(r"^(\d{5,18})\.json$")
