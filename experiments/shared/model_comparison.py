@@ -5,6 +5,7 @@ of them. Its last line is JSON. The interpreter decides the release.
 """
 
 import copy
+import functools
 import inspect
 import json
 import os
@@ -194,12 +195,8 @@ def _logits(model: Any, inputs: Any, **options: Any) -> Any:
     return logits[inputs["attention_mask"][:, -logits.shape[1] :].bool()].float()
 
 
-def _without_cache(model: Any, inputs: Any) -> dict[str, Any]:
-    return {"logits": _logits(model, inputs, use_cache=False), "text": []}
-
-
-def _with_cache(model: Any, inputs: Any) -> dict[str, Any]:
-    return {"logits": _logits(model, inputs, use_cache=True), "text": []}
+def _at_once(use_cache: bool, model: Any, inputs: Any) -> dict[str, Any]:
+    return {"logits": _logits(model, inputs, use_cache=use_cache), "text": []}
 
 
 def _in_pieces(model: Any, inputs: Any) -> dict[str, Any]:
@@ -240,8 +237,8 @@ def _written(model: Any, inputs: Any) -> dict[str, Any]:
 
 
 _CASES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
-    "without a cache": _without_cache,
-    "with a cache": _with_cache,
+    "without a cache": functools.partial(_at_once, False),
+    "with a cache": functools.partial(_at_once, True),
     "a prompt in pieces": _in_pieces,
     "generate": _written,
 }

@@ -268,8 +268,9 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
         dataset = _arrays.read_all(where.inside(DATA))
         found = _arrays.layout(dataset, dimension) | {"block_size": size}
     except Exception as error:  # codecs fail on damage in ways of their own
+        why = " ".join(str(error).split())
         raise DamagedStoreError(
-            f"{data} cannot be read ({type(error).__name__}: {_one_line(error)}); {_AGAIN}"
+            f"{data} cannot be read ({type(error).__name__}: {why}); {_AGAIN}"
         ) from error
     if found != head.layout:
         which = differences(head.layout, found)[0].partition(":")[0]
@@ -284,10 +285,6 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
             raise DamagedStoreError(f"{Fault(block, reason)} in {where.location}; {_AGAIN}")
     del dataset.attrs[_metadata.SEAL]
     return _arrays.with_numpy_text(dataset)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _marked(where: Place) -> list[int]:
