@@ -91,10 +91,7 @@ def report(found: Measured) -> Outcome:
         values |= {f"{key}_{name}": cell[key] for key in ("times_dense", "same_tokens")}
         values |= {f"{key}_{name}": cell[key] for key in ("tokens_per_second", "pages_read")}
     faster = [c["read_by"] for c in cells[1:] if float(c["times_dense"] or 0) > 1]
-    columns = {
-        "generation": _COLUMNS,
-        "text": {"read_by": "as above", "text": "what was written"},
-    }
+    columns = {"generation": _COLUMNS, "text": {"read_by": "as above", "text": "what was written"}}
     return Outcome(
         tables=found.described(columns),
         values=values,
@@ -109,7 +106,7 @@ def report(found: Measured) -> Outcome:
             (
                 "float32 on the CPU, greedy, one sequence. A step is the whole model: its linear "
                 "layers, which attention leaves as they are, are part of the time."
-            ),
+            )
         ],
     )
 

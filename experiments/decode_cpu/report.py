@@ -105,10 +105,7 @@ def _table(name: str, rows: Rows) -> Table:
 
 
 def findings(
-    rows: Rows,
-    held: Rows,
-    forms: Rows,
-    target: dict[int, float],
+    rows: Rows, held: Rows, forms: Rows, target: dict[int, float]
 ) -> tuple[dict[str, Any], list[str]]:
     """Single values, and sentences."""
     real = [row for row in rows if row["keys"] == "real heads"]

@@ -5,13 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.framework.outcome import Measured, Outcome, Table, sentences
-from experiments.published_algorithm.algorithm import (
-    CANDIDATES,
-    PAGES,
-    SHARPNESS,
-    STEP_SIZE,
-    STEPS,
-)
+from experiments.published_algorithm.algorithm import CANDIDATES, PAGES, SHARPNESS, STEP_SIZE, STEPS
 from experiments.shared.page_masses import PAGE
 from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 

@@ -229,10 +229,7 @@ def _spread_rule(step: str, promise: str) -> None:
         return Judged(where(f"the context is {listed(f'{n:,}' for n in narrow)} tokens"), said)
 
 
-for _step, _promise in (
-    ("budget", "a fixed number of pages"),
-    ("certified", "certified reading"),
-):
+for _step, _promise in (("budget", "a fixed number of pages"), ("certified", "certified reading")):
     _spread_rule(_step, _promise)
 
 

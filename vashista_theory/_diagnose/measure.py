@@ -10,13 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from vashista_theory._checks import as_float64, as_numbers, check_finite, is_traced
 from vashista_theory._diagnose.page import Diagnosis
-from vashista_theory._diagnose.record import (
-    FaceKeys,
-    Softmax,
-    Solution,
-    Support,
-    Temperatures,
-)
+from vashista_theory._diagnose.record import FaceKeys, Softmax, Solution, Support, Temperatures
 from vashista_theory._diagnose.verdict import TOLERATED_LOG_MASS, judge
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory._results import Result, name_of

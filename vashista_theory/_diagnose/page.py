@@ -85,10 +85,7 @@ def _projection(found: Findings) -> Table:
     rows = [
         ("result", outcome),
         ("support gap Δ", f"{number(found.gap)}    Δ/max‖k − q‖² = {number(relative(found.gap))}"),
-        (
-            "distance ‖r*‖",
-            f"{number(found.residual_norm)}    max‖k − q‖² = {number(unit)}",
-        ),
+        ("distance ‖r*‖", f"{number(found.residual_norm)}    max‖k − q‖² = {number(unit)}"),
         ("slope ‖w₀‖", tangent),
         (
             "entropy h",

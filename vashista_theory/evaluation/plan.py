@@ -108,10 +108,7 @@ def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:
             **_empty(("pages_read", "dropped", "dropped_beyond_first", "error"), shape | by_layer),
             **_empty(("pages_median", "pages_high", "certified"), shape),
         },
-        coords={
-            "policy": rows,
-            **_labels(planned),
-        },
+        coords={"policy": rows, **_labels(planned)},
     )
 
 
@@ -127,10 +124,7 @@ def retrieval_template(config: EvaluationConfig) -> xr.Dataset:
             **_empty(("depth",), {"instance": len(planned)}),
             **_empty(("tokens",), {"instance": len(planned)}, np.int64),
         },
-        coords={
-            "policy": rows,
-            **_labels(planned),
-        },
+        coords={"policy": rows, **_labels(planned)},
     )
 
 
@@ -150,10 +144,7 @@ def certificates_template(config: EvaluationConfig, layers: int, heads: int) -> 
             **_empty(("pages_read",), shape, np.float32),
             **_empty(("certified",), shape, np.int8),
         },
-        coords={
-            "tolerance": np.asarray(config.tolerances),
-            **_labels(planned),
-        },
+        coords={"tolerance": np.asarray(config.tolerances), **_labels(planned)},
     )
 
 

@@ -45,9 +45,7 @@ class Prepared:
 
 
 def prepare(
-    config: EvaluationConfig,
-    *,
-    load: Callable[[str], LanguageModel] | None = None,
+    config: EvaluationConfig, *, load: Callable[[str], LanguageModel] | None = None
 ) -> Prepared:
     """Check everything that can be refused, load the model, and open the stores.
 

@@ -14,12 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 from vashista_theory._checks import as_scale
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.summaries import Summaries
-from vashista_theory.attention.kernels.arguments import (
-    Sizes,
-    check_groups,
-    check_whole,
-    fit,
-)
+from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
 Stage = Literal["attend", "score", "select"]
@@ -311,11 +306,7 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 
 def _parts_of(
-    sizes: Sizes,
-    summaries: Summaries | SummaryParts,
-    kind: Kind,
-    bits: int | None,
-    packed: bool,
+    sizes: Sizes, summaries: Summaries | SummaryParts, kind: Kind, bits: int | None, packed: bool
 ) -> SummaryParts:
     def part(name: str, axes: tuple[str, ...], dtypes: tuple[str, ...]) -> Shaped[Array, "..."]:
         held = getattr(summaries, name, None)

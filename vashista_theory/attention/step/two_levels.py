@@ -28,11 +28,7 @@ def _opened(policy: Policy) -> int:
 
 
 def judge_two_levels(
-    backend: Backend,
-    query: Query,
-    cache: PagedKV,
-    pools: Pools,
-    policy: Policy,
+    backend: Backend, query: Query, cache: PagedKV, pools: Pools, policy: Policy
 ) -> Candidates:
     """Judge every superpage, then the pages of the best: never all pages of a long context."""
     span, size = PAGES_PER_SUPERPAGE, cache.page_size
