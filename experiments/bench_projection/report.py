@@ -6,9 +6,7 @@ from typing import Any
 
 from experiments.bench_projection.names import FLOOR, OURS, START
 from experiments.bench_projection.peers import PEERS, Peer
-from experiments.framework.outcome import Measured, Outcome, Table
-
-Rows = Sequence[Any]
+from experiments.framework.outcome import Measured, Outcome, Rows, Table
 
 DAQP = ("DAQP", "DAQP separating")
 CVXPY = ("cvxpy dual", "cvxpy primal")

@@ -1,12 +1,11 @@
 """What `certificate_vacuity` says of its numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome, Table, sentences
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.page_masses import PAGE
 
-Rows = Sequence[Any]
 _BEST = "best possible"
 
 _SHORT = {

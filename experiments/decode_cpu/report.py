@@ -1,14 +1,11 @@
 """What `decode_cpu` says of its measurements: columns, values, aims met and missed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table, sentences
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.decode_data import MEASURED_UP_TO, PAGE, target_share
-
-Rows = Sequence[Any]
 
 BUDGET_AIMS = {8192: 2.0, 32768: 6.0, 131072: 15.0, 524288: 40.0}
 CERTIFIED_AIMS = {32768: 1.0, 131072: 1.5, 524288: 1.0}

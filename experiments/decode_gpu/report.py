@@ -1,14 +1,12 @@
 """What `decode_gpu` says of its measurements: columns, values, aims met and missed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table, sentences
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 
-Rows = Sequence[Any]
 BUDGET_AIMS = {32: 20.0, 8: 12.0}  # times dense at 131,072 tokens, by kv heads
 AT, SHORT = 131072, 8192
 CERTIFIED_OVER_FLOOR, SHARE_OF_COPY, GROWTH = 1.3, 0.7, 1.25

@@ -1,12 +1,10 @@
 """What `failure_gallery` says: columns, values, sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from experiments.failure_gallery.cases import DIAGNOSTICS, TOKENS, D
-from experiments.framework.outcome import Measured, Outcome, sentences
+from experiments.framework.outcome import Measured, Outcome, Rows, sentences
 
-Rows = Sequence[Any]
 Reads = dict[tuple[str, str], Any]
 
 COLUMNS = {

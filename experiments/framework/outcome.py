@@ -16,6 +16,7 @@ class NotMeasured(Exception):  # noqa: N818 - no error: it is the answer of this
 
 
 Row = Mapping[str, Cell]
+Rows = Sequence[Any]  # to a report, which knows what its cells hold
 
 
 @dataclasses.dataclass(frozen=True)

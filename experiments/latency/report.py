@@ -1,12 +1,10 @@
 """What `latency` says: columns, values, sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome, sentences
+from experiments.framework.outcome import Measured, Outcome, Rows, sentences
 from experiments.shared.predictable import TAIL
 
-Rows = Sequence[Any]
 COLUMNS = {
     "times": {
         "keys": "real heads (thinned with the length), or normal: the worst case",
