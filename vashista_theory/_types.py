@@ -24,6 +24,5 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-
 ArrayLike: TypeAlias = jax.typing.ArrayLike | np.ndarray | Sequence[Any]
 """What public functions take: arrays, numbers, nested lists or tuples; they check by hand."""
