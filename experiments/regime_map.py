@@ -82,11 +82,7 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
-            raise ValueError(
-                f"heads is {self.heads}; expected 1 to {hulls.HEADS_AT_ONE_POSITION}, those that "
-                "the sample holds at its last position"
-            )
+        hulls.check_counts(self.heads)
 
 
 def measure(config: Config) -> Measured:

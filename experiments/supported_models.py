@@ -15,7 +15,6 @@ Examples:
 """
 
 import collections
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -61,13 +60,7 @@ class Config:
 
 def inputs() -> dict[str, str | None]:
     """What the result depends on beside the configuration: the libraries."""
-    found: dict[str, str | None] = {}
-    for name in ("transformers", "torch"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: process.version(name) for name in ("transformers", "torch")}
 
 
 def measure(config: Config) -> Measured:

@@ -100,11 +100,7 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
-            raise ValueError(
-                f"instances is {self.instances} and heads {self.heads}; expected at least 1, and 1 "
-                f"to {hulls.HEADS_AT_ONE_POSITION} heads"
-            )
+        hulls.check_counts(self.heads, instances=self.instances, least=1)
 
 
 def measure(config: Config) -> Measured:

@@ -5,6 +5,7 @@ prints JSON. Peak memory is the largest RssAnon of the whole process, interprete
 a memory-mapped file does not count, since the system drops its pages at will.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -142,16 +143,7 @@ def measured(
         "before": before,
         "passes": found.passes,
         "solves": found.solves,
-        "history": [
-            {
-                "rows": one.rows,
-                "bytes": one.nbytes,
-                "seconds": one.seconds,
-                "solving": one.solving,
-                "improvements": one.improvements,
-            }
-            for one in found.history
-        ],
+        "history": list(map(dataclasses.asdict, found.history)),
         "point": found.point.tolist(),
         "support": found.support.tolist(),
         "weights": found.weights.tolist(),

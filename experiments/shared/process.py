@@ -1,5 +1,6 @@
 """Measurements in a process of their own: a module of `experiments` that prints JSON."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -32,6 +33,14 @@ def run(
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     # Compilers and libraries may print too.
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def memory(field: str) -> int:
