@@ -25,6 +25,7 @@ import xarray as xr
 from experiments.framework import results
 from experiments.framework.outcome import Measured, Outcome, Table
 from experiments.shared import hulls
+from experiments.shared.sweeping import swept
 from vashista_theory.sweep import summary, verdicts
 
 _ELSEWHERE = "head_survey"
@@ -87,7 +88,7 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Measure every head, and quote the survey."""
-    dataset = hulls.swept(
+    dataset = swept(
         silent=config.quick,
         families=("heads",),
         head_instances=2 if config.quick else config.heads,

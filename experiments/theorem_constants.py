@@ -20,6 +20,7 @@ import xarray as xr
 from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
+from experiments.shared.sweeping import swept
 from vashista_theory.hull import instances
 from vashista_theory.sweep import summary, verdicts
 from vashista_theory.sweep.measure import OUTCOMES
@@ -105,7 +106,7 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Check every bound on the sweep's instances, then follow a few of them."""
-    dataset = hulls.swept(
+    dataset = swept(
         silent=config.quick,
         quick=config.quick,
         instances=config.instances,

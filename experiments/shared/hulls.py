@@ -1,16 +1,12 @@
 """Hull instances of the experiments of the theorem, solved and bounded along temperatures."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 import vashista_theory as vt
-from vashista_theory import sweep
 from vashista_theory.hull import instances
 from vashista_theory.hull.instances import Instance
 
@@ -97,15 +93,6 @@ def spread_heads(count: int) -> list[Instance]:
     """So many heads, spread evenly over the layers and heads of the packaged sample."""
     total = HEADS_AT_ONE_POSITION
     return [instances.make("heads", seed=i * total // count) for i in range(min(count, total))]
-
-
-def swept(*, silent: bool, **asked: Any) -> xr.Dataset:
-    """The dataset of a sweep, which is kept nowhere else."""
-    with tempfile.TemporaryDirectory() as folder:
-        output, progress = Path(folder) / "sweep", "none" if silent else "bar"
-        return sweep.run(
-            sweep.SweepConfig(output=output, progress=progress, figures=False, **asked)
-        ).load()
 
 
 def head_name(instance: Instance) -> str:
