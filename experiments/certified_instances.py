@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 import vashista_theory as vt
-from experiments.framework.outcome import Measured, NotMeasured, Outcome, Table
-from experiments.shared import tampering
+from experiments.framework.outcome import Measured, NotMeasured, Outcome, Table, sentences
+from experiments.shared import forgery_judge, tampering
 from vashista_theory import check, instances
 
 _UNIT = 2.0**-52
@@ -376,20 +376,17 @@ def _large(n: int, seed: int, bench: _Bench) -> dict[str, Any]:
 
 
 def _findings(values: dict[str, Any], sizes: list[Any]) -> list[str]:
-    said = [
-        (
-            f"{values['instances']} instances: {values['proved']} faces proved strict, "
-            f"{values['inside']} queries proved inside, {values['degenerate']} faces proved "
-            f"degenerate, {values['open']} left open; the checker accepted {values['accepted']}."
-        ),
-        f"{values['refused']} of {values['tampered']} tampered certificates or inputs refused.",
-        (
-            f"{values['forged']} forged or damaged files: {values['forged_refused']} refused in a "
-            f"line each, {values['forged_true']} accepted and true, {values['forged_faults']} "
-            f"faults; the slowest answer took {values['forged_slowest_s']:.2g} s."
-        ),
-        f"The float p* lies outside by at most {values['over_stated']:.2g} of its stated residual.",
-    ]
+    said = sentences(
+        f"""- {values["instances"]} instances: {values["proved"]} faces proved strict,
+          {values["inside"]} queries proved inside, {values["degenerate"]} faces proved degenerate,
+          {values["open"]} left open; the checker accepted {values["accepted"]}.
+        - {values["refused"]} of {values["tampered"]} tampered certificates or inputs refused.
+        - {values["forged"]} forged or damaged files: {values["forged_refused"]} refused in a line
+          each, {values["forged_true"]} accepted and true, {values["forged_faults"]} faults; the
+          slowest answer took {values["forged_slowest_s"]:.2g} s.
+        - The float p* lies outside by at most {values["over_stated"]:.2g} of its stated residual.
+        """
+    )
     for n in sizes:
         aim, took = _TIMES_AIM.get(n), values[f"certify_s_{n}"]
         judged = "" if aim is None else f" ({'met' if took < aim else 'missed'}: under {aim:g} s)"

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from scipy.special import wrightomega
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
 from vashista_theory.hull import instances
@@ -289,16 +289,13 @@ def report(found: Measured) -> Outcome:
         tables=found.described(columns, hidden=["curves", "nearly degenerate", *many]),
         values=values,
         findings=_findings(values),
-        notes=[
-            (
-                "ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; "
-                "the slopes are fitted on the three lowest decades."
-            ),
-            (
-                "The closed form leaves out terms of the order of the boundary key's mass and of "
-                "the leakage; it uses the numbers of the construction, not the solver's."
-            ),
-        ],
+        notes=sentences(
+            """- ε from 0.1 to 1e-13 (scale is about 2 in the worked examples), 61 temperatures; the
+              slopes are fitted on the three lowest decades.
+            - The closed form leaves out terms of the order of the boundary key's mass and of the
+              leakage; it uses the numbers of the construction, not the solver's.
+            """
+        ),
     )
 
 
@@ -334,28 +331,23 @@ def _values(laws: Any, powers: Any, closed: Any, crossover: Any) -> dict[str, An
 
 
 def _findings(values: dict[str, Any]) -> list[str]:
-    said = [
-        (
-            f"T5 holds on {values['instances']} degenerate instances: log ‖δ‖ has the slope "
-            f"{values['slope_median']:.3f} against log(ε log(1/ε)) from 1e-13 to 1e-10 (median; "
-            f"{values['slope_low']:.3f} to {values['slope_high']:.3f}). The linear law does not: "
-            f"its slope is {values['linear_slope_median']:.3f} (at most "
-            f"{values['linear_slope_high']:.3f}) and short of 1 by about 1/log(1/ε)."
-        ),
-        (
-            f"The limit itself is out of reach: on the first worked example the ratio to "
-            f"ε log(1/ε)/ρ is {values['ratio_1e2']:.2f} at ε = 1e-2, {values['ratio_1e8']:.2f} at "
-            f"1e-8 and {values['ratio_1e40']:.3f} at 1e-40 (closed form, which agrees with the "
-            f"solver to {values['closed_form_error']:.1e} for ε ≤ 1e-8)."
-        ),
-        (
-            f"Off the face α_i e^(μ_i/ε) is a power of ε of either sign: measured "
-            f"{values['power_positive_power']:+.3f} where T5's limit is +0.2, "
-            f"{values['power_negative_power']:+.3f} where it is −0.2; the closed form, with its "
-            f"factor t/(1 + t), is met to {values['power_error_closed_form']:.1e}. Right sign in "
-            f"{values['powers_right_sign']} of {values['powers_measured']} keys."
-        ),
-    ]
+    said = sentences(
+        f"""- T5 holds on {values["instances"]} degenerate instances: log ‖δ‖ has the slope
+          {values["slope_median"]:.3f} against log(ε log(1/ε)) from 1e-13 to 1e-10 (median;
+          {values["slope_low"]:.3f} to {values["slope_high"]:.3f}). The linear law does not: its
+          slope is {values["linear_slope_median"]:.3f} (at most {values["linear_slope_high"]:.3f})
+          and short of 1 by about 1/log(1/ε).
+        - The limit itself is out of reach: on the first worked example the ratio to ε log(1/ε)/ρ is
+          {values["ratio_1e2"]:.2f} at ε = 1e-2, {values["ratio_1e8"]:.2f} at 1e-8 and
+          {values["ratio_1e40"]:.3f} at 1e-40 (closed form, which agrees with the solver to
+          {values["closed_form_error"]:.1e} for ε ≤ 1e-8).
+        - Off the face α_i e^(μ_i/ε) is a power of ε of either sign: measured
+          {values["power_positive_power"]:+.3f} where T5's limit is +0.2,
+          {values["power_negative_power"]:+.3f} where it is −0.2; the closed form, with its factor
+          t/(1 + t), is met to {values["power_error_closed_form"]:.1e}. Right sign in
+          {values["powers_right_sign"]} of {values["powers_measured"]} keys.
+        """
+    )
     if values["crossover_low"] is not None:
         said.append(
             "Nearly degenerate faces: ‖δ‖ is within a tenth of ε‖w₀‖ only below ε = "

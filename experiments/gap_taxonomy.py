@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import DECADE
 from vashista_theory.hull import instances
@@ -241,17 +241,14 @@ def report(found: Measured) -> Outcome:
         tables=found.described({"gaps": _GAPS, "points": _POINTS}, hidden=["points"]),
         values=values,
         findings=_findings(values, rows),
-        notes=[
-            (
-                f"k = {_PAGE * pages} keys ({pages} pages of {_PAGE}); gaps are over "
-                "the temperature: Δ/ε, and differences of logits. Instances whose projection has "
-                "no finite gap are left out of the projection gap's rows."
-            ),
-            (
-                "Spearman's correlation with the mass off the best k keys asks the practical "
-                "question: does the gap order the queries by what a sparse read of k keys loses?"
-            ),
-        ],
+        notes=sentences(
+            f"""- k = {_PAGE * pages} keys ({pages} pages of {_PAGE}); gaps are over the
+              temperature: Δ/ε, and differences of logits. Instances whose projection has no finite
+              gap are left out of the projection gap's rows.
+            - Spearman's correlation with the mass off the best k keys asks the practical question:
+              does the gap order the queries by what a sparse read of k keys loses?
+            """
+        ),
         failures=found.failures,
     )
 
@@ -308,24 +305,18 @@ def _findings(values: dict[str, Any], rows: Any) -> list[str]:
     if "heads_projection_own" in values:
         own = [f"{_SHOWN[k]} {values[f'heads_{k}_own']:+.2f}" for k in _KINDS]
         kept = [f"{_SHOWN[k]} {values[f'heads_{k}_kept']:+.2f}" for k in _KINDS]
-        said += [
-            (
-                "Rank correlation on real heads with the mass that each bounds: "
-                f"{', '.join(own)}; with the softmax mass off the best {values['kept_keys']} keys: "
-                f"{', '.join(kept)}."
-            ),
-            (
-                "The projection gap says nothing of softmax: its bound is on the leakage of the "
-                f"entropic projection, {values['heads_projection_mass']:.2f} in the median head, "
-                f"where T3 says {values['heads_projection_bound']:.2f}."
-            ),
-            (
-                f"The boundary gap is {values['heads_boundary_gap']:.3f} nats (median): between "
-                "neighbours in the order of the scores there is nearly none, so its bound "
-                f"({values['heads_boundary_bound']:.2f}) is the trivial one, while "
-                f"{values['heads_boundary_mass']:.3f} is dropped."
-            ),
-        ]
+        said += sentences(
+            f"""- Rank correlation on real heads with the mass that each bounds: {", ".join(own)};
+              with the softmax mass off the best {values["kept_keys"]} keys: {", ".join(kept)}.
+            - The projection gap says nothing of softmax: its bound is on the leakage of the
+              entropic projection, {values["heads_projection_mass"]:.2f} in the median head, where
+              T3 says {values["heads_projection_bound"]:.2f}.
+            - The boundary gap is {values["heads_boundary_gap"]:.3f} nats (median): between
+              neighbours in the order of the scores there is nearly none, so its bound
+              ({values["heads_boundary_bound"]:.2f}) is the trivial one, while
+              {values["heads_boundary_mass"]:.3f} is dropped.
+            """
+        )
     worst = max((row for row in rows if row["own"] is not None), key=lambda row: row["own"])
     said.append(
         f"The weakest relation of a gap to its own mass: the {worst['kind']} on {worst['source']}, "

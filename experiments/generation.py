@@ -12,7 +12,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.framework.outcome import Cell, Measured, NotMeasured, Outcome
+from experiments.framework.outcome import Cell, Measured, NotMeasured, Outcome, sentences
 from vashista_theory import models
 from vashista_theory.models.commands import Generate, first_tokens, read_text
 
@@ -91,28 +91,22 @@ def report(found: Measured) -> Outcome:
         values |= {f"{key}_{name}": cell[key] for key in ("times_dense", "same_tokens")}
         values |= {f"{key}_{name}": cell[key] for key in ("tokens_per_second", "pages_read")}
     faster = [c["read_by"] for c in cells[1:] if float(c["times_dense"] or 0) > 1]
-    columns = {
-        "generation": _COLUMNS,
-        "text": {"read_by": "as above", "text": "what was written"},
-    }
+    columns = {"generation": _COLUMNS, "text": {"read_by": "as above", "text": "what was written"}}
     return Outcome(
         tables=found.described(columns),
         values=values,
-        findings=[
-            (
-                f"After {values['prompt_tokens']:,} tokens, faster than transformers' own "
-                f"attention: {', '.join(map(str, faster)) or 'none'}."
-            ),
-            (
-                f"Reading all pages writes the same {cells[1]['same_tokens']} of "
-                f"{values['new_tokens']} tokens as transformers' own attention."
-            ),
-        ],
+        findings=sentences(
+            f"""- After {values["prompt_tokens"]:,} tokens, faster than transformers' own attention:
+              {", ".join(map(str, faster)) or "none"}.
+            - Reading all pages writes the same {cells[1]["same_tokens"]} of {values["new_tokens"]}
+              tokens as transformers' own attention.
+            """
+        ),
         notes=[
             (
                 "float32 on the CPU, greedy, one sequence. A step is the whole model: its linear "
                 "layers, which attention leaves as they are, are part of the time."
-            ),
+            )
         ],
     )
 

@@ -15,10 +15,8 @@ Examples:
 """
 
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ import xarray as xr
 from experiments.framework import results
 from experiments.framework.outcome import Measured, Outcome, Table
 from experiments.shared import hulls
-from vashista_theory import sweep
+from experiments.shared.sweeping import swept
 from vashista_theory.sweep import summary, verdicts
 
 _ELSEWHERE = "head_survey"
@@ -85,16 +83,18 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
-            raise ValueError(
-                f"heads is {self.heads}; expected 1 to {hulls.HEADS_AT_ONE_POSITION}, those that "
-                "the sample holds at its last position"
-            )
+        hulls.check_counts(self.heads)
 
 
 def measure(config: Config) -> Measured:
     """Measure every head, and quote the survey."""
-    dataset = _sweep(config)
+    dataset = swept(
+        silent=config.quick,
+        families=("heads",),
+        head_instances=2 if config.quick else config.heads,
+        temperatures_per_decade=2 if config.quick else 5,
+        oracle_sample=0,
+    )
     return Measured(
         {"heads": list(_rows(dataset)), "longer contexts": list(_longer())},
         failures=verdicts.problems(dataset, summary.by_family(dataset)),
@@ -120,20 +120,6 @@ def report(found: Measured) -> Outcome:
         ],
         failures=found.failures,
     )
-
-
-def _sweep(config: Config) -> xr.Dataset:
-    with tempfile.TemporaryDirectory() as folder:
-        asked = sweep.SweepConfig(
-            families=("heads",),
-            head_instances=2 if config.quick else config.heads,
-            temperatures_per_decade=2 if config.quick else 5,
-            oracle_sample=0,
-            output=Path(folder) / "sweep",
-            figures=False,
-            progress="none" if config.quick else "bar",
-        )
-        return sweep.run(asked).load()
 
 
 def _rows(dataset: xr.Dataset) -> Iterable[dict[str, Any]]:

@@ -15,7 +15,7 @@ Examples:
   python -m experiments sampled_length --lengths 8192 65536 --draws 32
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, Rows
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 
@@ -246,7 +246,7 @@ def _error(
     return float(np.linalg.norm(off)) / found.spread
 
 
-def exponent(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+def exponent(rows: Rows, name: str) -> float:
     """Slope of the logarithm of an error in the logarithm of the length, by least squares."""
     n = np.log([row["tokens"] for row in rows])
     return float(np.polyfit(n, np.log([row[name] for row in rows]), 1)[0])
@@ -256,7 +256,7 @@ def report(found: Measured) -> Outcome:
     """How the error grows."""
     rows = found.tables["lengths"]
     slopes = {name: exponent(rows, name) for name in ("error", "best_tokens", "best_pages")}
-    worst = max(float(row["of_bound"]) for row in rows)  # pyright: ignore[reportArgumentType]
+    worst = max(float(row["of_bound"]) for row in rows)
     return Outcome(
         tables=found.described({"lengths": _COLUMNS}),
         values={
@@ -278,9 +278,7 @@ def report(found: Measured) -> Outcome:
     )
 
 
-def _said(
-    rows: Sequence[Mapping[str, Any]], slopes: Mapping[str, float], worst: float
-) -> Iterator[str]:
+def _said(rows: Rows, slopes: Mapping[str, float], worst: float) -> Iterator[str]:
     first, last = rows[0], rows[-1]
     flat = "flat" if abs(slopes["error"]) <= FLAT else "not flat"
     yield (

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from scipy.stats import binom
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.hull.heads import Heads, load_heads
@@ -213,11 +213,11 @@ def measure(config: Config) -> Measured:
                 for name, choose in ORACLES.items():
                     found = layer.relative(output_of(layer, choose(layer, tokens, rng)))
                     errors.setdefault((name, tokens), []).append(found)
-            for bits, tokens, error, estimate in _drawn(layer, config, index):
+            for bits, tokens, error, said in _drawn(layer, config, index, None):
                 errors.setdefault((drawn_by(bits), tokens), []).append(error)
-                ratios.setdefault((bits, tokens), []).append(error / estimate)
-            for bits, tokens, error, bound in _bounded(layer, config, index):
-                bounds.setdefault((bits, tokens), []).append(np.stack([error, bound]))
+                ratios.setdefault((bits, tokens), []).append(error / said)
+            for bits, tokens, error, said in _drawn(layer, config, index, CONFIDENCE):
+                bounds.setdefault((bits, tokens), []).append(np.stack([error, said]))
             bar.advance()
     return Measured(
         {
@@ -243,39 +243,25 @@ def _cache(layer: Layer, bits: int) -> PagedKV:
     return PagedKV.from_tokens(keys, values, lengths=layer.lengths, page_size=PAGE, spec=spec)
 
 
-Reading = tuple[int, int, np.ndarray, np.ndarray]
-
-
-def _drawn(layer: Layer, config: Config, index: int) -> Iterator[Reading]:
-    """Bits, tokens, relative errors and their estimates."""
+def _drawn(
+    layer: Layer, config: Config, index: int, confidence: float | None
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Bits, tokens, relative errors, and what the read says of them: an estimate, or a bound."""
     size = np.linalg.norm(layer.output, axis=-1)
-    for bits in BITS[1:2] if config.quick else BITS:
+    bounded = confidence is not None
+    many, one = (_BOUNDED_BITS, _BOUNDED_BITS[:1]) if bounded else (BITS, BITS[1:2])
+    for bits in one if config.quick else many:
         cache = _cache(layer, bits)
         for tokens in config.tokens:
-            policy = Policy.sampled(tokens, dense_below=0)
+            policy = Policy.sampled(tokens, confidence=confidence, dense_below=0)
             for draw in range(config.draws):
-                key = jax.random.fold_in(jax.random.key(config.seed), 1000 * index + draw)
+                seed = jax.random.key(config.seed + bounded)
+                key = jax.random.fold_in(seed, 1000 * index + draw)
                 output, info = vashista_attention(
                     layer.queries, cache, policy, scale=layer.scale, key=key
                 )
-                error = layer.relative(np.asarray(output))
-                yield bits, tokens, error, np.asarray(info.error_estimate) / size
-
-
-def _bounded(layer: Layer, config: Config, index: int) -> Iterator[Reading]:
-    """Bits, tokens, errors and bounds over the length of the dense output."""
-    size = np.linalg.norm(layer.output, axis=-1)
-    for bits in _BOUNDED_BITS[:1] if config.quick else _BOUNDED_BITS:
-        cache = _cache(layer, bits)
-        for tokens in config.tokens:
-            policy = Policy.sampled(tokens, confidence=CONFIDENCE, dense_below=0)
-            for draw in range(config.draws):
-                key = jax.random.fold_in(jax.random.key(config.seed + 1), 1000 * index + draw)
-                output, info = vashista_attention(
-                    layer.queries, cache, policy, scale=layer.scale, key=key
-                )
-                error = layer.relative(np.asarray(output))
-                yield bits, tokens, error, np.asarray(info.error_bound) / size
+                said = info.error_bound if bounded else info.error_estimate
+                yield bits, tokens, layer.relative(np.asarray(output)), np.asarray(said) / size
 
 
 def _error_row(read: str, tokens: int, errors: np.ndarray) -> dict[str, Any]:
@@ -327,16 +313,13 @@ def report(found: Measured) -> Outcome:
             *_known(found.tables["calibration"]),
             *_bound(bounds, exceeded),
         ],
-        notes=[
-            (
-                "One draw for the heads of a group; pages of 16 tokens; the first page and the "
-                "last, full or not, are always read. float64."
-            ),
-            (
-                "Best pages and tokens are chosen by the true mass of the group, which no "
-                "mechanism has; drawn tokens know the sketch alone."
-            ),
-        ],
+        notes=sentences(
+            """- One draw for the heads of a group; pages of 16 tokens; the first page and the last,
+              full or not, are always read. float64.
+            - Best pages and tokens are chosen by the true mass of the group, which no mechanism
+              has; drawn tokens know the sketch alone.
+            """
+        ),
         failures=failures,
     )
 

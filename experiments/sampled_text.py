@@ -13,7 +13,7 @@ Examples:
   python -m experiments sampled_text --text pydoc-topics --contexts 2048 --pages 16
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.framework.outcome import Measured, NotMeasured, Outcome, Rows
 from vashista_theory import evaluation
 
 BY_HAND = "takes most of an hour with a language model"
@@ -154,9 +154,6 @@ def _paired_row(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         "times_high": float(high),
         "better": float(np.mean(ours < theirs)),
     }
-
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def report(found: Measured) -> Outcome:

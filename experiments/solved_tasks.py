@@ -96,7 +96,11 @@ def measured(rows: Iterable[RetrievalRow]) -> Measured:
         known[row.policy.partition("@")[0]] = row
     cells = [
         {name: getattr(pair["dense"], name) for name in _COLUMNS if hasattr(pair["dense"], name)}
-        | {name: _interval(getattr(pair["dense"], name)) for name in _COLUMNS if "interval" in name}
+        | {
+            name: "{:.2f} to {:.2f}".format(*getattr(pair["dense"], name))
+            for name in _COLUMNS
+            if "interval" in name
+        }
         | {"solved": pair["dense"].counts}
         | {f"window_{name}": getattr(pair["sink-recent"], name) for name in ("exact", "chosen")}
         for _, pair in sorted(by.items())
@@ -133,7 +137,3 @@ def report(found: Measured) -> Outcome:
             )
         ],
     )
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return " to ".join(f"{end:.2f}" for end in ends)

@@ -15,18 +15,14 @@ Examples:
 """
 
 import collections
-import importlib.metadata
 import importlib.util
-import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.framework.outcome import Measured, NotMeasured, Outcome, sentences
+from experiments.shared import process
 from experiments.shared.model_comparison import TOLERANCE
 
 BY_HAND = "needs an environment with the oldest release of transformers"
@@ -64,13 +60,7 @@ class Config:
 
 def inputs() -> dict[str, str | None]:
     """What the result depends on beside the configuration: the libraries."""
-    found: dict[str, str | None] = {}
-    for name in ("transformers", "torch"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: process.version(name) for name in ("transformers", "torch")}
 
 
 def measure(config: Config) -> Measured:
@@ -84,30 +74,12 @@ def measure(config: Config) -> Measured:
         raise NotMeasured(f'{" and ".join(missing)} missing; pip install "vashista-theory[lm]"')
     names = QUICK if config.quick and not config.families else config.families
     interpreters = [sys.executable, *([config.oldest] if config.oldest else [])]
-    return measured([_release(one, config.seed, names) for one in interpreters])
-
-
-def _release(interpreter: str, seed: int, names: tuple[str, ...]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        command = [
-            interpreter,
-            "-m",
-            "experiments.shared.model_comparison",
-            str(path),
-            str(seed),
-            *names,
+    return measured(
+        [
+            process.run("experiments.shared.model_comparison", config.seed, *names, interpreter=one)
+            for one in interpreters
         ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(__file__).resolve().parents[1],
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        return json.loads(path.read_text(encoding="utf-8"))
+    )
 
 
 def measured(releases: list[Mapping[str, Any]]) -> Measured:
@@ -147,16 +119,13 @@ def report(found: Measured) -> Outcome:
         tables=found.described({"families": _COLUMNS}),
         values=values,
         findings=findings,
-        notes=[
-            (
-                "Default configurations, made tiny, with a layer of each kind: what a family "
-                "supports by other settings (windows, sinks, caps) may differ."
-            ),
-            (
-                "float32 on the CPU; two sequences of 16 tokens, one with padding on its left; "
-                f"random weights. Exact means within {TOLERANCE:.0e} of the largest logit."
-            ),
-        ],
+        notes=sentences(
+            f"""- Default configurations, made tiny, with a layer of each kind: what a family
+              supports by other settings (windows, sinks, caps) may differ.
+            - float32 on the CPU; two sequences of 16 tokens, one with padding on its left; random
+              weights. Exact means within {TOLERANCE:.0e} of the largest logit.
+            """
+        ),
         failures=found.failures,
     )
 

@@ -11,18 +11,16 @@ Examples:
   python -m experiments theorem_constants --instances 4 --heads 14
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 from experiments.shared import hulls
 from experiments.shared.hulls import Problem
-from vashista_theory import sweep
+from experiments.shared.sweeping import swept
 from vashista_theory.hull import instances
 from vashista_theory.sweep import summary, verdicts
 from vashista_theory.sweep.measure import OUTCOMES
@@ -103,16 +101,19 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or not 1 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
-            raise ValueError(
-                f"instances is {self.instances} and heads {self.heads}; expected at least 1, and 1 "
-                f"to {hulls.HEADS_AT_ONE_POSITION} heads"
-            )
+        hulls.check_counts(self.heads, instances=self.instances, least=1)
 
 
 def measure(config: Config) -> Measured:
     """Check every bound on the sweep's instances, then follow a few of them."""
-    dataset = _sweep(config)
+    dataset = swept(
+        silent=config.quick,
+        quick=config.quick,
+        instances=config.instances,
+        head_instances=config.heads,
+        seed=config.seed,
+        families=_QUICK_FAMILIES if config.quick else (),
+    )
     families = summary.by_family(dataset)
     bounds = [_bound(dataset, statement, name) for statement, name in _NAMES.items()]
     status = _status(dataset)
@@ -152,36 +153,17 @@ def report(found: Measured) -> Outcome:
         tables=found.described(columns, hidden=["leakage", "displacement"]),
         values=found.values,
         findings=_findings(found),
-        notes=[
-            (
-                "Every synthetic family of the sweep at its default shape, and recorded heads with "
-                "all the keys that their query sees. ε runs from 10 to 1e-8 of scale, which is "
-                "max ‖k_i − q‖², at 5 a decade; with it the model's temperature and the end of "
-                "T1′'s range."
-            ),
-            (
-                "A pair violates a bound where it exceeds it by more than 1e-12 of the bound and "
-                "64 roundings of scale. T4 and T5 are limits: they have no violations."
-            ),
-            "The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.",
-        ],
+        notes=sentences(
+            """- Every synthetic family of the sweep at its default shape, and recorded heads with
+              all the keys that their query sees. ε runs from 10 to 1e-8 of scale, which is max ‖k_i
+              − q‖², at 5 a decade; with it the model's temperature and the end of T1′'s range.
+            - A pair violates a bound where it exceeds it by more than 1e-12 of the bound and 64
+              roundings of scale. T4 and T5 are limits: they have no violations.
+            - The rate is fitted between Δ/ε = 10 and 1000; ‖δ‖/ε is read at the least ε.
+            """
+        ),
         failures=found.failures,
     )
-
-
-def _sweep(config: Config) -> xr.Dataset:
-    with tempfile.TemporaryDirectory() as folder:
-        asked = sweep.SweepConfig(
-            instances=config.instances,
-            head_instances=config.heads,
-            seed=config.seed,
-            output=Path(folder) / "sweep",
-            figures=False,
-            progress="none" if config.quick else "bar",
-            families=_QUICK_FAMILIES if config.quick else (),
-            quick=config.quick,
-        )
-        return sweep.run(asked).load()
 
 
 def _shown(config: Config) -> list[tuple[str, instances.Instance]]:

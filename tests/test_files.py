@@ -182,7 +182,6 @@ OTHERS = {
     ("experiments/certified_instances.py", "save"): "scratch in a folder of its own, removed",
     ("experiments/certified_instances.py", "write_text"): "likewise",
     ("experiments/shared/forgery_judge.py", "open"): "likewise",
-    ("experiments/shared/model_comparison.py", "write_text"): "likewise",
     ("experiments/bench_out_of_core/measure.py", "save"): "likewise",
     ("experiments/bench_out_of_core/work.py", "open_memmap"): "likewise",
     ("experiments/shared/array_forgeries.py", "save"): "into memory",
@@ -197,7 +196,7 @@ OTHERS = {
     ("vashista_theory/runs/places.py", "write_text"): "of a place, which goes through `_files`",
     ("vashista_theory/runs/_metadata.py", "write_text"): "likewise",
     ("vashista_theory/runs/header.py", "write_text"): "likewise",
-    ("vashista_theory/runs/writer.py", "write_text"): "likewise",
+    ("vashista_theory/runs/block_writer.py", "write_text"): "likewise",
     ("vashista_theory/runs/places.py", "rename"): "a folder, built beside its place",
 }
 _CALLS = {

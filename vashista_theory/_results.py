@@ -57,3 +57,9 @@ class Result(eqx.Enumeration):
         "Two candidates are exactly equally good, so the answer is not unique. Perturb the input "
         "or accept either."
     )
+
+
+def name_of(result: Result) -> str:
+    """The name of a concrete outcome, such as "successful"."""
+    names = Result._name_to_item  # pyright: ignore[reportPrivateUsage]
+    return next(name for name in names if bool(result == getattr(Result, name)))

@@ -1,4 +1,4 @@
-"""Array aliases and the symbol table.
+"""The symbol table, and what public functions take.
 
 =====================  =============  ==============================================
 name in code           shape          symbol in the statements
@@ -23,17 +23,6 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-
-Keys: TypeAlias = Float[Array, "n d"]
-Query: TypeAlias = Float[Array, " d"]
-Point: TypeAlias = Float[Array, " d"]
-Weights: TypeAlias = Float[Array, " n"]
-Multipliers: TypeAlias = Float[Array, " n"]
-Face: TypeAlias = Bool[Array, " n"]
-Scalar: TypeAlias = Float[Array, ""]
-Flag: TypeAlias = Bool[Array, ""]
-Count: TypeAlias = Int[Array, ""]
 
 ArrayLike: TypeAlias = jax.typing.ArrayLike | np.ndarray | Sequence[Any]
 """What public functions take: arrays, numbers, nested lists or tuples; they check by hand."""

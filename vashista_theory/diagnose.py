@@ -60,18 +60,14 @@ class Command:
         ),
     ] = None
     format: Annotated[
-        Literal["text", "json"],
-        tyro.conf.arg(help="a page for people, or JSON for programs"),
+        Literal["text", "json"], tyro.conf.arg(help="a page for people, or JSON for programs")
     ] = "text"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = tyro.cli(
-        Command,
-        args=arguments,
-        prog="python -m vashista_theory.diagnose",
-        description=_EXAMPLES,
+        Command, args=arguments, prog="python -m vashista_theory.diagnose", description=_EXAMPLES
     )
     try:
         found = diagnose(_load(given.keys), _load(given.query), scale=given.scale)

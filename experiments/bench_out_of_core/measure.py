@@ -158,7 +158,7 @@ class _Base:
     def __init__(self, config: Config, found: dict[str, Any], disk: float) -> None:
         self._d, self._disk = config.d, disk
         solving = sum(one["solving"] for one in found["history"])
-        nbytes = sum(one["bytes"] for one in found["history"])
+        nbytes = sum(one["nbytes"] for one in found["history"])
         self.rate = nbytes / (sum(one["seconds"] for one in found["history"]) - solving)
         self.solve = solving / max(1, found["solves"])
 
@@ -189,7 +189,7 @@ def _passes(cache: str, workers: int, found: dict[str, Any], n: int) -> list[dic
             "pass": number,
             "share": one["rows"] / n,
             "seconds": one["seconds"],
-            "rate_gbs": one["bytes"] / one["seconds"] / 1e9,
+            "rate_gbs": one["nbytes"] / one["seconds"] / 1e9,
             "solving": one["solving"],
             "improvements": one["improvements"],
         }

@@ -5,6 +5,7 @@ prints JSON. Peak memory is the largest RssAnon of the whole process, interprete
 a memory-mapped file does not count, since the system drops its pages at will.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,7 +19,6 @@ import numpy as np
 
 from experiments.shared import process
 
-_STATUS = Path("/proc/self/status")
 _CHUNK = 2**25
 
 
@@ -104,8 +104,7 @@ def audit(path: Path, query: np.ndarray, answer: dict[str, Any]) -> dict[str, fl
 
 
 def _anonymous() -> int:
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
-    return int(fields["RssAnon"].split()[0]) * 1024
+    return process.memory("RssAnon")
 
 
 def measured(
@@ -144,16 +143,7 @@ def measured(
         "before": before,
         "passes": found.passes,
         "solves": found.solves,
-        "history": [
-            {
-                "rows": one.rows,
-                "bytes": one.nbytes,
-                "seconds": one.seconds,
-                "solving": one.solving,
-                "improvements": one.improvements,
-            }
-            for one in found.history
-        ],
+        "history": list(map(dataclasses.asdict, found.history)),
         "point": found.point.tolist(),
         "support": found.support.tolist(),
         "weights": found.weights.tolist(),

@@ -24,6 +24,8 @@ from scipy import sparse
 
 Solver = Callable[[], Any]
 Reader = Callable[[Any], np.ndarray]
+# Hessian, linear term, constraint matrix and upper bounds; and from the unknowns to p*.
+Stated = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Reader]
 
 _REGULARISATION = 1e-10  # on s; smaller and DAQP switches to its slower proximal mode
 _NO_BOUND = -1e30
@@ -74,34 +76,26 @@ def _require(solved: bool, status: object) -> None:
         raise NotSolvedError(f"status {status}")
 
 
-def _hull_dual(
-    keys: np.ndarray, query: np.ndarray, regularisation: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Hessian, linear term, constraint matrix and upper bounds."""
+def _hull_dual(keys: np.ndarray, query: np.ndarray, regularisation: float = 0.0) -> Stated:
     n, d = keys.shape
     hessian = np.diag(np.append(np.ones(d), regularisation))
-    return hessian, np.append(-query, 1.0), np.column_stack([keys, -np.ones(n)]), np.zeros(n)
+    constraints = np.column_stack([keys, -np.ones(n)])
+    return (hessian, np.append(-query, 1.0), constraints, np.zeros(n)), lambda u: query - u[:d]
 
 
-def _separating(
-    keys: np.ndarray, query: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _regularised(keys: np.ndarray, query: np.ndarray) -> Stated:
+    return _hull_dual(keys, query, _REGULARISATION)
+
+
+def _separating(keys: np.ndarray, query: np.ndarray) -> Stated:
     n, d = keys.shape
-    return np.eye(d), np.zeros(d), query - keys, -np.ones(n)
+    return (np.eye(d), np.zeros(d), query - keys, -np.ones(n)), lambda u: query + u / (u @ u)
 
 
-def _from_residual(query: np.ndarray, u: np.ndarray) -> np.ndarray:
-    return query - u[: len(query)]
-
-
-def _from_normal(query: np.ndarray, u: np.ndarray) -> np.ndarray:
-    return query + u / (u @ u)
-
-
-def _daqp(problem: tuple[np.ndarray, ...], point: Reader) -> Prepared:
+def _daqp(stated: Stated) -> Prepared:
     import daqp
 
-    hessian, linear, matrix, upper = problem
+    (hessian, linear, matrix, upper), point = stated
     matrix = np.ascontiguousarray(matrix)
     lower, sense = np.full(len(upper), _NO_BOUND), np.zeros(len(upper), np.int32)
 
@@ -113,34 +107,18 @@ def _daqp(problem: tuple[np.ndarray, ...], point: Reader) -> Prepared:
     return Prepared(solve, point)
 
 
-def _daqp_dual(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _daqp(_hull_dual(keys, query, _REGULARISATION), lambda u: _from_residual(query, u))
-
-
-def _daqp_separating(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _daqp(_separating(keys, query), lambda u: _from_normal(query, u))
-
-
-def _quadprog(problem: tuple[np.ndarray, ...], point: Reader) -> Prepared:
+def _quadprog(stated: Stated) -> Prepared:
     import quadprog
 
-    hessian, linear, matrix, upper = problem
+    (hessian, linear, matrix, upper), point = stated
     transposed = np.ascontiguousarray(-matrix.T)
     return Prepared(lambda: quadprog.solve_qp(hessian, -linear, transposed, -upper)[0], point)
 
 
-def _quadprog_dual(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _quadprog(_hull_dual(keys, query, _REGULARISATION), lambda u: _from_residual(query, u))
-
-
-def _quadprog_separating(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _quadprog(_separating(keys, query), lambda u: _from_normal(query, u))
-
-
-def _piqp(problem: tuple[np.ndarray, ...], tolerance: float, point: Reader) -> Prepared:
+def _piqp(stated: Stated, tolerance: float) -> Prepared:
     import piqp
 
-    hessian, linear, matrix, upper = problem
+    (hessian, linear, matrix, upper), point = stated
     matrix, lower = np.asfortranarray(matrix), np.full(len(upper), -np.inf)
 
     def solve() -> np.ndarray:
@@ -156,18 +134,10 @@ def _piqp(problem: tuple[np.ndarray, ...], tolerance: float, point: Reader) -> P
     return Prepared(solve, point)
 
 
-def _piqp_dual(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _piqp(_hull_dual(keys, query), 1e-10, lambda u: _from_residual(query, u))
-
-
-def _piqp_separating(keys: np.ndarray, query: np.ndarray) -> Prepared:
-    return _piqp(_separating(keys, query), 1e-11, lambda u: _from_normal(query, u))
-
-
 def _proxqp(keys: np.ndarray, query: np.ndarray) -> Prepared:
     from proxsuite import proxqp
 
-    hessian, linear, matrix, upper = _hull_dual(keys, query)
+    (hessian, linear, matrix, upper), point = _hull_dual(keys, query)
     lower = np.full(len(upper), -1e20)  # ProxQP's infinity
 
     def solve() -> np.ndarray:
@@ -188,13 +158,13 @@ def _proxqp(keys: np.ndarray, query: np.ndarray) -> Prepared:
         _require(status == proxqp.PROXQP_SOLVED, status)
         return solver.results.x.copy()
 
-    return Prepared(solve, lambda u: _from_residual(query, u))
+    return Prepared(solve, point)
 
 
 def _clarabel(keys: np.ndarray, query: np.ndarray) -> Prepared:
     import clarabel
 
-    hessian, linear, matrix, upper = _hull_dual(keys, query)
+    (hessian, linear, matrix, upper), point = _hull_dual(keys, query)
     hessian_, matrix_ = sparse.csc_matrix(hessian), sparse.csc_matrix(matrix)
     cones = [clarabel.NonnegativeConeT(len(upper))]
     settings = clarabel.DefaultSettings()
@@ -206,7 +176,7 @@ def _clarabel(keys: np.ndarray, query: np.ndarray) -> Prepared:
         _require(str(found.status) in ("Solved", "AlmostSolved"), found.status)
         return np.array(found.x)
 
-    return Prepared(solve, lambda u: _from_residual(query, u))
+    return Prepared(solve, point)
 
 
 def _nnls(keys: np.ndarray, query: np.ndarray) -> Prepared:
@@ -233,7 +203,7 @@ def _cvxpy_dual(keys: np.ndarray, query: np.ndarray) -> Prepared:
         _require(problem.status in ("optimal", "optimal_inaccurate"), problem.status)
         return np.asarray(u.value)
 
-    return Prepared(solve, lambda u: _from_residual(query, u))
+    return Prepared(solve, lambda u: query - u)
 
 
 def _cvxpy_primal(keys: np.ndarray, query: np.ndarray) -> Prepared:
@@ -250,13 +220,39 @@ def _cvxpy_primal(keys: np.ndarray, query: np.ndarray) -> Prepared:
     return Prepared(solve, lambda weights: keys.T @ (weights / weights.sum()))
 
 
+def _solved(
+    solver: Callable[..., Prepared], state: Callable[..., Stated], *settings: float
+) -> Callable[[np.ndarray, np.ndarray], Prepared]:
+    return lambda keys, query: solver(state(keys, query), *settings)
+
+
 PEERS: tuple[Peer, ...] = (
-    Peer("DAQP", "daqp", f"hull dual, {_REGULARISATION:g} s²/2 added", _daqp_dual, 4),
-    Peer("DAQP separating", "daqp", "separating, default settings", _daqp_separating, 4),
-    Peer("quadprog", "quadprog", f"hull dual, {_REGULARISATION:g} s²/2 added", _quadprog_dual, 4),
-    Peer("quadprog separating", "quadprog", "separating", _quadprog_separating, 4),
-    Peer("PIQP", "piqp", "hull dual, dense, absolute tolerance 1e-10", _piqp_dual, 8),
-    Peer("PIQP separating", "piqp", "separating, dense, 1e-11", _piqp_separating, 8),
+    Peer(
+        "DAQP",
+        "daqp",
+        f"hull dual, {_REGULARISATION:g} s²/2 added",
+        _solved(_daqp, _regularised),
+        4,
+    ),
+    Peer("DAQP separating", "daqp", "separating, default settings", _solved(_daqp, _separating), 4),
+    Peer(
+        "quadprog",
+        "quadprog",
+        f"hull dual, {_REGULARISATION:g} s²/2 added",
+        _solved(_quadprog, _regularised),
+        4,
+    ),
+    Peer("quadprog separating", "quadprog", "separating", _solved(_quadprog, _separating), 4),
+    Peer(
+        "PIQP",
+        "piqp",
+        "hull dual, dense, absolute tolerance 1e-10",
+        _solved(_piqp, _hull_dual, 1e-10),
+        8,
+    ),
+    Peer(
+        "PIQP separating", "piqp", "separating, dense, 1e-11", _solved(_piqp, _separating, 1e-11), 8
+    ),
     Peer("ProxQP", "proxsuite", "hull dual, dense primal LDLT, 1e-11", _proxqp, 8),
     Peer("Clarabel", "clarabel", "hull dual, tolerances 1e-12", _clarabel, 40),
     Peer("NNLS", "scipy", "least squares, c = max ‖k − q‖", _nnls, 4),

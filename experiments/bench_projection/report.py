@@ -6,9 +6,7 @@ from typing import Any
 
 from experiments.bench_projection.names import FLOOR, OURS, START
 from experiments.bench_projection.peers import PEERS, Peer
-from experiments.framework.outcome import Measured, Outcome, Table
-
-Rows = Sequence[Any]
+from experiments.framework.outcome import Measured, Outcome, Rows, Table
 
 DAQP = ("DAQP", "DAQP separating")
 CVXPY = ("cvxpy dual", "cvxpy primal")
@@ -91,7 +89,11 @@ def tables(rows: Rows) -> dict[str, Table]:
         shown[f"time in milliseconds, d = {d}"] = Table(columns, body)
     shown["accuracy"] = _accuracy_table(rows)
     shown["where our time goes"] = _parts_table(rows)
-    left_out = _left_out(rows)
+    left_out = [
+        {"solver": row["solver"], "n": row["n"], "d": row["d"], "why": row["note"]}
+        for row in rows
+        if row.get("note") and row.get("median_ms") is None and row["instance"] == 0
+    ]
     if left_out:
         columns = {"solver": "name", "n": "keys", "d": "dimensions", "why": "reason"}
         shown["not measured"] = Table(columns, left_out)
@@ -162,14 +164,6 @@ def shares(rows: Rows, n: int, d: int) -> tuple[float, float] | None:
     return passes * floor / ours, start / ours
 
 
-def _left_out(rows: Rows) -> list[dict[str, Any]]:
-    return [
-        {"solver": row["solver"], "n": row["n"], "d": row["d"], "why": row["note"]}
-        for row in rows
-        if row.get("note") and row.get("median_ms") is None and row["instance"] == 0
-    ]
-
-
 def ratio(rows: Rows, solvers: Sequence[str], n: int, d: int) -> float | None:
     """The fastest of some solvers over ours; None if none of them has a time."""
     theirs = [t for s in solvers if (t := median_of(rows, s, n, d, "median_ms")) is not None]
@@ -191,15 +185,20 @@ def values(rows: Rows) -> dict[str, float | None]:
 
 def findings(rows: Rows, throughput: Mapping[str, Any]) -> list[str]:
     """Each aim: met, or missed by how much and bounded by what."""
-    general, separating = (
-        "DAQP in the hull dual form, which also answers inside the hull",
-        "DAQP in the separating form, outside the hull only",
+    forms = {
+        DAQP[:1]: "DAQP in the hull dual form, which also answers inside the hull",
+        DAQP[1:]: "DAQP in the separating form, outside the hull only",
+    }
+    aims = (
+        (0, 1.0, "faster at every size than"),
+        (4096, 2.0, "twice as fast from n = 4,096 on as"),
     )
     return [
-        _speed(rows, DAQP[:1], 0, 1.0, f"faster at every size than {general}"),
-        _speed(rows, DAQP[:1], 4096, 2.0, f"twice as fast from n = 4,096 on as {general}"),
-        _speed(rows, DAQP[1:], 0, 1.0, f"faster at every size than {separating}"),
-        _speed(rows, DAQP[1:], 4096, 2.0, f"twice as fast from n = 4,096 on as {separating}"),
+        *(
+            _speed(rows, form, least, wanted, f"{aim} {named}")
+            for form, named in forms.items()
+            for least, wanted, aim in aims
+        ),
         _own_accuracy(rows),
         *_peer_accuracy(rows),
         *_cvxpy(rows),

@@ -96,7 +96,7 @@ def measure(config: Config) -> Measured:
     held = measured.shared
     return Measured(
         {
-            "pages read": page_rows(measured, config.tolerances, earlier=earlier),
+            "pages read": list(page_rows(measured, config.tolerances, earlier=earlier)),
             "pages read by a group": grouped_rows(measured, config.tolerances),
             "alarms": alarms.alarm_rows(measured, config.tolerances),
             **{f"area under the ROC curve, {what}": rows for what, rows in areas.items()},

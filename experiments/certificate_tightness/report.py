@@ -1,6 +1,6 @@
 """What `certificate_tightness` says of its tables: single values, aims met and missed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.certificate_tightness.alarms import PREDICTORS
@@ -14,7 +14,7 @@ from experiments.certificate_tightness.words import (
     RANKING_COLUMNS,
     notes,
 )
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Rows, Table
 
 PAGES_AIM, MASS_AIM = 0.10, 0.01
 AIMED = ("4 bits", "6 bits", "8 bits")
@@ -22,7 +22,6 @@ _AREA = "area under the ROC curve, "
 _HELD = ("certified_answers", "missed_alarms", "bounds_checked", "bounds_violated")
 _GEOMETRIC = ("box", "ball", "box + mean")
 
-Rows = Sequence[Any]
 Part = tuple[dict[str, Any], list[str]]
 
 

@@ -51,14 +51,8 @@ def best_pages(measured: AllReadings, tolerance: float, *, group: int, forced: b
 
 def page_rows(
     measured: AllReadings, tolerances: tuple[float, ...], *, earlier: bool
-) -> list[dict[str, Any]]:
-    """Pages that heads read alone, by tolerance and summary."""
-    return list(_page_rows(measured, tolerances, earlier=earlier))
-
-
-def _page_rows(
-    measured: AllReadings, tolerances: tuple[float, ...], *, earlier: bool
 ) -> Iterator[dict[str, Any]]:
+    """Pages that heads read alone, by tolerance and summary."""
     for tolerance in tolerances:
         before = EARLIER_PAGES.get(tolerance, {}) if earlier else {}
         free = best_pages(measured, tolerance, group=1, forced=False)

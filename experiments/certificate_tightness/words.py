@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.certificate_tightness.alarms import FALSE_ALARMS
+from experiments.framework.outcome import sentences
 from experiments.shared.page_masses import PAGE
 
 COLUMNS = {
@@ -98,36 +99,25 @@ CURVE_COLUMNS = {
 
 
 def notes(of: Mapping[str, Any], *, earlier: bool) -> list[str]:
-    said = [
-        (
-            f"{of['layers']} layers, {of['kv_heads'] * of['group']} heads on {of['kv_heads']} kv "
-            f"heads, {of['positions']} positions of up to {of['longest']} tokens, pages of {PAGE}; "
-            "read in float64. Without another word a number is over all heads at the last "
-            "position; `_all` is over all positions."
-        ),
-        (
-            "But for the table of groups every query head has a kv head of its own (a copy), and "
-            "chooses its pages alone; the library chooses them for a group together."
-        ),
-        (
-            "`Policy.certified` always reads the first page and the last. The column `free` is the "
-            "same policy with sink=0, recent=0."
-        ),
-        (
-            "Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and "
-            "positions (the positions of a head are close to each other). The output error is over "
-            "the length of the dense output. fell_back: the same budget with otherwise='dense'."
-        ),
-        (
-            "Bytes of a router: what the mechanism reports to have read of a page's summaries in "
-            "bfloat16; a sketch with its box and an error for each key."
-        ),
-        (
-            "The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes "
-            "are codes and grid; `traffic` adds 2 bytes for the error of each key and the pages "
-            "read in bfloat16, over the bytes of dense reading."
-        ),
-    ]
+    said = sentences(
+        f"""- {of["layers"]} layers, {of["kv_heads"] * of["group"]} heads on {of["kv_heads"]} kv
+          heads, {of["positions"]} positions of up to {of["longest"]} tokens, pages of {PAGE}; read
+          in float64. Without another word a number is over all heads at the last position; `_all`
+          is over all positions.
+        - But for the table of groups every query head has a kv head of its own (a copy), and
+          chooses its pages alone; the library chooses them for a group together.
+        - `Policy.certified` always reads the first page and the last. The column `free` is the same
+          policy with sink=0, recent=0.
+        - Alarms and ROC: a fixed number of pages with otherwise='keep', over all heads and
+          positions (the positions of a head are close to each other). The output error is over the
+          length of the dense output. fell_back: the same budget with otherwise='dense'.
+        - Bytes of a router: what the mechanism reports to have read of a page's summaries in
+          bfloat16; a sketch with its box and an error for each key.
+        - The tables of grids are a study in numpy, not the mechanism: no page is forced; bytes are
+          codes and grid; `traffic` adds 2 bytes for the error of each key and the pages read in
+          bfloat16, over the bytes of dense reading.
+        """
+    )
     if earlier:
         said.append(
             "`earlier` and `was_` are a measurement of the same heads that was made before the "

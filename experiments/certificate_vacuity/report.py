@@ -1,12 +1,11 @@
 """What `certificate_vacuity` says of its numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.page_masses import PAGE
 
-Rows = Sequence[Any]
 _BEST = "best possible"
 
 _SHORT = {
@@ -70,18 +69,14 @@ def report(found: Measured) -> Outcome:
         tables={"vacuity": Table(_VACUITY, vacuity), **described},
         values=values,
         findings=findings(values, vacuity, hulls),
-        notes=[
-            (
-                f"d = 64, pages of {PAGE} keys, logits ⟨q, k⟩/8; {asked['instances']} sequences "
-                f"of each source with {asked['queries']} queries, and {asked['hulls']} hulls of "
-                "each width."
-            ),
-            (
-                "Real heads: 63 queries at the last position of the sample; below 1,024 tokens its "
-                "first page and the latest others. The sample is not tiled. Real text beyond it: "
-                "experiments/results/certified_text.json."
-            ),
-        ],
+        notes=sentences(
+            f"""- d = 64, pages of {PAGE} keys, logits ⟨q, k⟩/8; {asked["instances"]} sequences of
+              each source with {asked["queries"]} queries, and {asked["hulls"]} hulls of each width.
+            - Real heads: 63 queries at the last position of the sample; below 1,024 tokens its
+              first page and the latest others. The sample is not tiled. Real text beyond it:
+              experiments/results/certified_text.json.
+            """
+        ),
     )
 
 

@@ -5,15 +5,14 @@ Run as `python -m experiments.compile_check.child TARGET FOLDER NAME...` with th
 """
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from experiments.compile_check.targets import H100, TARGETS, Target
+from experiments.shared import process
 
 _ENVIRONMENT = {
     # Nothing runs: the CPU is the device at hand, and no driver or metadata server is looked for.
@@ -42,19 +41,11 @@ def compile_for(target: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
         RuntimeError: the process died; the message has the end of what it said.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "experiments.compile_check.child", target, folder, *names]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, **_ENVIRONMENT, "MOSAIC_GPU_DUMP_TO": folder},
+        return process.run(
+            "experiments.compile_check.child",
+            *(target, folder, *names),
+            environment={**_ENVIRONMENT, "MOSAIC_GPU_DUMP_TO": folder},
         )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    # Compilers may print too; ours is the last line.
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _child(name: str, folder: Path, names: list[str]) -> list[dict[str, Any]]:

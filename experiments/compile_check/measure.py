@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import jax
 
 from experiments.compile_check.child import compile_for
-from experiments.compile_check.targets import TARGETS, version
+from experiments.compile_check.targets import TARGETS
 from experiments.framework.outcome import Measured, NotMeasured
+from experiments.shared.process import version
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 
 BY_HAND = "needs the compilers for H100 and TPU"

@@ -1,11 +1,7 @@
 """What `compile_check` says of the kernels."""
 
-from collections.abc import Sequence
-from typing import Any
+from experiments.framework.outcome import Measured, Outcome, Rows
 
-from experiments.framework.outcome import Measured, Outcome
-
-Rows = Sequence[Any]
 _COLUMNS = {
     "target": "device compiled for",
     "kernel": "back end and stage",

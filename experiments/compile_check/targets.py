@@ -1,12 +1,13 @@
 """Devices that kernels are compiled for without having one."""
 
 import contextlib
-import importlib.metadata
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jax.sharding import AbstractMesh, use_abstract_mesh
+
+from experiments.shared.process import version
 
 try:
     from jax.sharding import AbstractDevice
@@ -82,11 +83,3 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 12 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-
-
-def version(wheel: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(wheel)
-    except importlib.metadata.PackageNotFoundError:
-        return None

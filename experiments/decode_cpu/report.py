@@ -1,14 +1,11 @@
 """What `decode_cpu` says of its measurements: columns, values, aims met and missed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.decode_data import MEASURED_UP_TO, PAGE, target_share
-
-Rows = Sequence[Any]
 
 SAMPLED_AIMS = {8192: 1.3, 32768: 2.5, 131072: 5.0, 524288: 8.0}
 BUDGET_AIMS = {8192: 2.0, 32768: 6.0, 131072: 15.0, 524288: 40.0}
@@ -86,24 +83,18 @@ def report(found: Measured) -> Outcome:
         },
         values=values,
         findings=said,
-        notes=[
-            (
-                f"Batch 1, {of['heads']} heads of {of['heads']} kv heads, head size "
-                f"{of['head_size']}, float32, pages of {PAGE}; every step under jit, "
-                "its report computed; steps side by side, each round with a query of its own."
-            ),
-            (
-                "Keys: the 1,024 captured tokens of each head, then copies of their pages whose "
-                "scores are lowered so that the mean share read follows .37 / .33 / .27 / .20 at "
-                f"1k / 2k / 4k / 8k. Beyond {MEASURED_UP_TO:,} tokens that law is "
-                "extrapolated."
-            ),
-            "Queries: mixtures of two recorded queries of the head with a tenth of noise.",
-            (
-                "Stages: the step cut short after scoring and after selecting; read is the rest, "
-                "the report included. Differences of medians, so small ones can be negative."
-            ),
-        ],
+        notes=sentences(
+            f"""- Batch 1, {of["heads"]} heads of {of["heads"]} kv heads, head size
+              {of["head_size"]}, float32, pages of {PAGE}; every step under jit, its report
+              computed; steps side by side, each round with a query of its own.
+            - Keys: the 1,024 captured tokens of each head, then copies of their pages whose scores
+              are lowered so that the mean share read follows .37 / .33 / .27 / .20 at 1k / 2k / 4k
+              / 8k. Beyond {MEASURED_UP_TO:,} tokens that law is extrapolated.
+            - Queries: mixtures of two recorded queries of the head with a tenth of noise.
+            - Stages: the step cut short after scoring and after selecting; read is the rest, the
+              report included. Differences of medians, so small ones can be negative.
+            """
+        ),
     )
 
 
@@ -114,14 +105,12 @@ def _table(name: str, rows: Rows) -> Table:
 
 
 def findings(
-    rows: Rows,
-    held: Rows,
-    forms: Rows,
-    target: dict[int, float],
+    rows: Rows, held: Rows, forms: Rows, target: dict[int, float]
 ) -> tuple[dict[str, Any], list[str]]:
     """Single values, and sentences."""
     real = [row for row in rows if row["keys"] == "real heads"]
-    best = {(row["tokens"], row["step"]): row for row in sorted(real, key=_slowest_first)}
+    slowest_first = sorted(real, key=lambda row: -row["p50_ms"])
+    best = {(row["tokens"], row["step"]): row for row in slowest_first}
     lengths = sorted({row["tokens"] for row in real})
     values: dict[str, Any] = {}
     for (tokens, step), row in best.items():
@@ -154,21 +143,14 @@ def findings(
         )
         + "."
     )
+    off = [abs(row["summary_mb"] / row["formula_mb"] - 1) for row in held]
     said.append(
         f"Appending a token at {held[-1]['tokens']:,} takes {values['append_ratio']:.2f} times as "
         f"long as at {held[0]['tokens']:,}. Bytes held by summaries "
-        + ("equal" if all(_equal(row) for row in held) else "DIFFER from")
+        + ("equal" if max(off) < 1e-9 else "DIFFER from")
         + " the formula at every length."
     )
     return values, said
-
-
-def _slowest_first(row: Any) -> float:
-    return -row["p50_ms"]
-
-
-def _equal(row: Any) -> bool:
-    return abs(row["summary_mb"] - row["formula_mb"]) < 1e-9 * row["formula_mb"]
 
 
 def _judge(best: dict[tuple[int, str], Any], step: str, aims: dict[int, float]) -> str:

@@ -1,7 +1,6 @@
 """The machine as found: which device, its versions and clocks, and how fast its memory copies."""
 
 import functools
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from experiments.shared.process import version
 
 _SMI = (
     *("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
@@ -52,12 +53,7 @@ def describe(device: Any) -> dict[str, str | int | None]:
         "platform": device.client.platform_version.splitlines()[0],
     }
     found |= _nvidia_smi()
-    for package in _OPTIONAL:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {name: version(name) or "not installed" for name in _OPTIONAL}
 
 
 def _nvidia_smi() -> dict[str, str | int | None]:

@@ -132,9 +132,7 @@ def _run(config: Config, device: Any, given: argparse.Namespace, folder: Path) -
         print(report.as_text(results.rendered(NAME, stored)))
         return OK
     kept = Unfinished(
-        path.with_suffix(".unfinished.json"),
-        key=runs.fingerprint(key),
-        device=device.device_kind,
+        path.with_suffix(".unfinished.json"), key=runs.fingerprint(key), device=device.device_kind
     )
     kept.load(afresh=given.force)
     if config.quick:

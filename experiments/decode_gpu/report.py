@@ -1,14 +1,12 @@
 """What `decode_gpu` says of its measurements: columns, values, aims met and missed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Rows, Table, sentences
 from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 
-Rows = Sequence[Any]
 BUDGET_AIMS = {32: 20.0, 8: 12.0}  # times dense at 131,072 tokens, by kv heads
 AT, SHORT = 131072, 8192
 CERTIFIED_OVER_FLOOR, SHARE_OF_COPY, GROWTH = 1.3, 0.7, 1.25
@@ -85,28 +83,20 @@ def report(found: Measured) -> Outcome:
         tables=found.described(COLUMNS) | {"published": Table(_PUBLISHED, published)},
         values={**found.values, **values},
         findings=said,
-        notes=[
-            (
-                "Copy bandwidth first, on the same chip in the same process; a step's floor is the "
-                "bytes it has to read at that bandwidth. Clocks are as found, not set."
-            ),
-            (
-                "A step's time is the median over loops of many steps in one launch, each step "
-                "with a query of its own. Steps that read less than 1 GB count with the chip's "
-                "caches evicted between steps. Percentiles are of single launches from the host."
-            ),
-            (
-                "Keys like real heads: captured pages of eight heads and copies lowered so that "
-                "the share a proof needs falls with the length as measured on text up to 8,192 "
-                "tokens, extrapolated beyond, carried to this head size by an isometry. Query "
-                "heads of a group are mixtures of the same recorded queries, so more alike than a "
-                "model's."
-            ),
-            (
-                "Libraries that want tokens first read a cache of the same size of normal numbers; "
-                "dense time does not depend on them."
-            ),
-        ],
+        notes=sentences(
+            """- Copy bandwidth first, on the same chip in the same process; a step's floor is the
+              bytes it has to read at that bandwidth. Clocks are as found, not set.
+            - A step's time is the median over loops of many steps in one launch, each step with a
+              query of its own. Steps that read less than 1 GB count with the chip's caches evicted
+              between steps. Percentiles are of single launches from the host.
+            - Keys like real heads: captured pages of eight heads and copies lowered so that the
+              share a proof needs falls with the length as measured on text up to 8,192 tokens,
+              extrapolated beyond, carried to this head size by an isometry. Query heads of a group
+              are mixtures of the same recorded queries, so more alike than a model's.
+            - Libraries that want tokens first read a cache of the same size of normal numbers;
+              dense time does not depend on them.
+            """
+        ),
     )
 
 

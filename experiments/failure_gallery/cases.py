@@ -9,13 +9,7 @@ from vashista_theory import instances
 
 TOKENS, D = 1024, 64
 _HEIGHT, _QUERY = 8.0, 24.0  # of the face along the query's direction, and the query's length
-DIAGNOSTICS = (
-    "Δ/ε of the hull",
-    "leakage bound",
-    "Δ̂ of the mechanism",
-    "estimate",
-    "proven bound",
-)
+DIAGNOSTICS = ("Δ/ε of the hull", "leakage bound", "Δ̂ of the mechanism", "estimate", "proven bound")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """What `failure_gallery` says: columns, values, sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from experiments.failure_gallery.cases import DIAGNOSTICS, TOKENS, D
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, Rows, sentences
 
-Rows = Sequence[Any]
 Reads = dict[tuple[str, str], Any]
 
 COLUMNS = {
@@ -64,23 +62,18 @@ def report(found: Measured) -> Outcome:
         tables=found.described(COLUMNS),
         values=values,
         findings=said,
-        notes=[
-            (
-                f"{TOKENS:,} tokens in pages of 16, head size {D}, scale 1/√{D}, float64; "
-                "summaries in bfloat16, sketches of 4 bits. Relative errors are over the length "
-                "of the dense output."
-            ),
-            (
-                f"A read of {pages} pages is unsafe where its true dropped mass exceeds "
-                f"{tolerance:.0%}. Trust is: for Δ/ε above log n; for the leakage bound, "
-                "the estimate and the proven bound at most the tolerance; for Δ̂ above 0. With no "
-                "gap to speak of (query in the hull) the hull's diagnostics warn."
-            ),
-            (
-                "The hull's diagnostics are those of the entropic projection; the reads are "
-                "softmax attention on the raw query (T6), which is what a language model does."
-            ),
-        ],
+        notes=sentences(
+            f"""- {TOKENS:,} tokens in pages of 16, head size {D}, scale 1/√{D}, float64; summaries
+              in bfloat16, sketches of 4 bits. Relative errors are over the length of the dense
+              output.
+            - A read of {pages} pages is unsafe where its true dropped mass exceeds {tolerance:.0%}.
+              Trust is: for Δ/ε above log n; for the leakage bound, the estimate and the proven
+              bound at most the tolerance; for Δ̂ above 0. With no gap to speak of (query in the
+              hull) the hull's diagnostics warn.
+            - The hull's diagnostics are those of the entropic projection; the reads are softmax
+              attention on the raw query (T6), which is what a language model does.
+            """
+        ),
         failures=[*found.failures, *trusted],
     )
 

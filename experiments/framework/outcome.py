@@ -1,6 +1,7 @@
 """What an experiment measures, and what its report makes of it: tables, values, findings."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ class NotMeasured(Exception):  # noqa: N818 - no error: it is the answer of this
 
 
 Row = Mapping[str, Cell]
+Rows = Sequence[Any]  # to a report, which knows what its cells hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Outcome:
                 console.print(f"\n{title}", style="bold")
                 for line in lines:
                     console.print(f"- {line}", markup=False, highlight=False)
+
+
+def sentences(text: str) -> list[str]:
+    """The items of a text, each begun by "- " on a line of its own, without its line breaks."""
+    return [" ".join(item.split()) for item in re.split(r"^ *- ", text, flags=re.MULTILINE)[1:]]
 
 
 def _print_table(console: "Console", name: str, table: Table) -> None:

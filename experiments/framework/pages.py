@@ -63,8 +63,17 @@ def experiment_table() -> str:
         stored = results.read(results.path_of(name))
         made: Mapping[str, object] = stored["manifest"] if stored else {}
         where = f"{made['cpu']}, JAX {made['versions']['jax']}" if made else "not measured"
-        took = _time(float(made["duration"])) if made else ""
-        rows.append((f"`{name}`", registry.claim(name), took, where, registry.left_to_people(name)))
+        seconds = float(made["duration"]) if made else 0.0
+        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        rows.append(
+            (
+                f"`{name}`",
+                registry.claim(name),
+                took if made else "",
+                where,
+                registry.left_to_people(name),
+            )
+        )
     return _table(("experiment", "question", "took", "machine", "left to you because"), rows)
 
 
@@ -155,10 +164,6 @@ _PARTS: Mapping[str, Callable[[], str]] = {
 
 def _code(names: object) -> str:
     return ", ".join("—" if name == "—" else f"`{name}`" for name in str(names).split(", "))
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:

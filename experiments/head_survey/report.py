@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Cell, Measured, Outcome
+from experiments.framework.outcome import Cell, Measured, Outcome, sentences
 from experiments.head_survey.rows import LOST_MASS, LOST_OUTPUT
 
 _COUNTED = ("queries", "violations", "unsafe_share")
@@ -94,25 +94,20 @@ def report(found: Measured) -> Outcome:
         tables=found.described(columns, hidden=hidden),
         values=values,
         findings=_findings(values, pages),
-        notes=[
-            (
-                f"{found.configuration['model']}: {of['layers']} layers of {of['heads']} heads, "
-                f"{of['queries_each']} queries a stretch, {of['stretches']} stretches; queries "
-                "and keys of the dense model in float32, everything else in "
-                "float64. Neighbouring queries and heads are alike: counts are not independent."
-            ),
-            (
-                f"Unsafe: reading {pages} pages of 16 (4-bit keys, chosen for the group, as the "
-                f"mechanism does) drops more than {LOST_MASS:.0%} of the mass, or changes the "
-                f"output by more than {LOST_OUTPUT:.0%} of its length."
-            ),
-            (
-                "An area of 0.5 is a coin, below 0.5 points the wrong way. A gap predicts that "
-                "reading is unsafe where it is small, the other diagnostics where they are large. "
-                "Inside the hull there is no gap: such queries count as Δ = 0."
-            ),
-            "The hull is projected at the last query of each stretch only.",
-        ],
+        notes=sentences(
+            f"""- {found.configuration["model"]}: {of["layers"]} layers of {of["heads"]} heads,
+              {of["queries_each"]} queries a stretch, {of["stretches"]} stretches; queries and keys
+              of the dense model in float32, everything else in float64. Neighbouring queries and
+              heads are alike: counts are not independent.
+            - Unsafe: reading {pages} pages of 16 (4-bit keys, chosen for the group, as the
+              mechanism does) drops more than {LOST_MASS:.0%} of the mass, or changes the output by
+              more than {LOST_OUTPUT:.0%} of its length.
+            - An area of 0.5 is a coin, below 0.5 points the wrong way. A gap predicts that reading
+              is unsafe where it is small, the other diagnostics where they are large. Inside the
+              hull there is no gap: such queries count as Δ = 0.
+            - The hull is projected at the last query of each stretch only.
+            """
+        ),
     )
 
 
@@ -143,22 +138,17 @@ def _values(of: Measured) -> dict[str, Any]:
 
 
 def _findings(values: dict[str, Cell], pages: int) -> list[str]:
-    said = [
-        (
-            f"Reading {pages} pages is unsafe for {_percent(values['unsafe_share'])} of the "
-            f"queries. Area under the ROC curve for lost mass: Δ/ε "
-            f"{_number(values['area_gap_ratio_mass'])}, score gap "
-            f"{_number(values['area_score_gap_mass'])}, boundary gap "
-            f"{_number(values['area_boundary_gap_mass'])}, the mechanism's Δ̂ "
-            f"{_number(values['area_mechanism_gap_mass'])}, its estimate "
-            f"{_number(values['area_estimate_mass'])}, its bound "
-            f"{_number(values['area_bound_mass'])}."
-        ),
-        (
-            f"The bound on the dropped mass was exceeded {values['violations']} times in "
-            f"{values['queries']:,} reads."
-        ),
-    ]
+    said = sentences(
+        f"""- Reading {pages} pages is unsafe for {_percent(values["unsafe_share"])} of the queries.
+          Area under the ROC curve for lost mass: Δ/ε {_number(values["area_gap_ratio_mass"])},
+          score gap {_number(values["area_score_gap_mass"])}, boundary gap
+          {_number(values["area_boundary_gap_mass"])}, the mechanism's Δ̂
+          {_number(values["area_mechanism_gap_mass"])}, its estimate
+          {_number(values["area_estimate_mass"])}, its bound {_number(values["area_bound_mass"])}.
+        - The bound on the dropped mass was exceeded {values["violations"]} times in
+          {values["queries"]:,} reads.
+        """
+    )
     if "exponent_median" in values:
         said.append(
             f"Tokens for 90 % of the mass grow like T^{_number(values['exponent_median'])} in the "

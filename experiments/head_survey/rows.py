@@ -172,9 +172,7 @@ def _calibration(dataset: xr.Dataset) -> Iterator[dict[str, Cell]]:
                 }
 
 
-def _predictions(
-    dataset: xr.Dataset,
-) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+def _predictions(dataset: xr.Dataset) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     """Each diagnostic with each loss: a score that is high where reading should be unsafe."""
     for name, (variable, _) in (_GAPS | _OTHERS).items():
         value, kept = _value(dataset, variable)

@@ -1,12 +1,10 @@
 """What `latency` says: columns, values, sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, Rows, sentences
 from experiments.shared.predictable import TAIL
 
-Rows = Sequence[Any]
 COLUMNS = {
     "times": {
         "keys": "real heads (thinned with the length), or normal: the worst case",
@@ -56,20 +54,16 @@ def report(found: Measured) -> Outcome:
         tables=found.described(COLUMNS, hidden=["distribution of pages"]),
         values=values,
         findings=said,
-        notes=[
-            (
-                f"Times: experiments/results/decode_cpu.json, {of['times_cpu']}, commit "
-                f"{of['times_commit']}. The sketch of certified is the one with the least median "
-                "at that length. Normal keys are its worst case."
-            ),
-            (
-                f"Pages: {of['layers']} layers of {of['heads']} heads at {of['positions']} "
-                f"positions, of the {of['pages']} pages of up to {of['longest']:,} tokens; "
-                "float64, every query head reads for itself, no context is too short to be read "
-                "sparsely."
-            ),
-            "Best possible: the fewest pages that any reader could read for the tolerance.",
-        ],
+        notes=sentences(
+            f"""- Times: experiments/results/decode_cpu.json, {of["times_cpu"]}, commit
+              {of["times_commit"]}. The sketch of certified is the one with the least median at that
+              length. Normal keys are its worst case.
+            - Pages: {of["layers"]} layers of {of["heads"]} heads at {of["positions"]} positions, of
+              the {of["pages"]} pages of up to {of["longest"]:,} tokens; float64, every query head
+              reads for itself, no context is too short to be read sparsely.
+            - Best possible: the fewest pages that any reader could read for the tolerance.
+            """
+        ),
         failures=found.failures,
     )
 

@@ -67,11 +67,6 @@ def _integers(rng: np.random.Generator, n: int, d: int, reach: int = 4) -> np.nd
     return rng.integers(-reach, reach + 1, size=(n, d)).astype(float)
 
 
-def _ulps(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Each number moved by a number of its own spacings."""
-    return values + steps.astype(values.dtype) * np.spacing(values)
-
-
 def _dyadic_shares(rng: np.random.Generator, count: int) -> np.ndarray:
     """Positive multiples of 1/16 that sum to 1, so that sums of small integers are exact."""
     cuts = np.sort(rng.choice(np.arange(1, 16), size=count - 1, replace=False))
@@ -111,7 +106,8 @@ def near_duplicates(rng: np.random.Generator, n: int, d: int, dtype: np.dtype) -
     """Keys that differ from another one by 1 to 4 spacings of each coordinate."""
     keys, query = _cloud(rng, n, d, dtype)
     copies = keys[rng.integers(0, max(1, n // 2), size=n)]
-    return _ulps(copies, rng.integers(-4, 5, size=copies.shape)), query
+    spacings = rng.integers(-4, 5, size=copies.shape).astype(copies.dtype)
+    return copies + spacings * np.spacing(copies), query
 
 
 def _flat(rng: np.random.Generator, n: int, d: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome, Row
+from experiments.framework.outcome import Measured, Outcome, Row, sentences
 
 _FAMILIES = {
     "family": "of instances",
@@ -40,33 +40,27 @@ def report(found: Measured) -> Outcome:
         tables={name: table for name, table in tables.items() if table.rows},
         values=found.values,
         findings=_findings(found.values, found.tables["families"]),
-        notes=[
-            (
-                "Roundings are spacings of the type at 1 times the lengths that enter, as "
-                "experiments/projection_attack/judge.py defines them; none of these lengths is "
-                "that of a key without weight, and only the rounding of p itself sees the distance "
-                "from the origin. A tolerance is 256 of them."
-            ),
-            (
-                "`project` is called once an instance. `project_blocks` computes in float64 "
-                "whatever it is given, in one block or, for odd numbers, in blocks of three rows."
-            ),
-        ],
+        notes=sentences(
+            """- Roundings are spacings of the type at 1 times the lengths that enter, as
+              experiments/projection_attack/judge.py defines them; none of these lengths is that of
+              a key without weight, and only the rounding of p itself sees the distance from the
+              origin. A tolerance is 256 of them.
+            - `project` is called once an instance. `project_blocks` computes in float64 whatever it
+              is given, in one block or, for odd numbers, in blocks of three rows.
+            """
+        ),
         failures=found.failures,
     )
 
 
 def _findings(values: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    said = [
-        (
-            f"{values['wrong']} of {values['answers']:,} answers to {values['instances']:,} "
-            f"instances of {values['families']} families are wrong."
-        ),
-        (
-            f"{values['undecided']:.1%} are refused; {values['undecided_but_decidable']:.1%} where "
-            "the family is not made of multipliers and distances within rounding of zero."
-        ),
-    ]
+    said = sentences(
+        f"""- {values["wrong"]} of {values["answers"]:,} answers to {values["instances"]:,}
+          instances of {values["families"]} families are wrong.
+        - {values["undecided"]:.1%} are refused; {values["undecided_but_decidable"]:.1%} where the
+          family is not made of multipliers and distances within rounding of zero.
+        """
+    )
     refused = sorted(
         (r for r in rows if not r["by_design"]),
         key=lambda r: -(r["ambiguous"] + r["stagnated"] + r["refused"]),

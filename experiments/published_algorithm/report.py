@@ -4,14 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.framework.outcome import Measured, Outcome, Table
-from experiments.published_algorithm.algorithm import (
-    CANDIDATES,
-    PAGES,
-    SHARPNESS,
-    STEP_SIZE,
-    STEPS,
-)
+from experiments.framework.outcome import Measured, Outcome, Table, sentences
+from experiments.published_algorithm.algorithm import CANDIDATES, PAGES, SHARPNESS, STEP_SIZE, STEPS
 from experiments.shared.page_masses import PAGE
 from experiments.shared.published_times import PUBLISHED, PUBLISHED_SOURCE
 
@@ -135,24 +129,19 @@ def report(found: Measured) -> Outcome:
         },
         values=values,
         findings=said,
-        notes=[
-            (
-                f"{of['layers']} layers, {of['heads']} heads, {of['positions']} positions "
-                f"of up to {of['longest']:,} tokens, pages of {PAGE}; float64. Every query "
-                "head reads for itself. The table of the hull is about the last position."
-            ),
-            (
-                f"The algorithm: the best P pages by ⟨q, page mean⟩, of their tokens the K_c = "
-                f"{CANDIDATES} of largest ⟨q, k⟩, then {STEPS} steps of "
-                f"{STEP_SIZE} on the raw scores, which are not divided by √d. No page is "
-                f"always read. Its default P = {PAGES} is all pages of these heads."
-            ),
-            (
-                "Routers other than the published step are the library's, with softmax at the "
-                "model's scale over the pages read; its last page is always among them."
-            ),
-            f"Recorded times: {PUBLISHED_SOURCE}. Nothing was measured on a GPU here.",
-        ],
+        notes=sentences(
+            f"""- {of["layers"]} layers, {of["heads"]} heads, {of["positions"]} positions of up to
+              {of["longest"]:,} tokens, pages of {PAGE}; float64. Every query head reads for itself.
+              The table of the hull is about the last position.
+            - The algorithm: the best P pages by ⟨q, page mean⟩, of their tokens the K_c =
+              {CANDIDATES} of largest ⟨q, k⟩, then {STEPS} steps of {STEP_SIZE} on the raw scores,
+              which are not divided by √d. No page is always read. Its default P = {PAGES} is all
+              pages of these heads.
+            - Routers other than the published step are the library's, with softmax at the model's
+              scale over the pages read; its last page is always among them.
+            - Recorded times: {PUBLISHED_SOURCE}. Nothing was measured on a GPU here.
+            """
+        ),
         failures=failures,
     )
 
@@ -168,22 +157,18 @@ def _of_solver(
         values[f"hull_{name}"] = float(np.median([row[name] for row in hull]))
     nearer = float(np.median([row["moved"] / row["moved_entropic"] for row in hull]))
     values["hull_times_farther"] = nearer
-    said = [
-        (
-            f"The solver's {STEPS} steps give softmax({SHARPNESS:.1f}⟨q, k⟩): over "
-            f"{values['solver_queries']} queries no weight differs by more than {worst:.1e} in "
-            f"float64 and {by_type['float32']['deviation']:.1e} in float32. It minimises a linear "
-            "function, so it is no projection; no gap, multiplier or residual is computed."
-        ),
-        (
-            f"Raw scores are not divided by √d, so its temperature is {values['times_colder']:.1f} "
-            "times colder than the model's: the largest weight is "
-            f"{values['hull_top_published']:.2f} against {values['hull_top_dense']:.2f} dense "
-            "(median layer). From the entropic "
-            f"projection at its temperature it differs by {values['hull_variation']:.2f} in total "
-            f"variation, and its point lies {nearer:.1f} times as far from p*."
-        ),
-    ]
+    said = sentences(
+        f"""- The solver's {STEPS} steps give softmax({SHARPNESS:.1f}⟨q, k⟩): over
+          {values["solver_queries"]} queries no weight differs by more than {worst:.1e} in float64
+          and {by_type["float32"]["deviation"]:.1e} in float32. It minimises a linear function, so
+          it is no projection; no gap, multiplier or residual is computed.
+        - Raw scores are not divided by √d, so its temperature is {values["times_colder"]:.1f} times
+          colder than the model's: the largest weight is {values["hull_top_published"]:.2f} against
+          {values["hull_top_dense"]:.2f} dense (median layer). From the entropic projection at its
+          temperature it differs by {values["hull_variation"]:.2f} in total variation, and its point
+          lies {nearer:.1f} times as far from p*.
+        """
+    )
     failures = []
     if worst > _ROUNDING:
         failures.append(f"the solver's weights differ from softmax(1.2⟨q, k⟩) by {worst:.1e}")

@@ -58,11 +58,7 @@ class Config:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or not 0 <= self.heads <= hulls.HEADS_AT_ONE_POSITION:
-            raise ValueError(
-                f"instances is {self.instances} and heads {self.heads}; expected at least 1, and 0 "
-                f"to {hulls.HEADS_AT_ONE_POSITION} heads"
-            )
+        hulls.check_counts(self.heads, instances=self.instances, least=0)
 
 
 class Compared(NamedTuple):

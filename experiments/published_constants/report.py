@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome
+from experiments.framework.outcome import Measured, Outcome, sentences
 
 _SLACK = {
     "family": "of instances",
@@ -68,37 +68,30 @@ def report(found: Measured) -> Outcome:
         tables=found.described(columns, hidden=["curves"]),
         values=found.values,
         findings=findings(found.values),
-        notes=[
-            (
-                "Instances with strict complementarity and a finite gap; 41 temperatures from "
-                "Δ/ε = 0.1 to 1000. A bound on a mass that is above 1 counts as 1."
-            ),
-            (
-                "A weight is above a bound where it exceeds it by more than 1e-12 of its logarithm "
-                "and 64 roundings of scale/ε."
-            ),
-        ],
+        notes=sentences(
+            """- Instances with strict complementarity and a finite gap; 41 temperatures from Δ/ε =
+              0.1 to 1000. A bound on a mass that is above 1 counts as 1.
+            - A weight is above a bound where it exceeds it by more than 1e-12 of its logarithm and
+              64 roundings of scale/ε.
+            """
+        ),
         failures=found.failures,
     )
 
 
 def findings(values: Mapping[str, Any]) -> list[str]:
     """Sentences with the numbers, by the names of the values."""
-    said = [
-        (
-            f"Synthetic hulls, Δ/ε = 10 and 100: T1′ gives away "
-            f"{values['synthetic_published_decades_10']:.1f} and "
-            f"{values['synthetic_published_decades_100']:.1f} decades of leakage, T3 "
-            f"{values['synthetic_t3_decades_10']:.1f} and "
-            f"{values['synthetic_t3_decades_100']:.1f}; on the displacement T1 gives away "
-            f"{values['synthetic_moved_t1_decades_100']:.1f} decades at 100, T2 "
-            f"{values['synthetic_moved_t2_decades_100']:.2f}."
-        ),
-        (
-            f"T1′ is proved from Δ/ε = {values['synthetic_range_starts']:.0f} on (median), where "
-            f"the true leakage is 10^{values['synthetic_log10_mass_at_range']:.0f} already."
-        ),
-    ]
+    said = sentences(
+        f"""- Synthetic hulls, Δ/ε = 10 and 100: T1′ gives away
+          {values["synthetic_published_decades_10"]:.1f} and
+          {values["synthetic_published_decades_100"]:.1f} decades of leakage, T3
+          {values["synthetic_t3_decades_10"]:.1f} and {values["synthetic_t3_decades_100"]:.1f}; on
+          the displacement T1 gives away {values["synthetic_moved_t1_decades_100"]:.1f} decades at
+          100, T2 {values["synthetic_moved_t2_decades_100"]:.2f}.
+        - T1′ is proved from Δ/ε = {values["synthetic_range_starts"]:.0f} on (median), where the
+          true leakage is 10^{values["synthetic_log10_mass_at_range"]:.0f} already.
+        """
+    )
     if "heads_instances" in values:
         said += [
             (

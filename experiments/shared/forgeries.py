@@ -75,7 +75,8 @@ def genuine(folder: Path) -> list[Genuine]:
     found = []
     for keys, query in ((np.array(k, float), np.array(q, float)) for k, q in problems):
         path = folder / "certificate.json"
-        vt.certify(keys, query).save(path)
+        certificate = vt.certify(keys, query)
+        certificate.save(path)
         found.append(Genuine(json.loads(path.read_text(encoding="utf-8")), keys, query))
     return found
 

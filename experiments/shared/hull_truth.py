@@ -8,11 +8,12 @@ import itertools
 from collections import Counter
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 Point = tuple[Fraction, ...]
+Number = TypeVar("Number", Fraction, Decimal)
 
 _DIGITS = 80
 _ERROR = Decimal(10) ** -40  # what Newton's method leaves is far below; no float is so close to h
@@ -91,12 +92,12 @@ def _minus(a: Point, b: Point) -> Point:
     return tuple(x - y for x, y in zip(a, b, strict=True))
 
 
-def _solve(matrix: list[list[Fraction]]) -> list[Fraction] | None:
+def _solve(matrix: list[list[Number]]) -> list[Number] | None:
     """The solution of a square system with its right side as last column; None if singular."""
     work, size = [list(line) for line in matrix], len(matrix)
     for c in range(size):
-        pivot = next((i for i in range(c, size) if work[i][c]), None)
-        if pivot is None:
+        pivot = max(range(c, size), key=lambda i: abs(work[i][c]))
+        if not work[pivot][c]:
             return None
         work[c], work[pivot] = work[pivot], work[c]
         work[c] = [value / work[c][c] for value in work[c]]
@@ -167,8 +168,7 @@ def _entropy_and_tangent(
         places = [[_decimal(_dot(offset, b)) for b in basis] for offset in offsets]
         at = [Decimal(0)] * len(basis)
         for _ in range(200):
-            height, gradient, hessian = _slope(places, copies, at)
-            step = _decimal_solve(hessian, gradient)
+            height, gradient, step = _newton(places, copies, at)
             decrease = sum((s * g for s, g in zip(step, gradient, strict=True)), Decimal(0))
             if decrease <= Decimal(10) ** -50:
                 break
@@ -184,8 +184,7 @@ def _entropy_and_tangent(
         # From here each whole step doubles the digits, up to those that are computed with.
         for _ in range(2):
             at = [a - s for a, s in zip(at, step, strict=True)]
-            height, gradient, hessian = _slope(places, copies, at)
-            step = _decimal_solve(hessian, gradient)
+            height, _, step = _newton(places, copies, at)
         d = len(point)
         columns = [[_decimal(b[k]) for b in basis] for k in range(d)]
         tangent = [
@@ -196,6 +195,16 @@ def _entropy_and_tangent(
 
 def _decimal(value: Fraction) -> Decimal:
     return Decimal(value.numerator) / Decimal(value.denominator)
+
+
+def _newton(
+    places: list[list[Decimal]], copies: list[int], at: list[Decimal]
+) -> tuple[Decimal, list[Decimal], list[Decimal]]:
+    """Height, gradient and Newton's step."""
+    height, gradient, hessian = _slope(places, copies, at)
+    step = _solve([[*line, slope] for line, slope in zip(hessian, gradient, strict=True)])
+    assert step is not None  # the places span their space
+    return height, gradient, step
 
 
 def _slope(
@@ -219,16 +228,3 @@ def _slope(
         for i in size
     ]
     return mass.ln() + top, gradient, hessian
-
-
-def _decimal_solve(matrix: list[list[Decimal]], right: list[Decimal]) -> list[Decimal]:
-    work, size = [[*line, r] for line, r in zip(matrix, right, strict=True)], len(right)
-    for c in range(size):
-        pivot = max(range(c, size), key=lambda i: abs(work[i][c]))
-        work[c], work[pivot] = work[pivot], work[c]
-        work[c] = [value / work[c][c] for value in work[c]]
-        for i in range(size):
-            if i != c:
-                factor = work[i][c]
-                work[i] = [x - factor * y for x, y in zip(work[i], work[c], strict=True)]
-    return [line[-1] for line in work]

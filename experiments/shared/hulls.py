@@ -72,6 +72,17 @@ class Followed(NamedTuple):
     solved: np.ndarray
 
 
+def check_counts(heads: int, *, instances: int = 1, least: int = 1) -> None:
+    """Refuse fewer instances than one, or heads that the sample does not have."""
+    if instances < 1:
+        raise ValueError(f"instances is {instances}; expected at least 1")
+    if not least <= heads <= HEADS_AT_ONE_POSITION:
+        raise ValueError(
+            f"heads is {heads}; expected {least} to {HEADS_AT_ONE_POSITION} heads, those that the "
+            "sample holds at its last position"
+        )
+
+
 def problem(instance: Instance) -> Problem:
     """Project the query and find the constants."""
     projection = vt.project(instance.keys, instance.query, throw=False)

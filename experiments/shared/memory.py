@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.shared import process
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def measure(what: str, *, n: int, d: int, temperatures: int) -> dict[str, Any]:
@@ -28,28 +28,22 @@ def measure(what: str, *, n: int, d: int, temperatures: int) -> dict[str, Any]:
     return process.run("experiments.shared.memory", what, n, d, temperatures)
 
 
-def _resident() -> int:
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024
-
-
 def _peak() -> int:
-    if not _STATUS.exists():  # macOS counts bytes, and cannot start the count anew
+    if not process.STATUS.exists():  # macOS counts bytes, and cannot start the count anew
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text("utf-8").splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024
+    return process.memory("VmHWM")
 
 
 def _start_counting() -> int:
     """Give freed memory back, start the peak anew where the system can, return the baseline."""
-    if not _STATUS.exists():
+    if not process.STATUS.exists():
         return _peak()
     ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text("5", encoding="ascii")
     except OSError:
         return _peak()  # the peak of imports and compilation: overstates nothing but the baseline
-    return _resident()
+    return process.memory("VmRSS")
 
 
 def _child(what: str, n: int, d: int, temperatures: int) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Tiny models of every family, by our attention and by transformers' eager, in one process.
 
-Run as `python -m experiments.shared.model_comparison FILE SEED FAMILY...`; without a family it
-takes all of them. It writes JSON to the file. The interpreter decides the release.
+Run as `python -m experiments.shared.model_comparison SEED FAMILY...`; without a family it takes all
+of them. Its last line is JSON. The interpreter decides the release.
 """
 
 import copy
+import functools
 import inspect
 import json
 import os
@@ -14,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from experiments.shared.tiny_models import CONTEXT, VOCABULARY, tiny_config
@@ -195,12 +195,8 @@ def _logits(model: Any, inputs: Any, **options: Any) -> Any:
     return logits[inputs["attention_mask"][:, -logits.shape[1] :].bool()].float()
 
 
-def _without_cache(model: Any, inputs: Any) -> dict[str, Any]:
-    return {"logits": _logits(model, inputs, use_cache=False), "text": []}
-
-
-def _with_cache(model: Any, inputs: Any) -> dict[str, Any]:
-    return {"logits": _logits(model, inputs, use_cache=True), "text": []}
+def _at_once(use_cache: bool, model: Any, inputs: Any) -> dict[str, Any]:
+    return {"logits": _logits(model, inputs, use_cache=use_cache), "text": []}
 
 
 def _in_pieces(model: Any, inputs: Any) -> dict[str, Any]:
@@ -241,8 +237,8 @@ def _written(model: Any, inputs: Any) -> dict[str, Any]:
 
 
 _CASES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
-    "without a cache": _without_cache,
-    "with a cache": _with_cache,
+    "without a cache": functools.partial(_at_once, False),
+    "with a cache": functools.partial(_at_once, True),
     "a prompt in pieces": _in_pieces,
     "generate": _written,
 }
@@ -276,8 +272,8 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def main(path: Path, seed: int, names: list[str]) -> None:
-    """Register, compare, write."""
+def main(seed: int, names: list[str]) -> None:
+    """Register, compare, print."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "critical"}
     warnings.filterwarnings("ignore")
     import torch
@@ -290,9 +286,9 @@ def main(path: Path, seed: int, names: list[str]) -> None:
     models.register(policy=attention.Policy.dense(), spec=bare, page_size=4)
     rows = compare(names, seed)
     versions = {"transformers": transformers.__version__, "torch": str(torch.__version__)}
-    path.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1), encoding="utf-8")
+    print(json.dumps({"versions": versions, "rows": rows}))
 
 
 if __name__ == "__main__":
     assert CONTEXT > _PROMPT + _NEW
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -70,11 +70,7 @@ def _paged(tokens: np.ndarray) -> np.ndarray:
 
 
 def pages_needed(
-    upper: np.ndarray,
-    mass: np.ndarray,
-    tolerance: float,
-    *,
-    forced: np.ndarray | None = None,
+    upper: np.ndarray, mass: np.ndarray, tolerance: float, *, forced: np.ndarray | None = None
 ) -> np.ndarray:
     """Fewest pages, in order of the bounds, after which T7 proves every head's tolerance.
 

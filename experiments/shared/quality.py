@@ -1,13 +1,12 @@
 """What an evaluation of a language model says: predictions, retrieval, certificates."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome, Rows, Table
 from vashista_theory.evaluation.report import Report
 
-Rows = Sequence[Any]
 _CONTROL = "sink-recent"
 _COLUMNS = {
     "text": "name",

@@ -41,13 +41,7 @@ class Kind:
 
     def spec(self, d: int) -> SummarySpec:
         """For keys of d dimensions; codes share bytes where they fill them."""
-        return SummarySpec(
-            self.box,
-            self.ball,
-            self.bits,
-            packed=d % 8 == 0,
-            dtype=self.dtype,
-        )
+        return SummarySpec(self.box, self.ball, self.bits, packed=d % 8 == 0, dtype=self.dtype)
 
 
 KINDS: Mapping[str, Kind] = {

@@ -10,25 +10,16 @@ from jaxtyping import Array, Bool, Float
 
 from vashista_theory._checks import as_float64, as_numbers, check_finite, is_traced
 from vashista_theory._diagnose.page import Diagnosis
-from vashista_theory._diagnose.record import (
-    FaceKeys,
-    Softmax,
-    Solution,
-    Support,
-    Temperatures,
-)
-from vashista_theory._diagnose.verdict import judge
+from vashista_theory._diagnose.record import FaceKeys, Softmax, Solution, Support, Temperatures
+from vashista_theory._diagnose.verdict import TOLERATED_LOG_MASS, judge
 from vashista_theory._numerics import unit_roundoff
-from vashista_theory._results import Result
+from vashista_theory._results import Result, name_of
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.kkt import FACE_ROUNDINGS
 from vashista_theory.hull.problem import as_problem
 from vashista_theory.hull.projection import Projection, project
 from vashista_theory.hull.relaxation import Relaxation, relax
 from vashista_theory.hull.stability import FaceStability, face_stability
-
-TOLERATED_LOG_MASS = math.log(0.01)
-"""Leakage that counts as tolerable on the page: 1 %, in nats."""
 
 _GAP_MULTIPLES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MODEL_MULTIPLES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 10.0)
@@ -111,7 +102,7 @@ def _measure(keys: Array, query: Array, scale: float, dtype: str) -> Diagnosis:
         d=keys.shape[1],
         dtype=dtype,
         scale=scale,
-        result=_name(outcome),
+        result=name_of(outcome),
         advice=Result[outcome],
         solution=_solution(projection, stability, relaxation, rows),
         face=_face_keys(stability, log_weights, softmax_weights, ranks),
@@ -139,11 +130,6 @@ def _measure(keys: Array, query: Array, scale: float, dtype: str) -> Diagnosis:
     )
     regime, verdict = judge(found)
     return dataclasses.replace(found, regime=regime, verdict=verdict)
-
-
-def _name(result: Result) -> str:
-    names = ("inside_hull", "degenerate_face", "ambiguous_face", "max_steps_reached", "stagnated")
-    return next((name for name in names if bool(result == getattr(Result, name))), "successful")
 
 
 def _temperatures(epsilon: float, gap: float) -> Float[np.ndarray, " e"]:
@@ -189,7 +175,7 @@ def _solution(
 ) -> Solution:
     measured = projection.residuals
     return Solution(
-        result=_name(projection.result),
+        result=name_of(projection.result),
         steps=int(projection.steps),
         passes=int(projection.passes),
         primal=float(measured.primal),

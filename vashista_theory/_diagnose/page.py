@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vashista_theory._diagnose.number_format import count, length, mass, nats, number
 from vashista_theory._diagnose.record import Findings, Support
-from vashista_theory._diagnose.words import count, length, mass, nats, number
 
 WIDTH = 100
 _SHOWN_FACE_KEYS = 8
@@ -85,10 +85,7 @@ def _projection(found: Findings) -> Table:
     rows = [
         ("result", outcome),
         ("support gap Δ", f"{number(found.gap)}    Δ/max‖k − q‖² = {number(relative(found.gap))}"),
-        (
-            "distance ‖r*‖",
-            f"{number(found.residual_norm)}    max‖k − q‖² = {number(unit)}",
-        ),
+        ("distance ‖r*‖", f"{number(found.residual_norm)}    max‖k − q‖² = {number(unit)}"),
         ("slope ‖w₀‖", tangent),
         (
             "entropy h",

@@ -2,10 +2,11 @@
 
 import math
 
+from vashista_theory._diagnose.number_format import count, mass, number
 from vashista_theory._diagnose.record import Findings
-from vashista_theory._diagnose.words import count, mass, number
 
-_TOLERATED = math.log(0.01)
+TOLERATED_LOG_MASS = math.log(0.01)
+"""Leakage that counts as tolerable on the page: 1 %, in nats."""
 
 
 def judge(found: Findings) -> tuple[str, tuple[str, ...]]:
@@ -19,9 +20,9 @@ def judge(found: Findings) -> tuple[str, tuple[str, ...]]:
         return "no gap", (_inside_hull(found), _ordinary(found))
     if math.isinf(found.gap):
         return "inside", (_everything_exposed(found), _degenerate(found), _ordinary(found))
-    if found.log_leakage_bound <= _TOLERATED:
+    if found.log_leakage_bound <= TOLERATED_LOG_MASS:
         regime, said = "inside", _inside(found)
-    elif found.log_leakage <= _TOLERATED:
+    elif found.log_leakage <= TOLERATED_LOG_MASS:
         regime, said = "unproved", _unproved(found)
     else:
         regime, said = "outside", _outside(found)

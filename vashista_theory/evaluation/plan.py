@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,7 @@ def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:
             **_empty(("pages_read", "dropped", "dropped_beyond_first", "error"), shape | by_layer),
             **_empty(("pages_median", "pages_high", "certified"), shape),
         },
-        coords={
-            "policy": rows,
-            "text": ("instance", [one.text for one in planned]),
-            "segment": ("instance", [one.segment for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
-        },
+        coords={"policy": rows, **_labels(planned)},
     )
 
 
@@ -128,12 +124,7 @@ def retrieval_template(config: EvaluationConfig) -> xr.Dataset:
             **_empty(("depth",), {"instance": len(planned)}),
             **_empty(("tokens",), {"instance": len(planned)}, np.int64),
         },
-        coords={
-            "policy": rows,
-            "task": ("instance", [one.task for one in planned]),
-            "seed": ("instance", [one.seed for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
-        },
+        coords={"policy": rows, **_labels(planned)},
     )
 
 
@@ -153,13 +144,16 @@ def certificates_template(config: EvaluationConfig, layers: int, heads: int) -> 
             **_empty(("pages_read",), shape, np.float32),
             **_empty(("certified",), shape, np.int8),
         },
-        coords={
-            "tolerance": np.asarray(config.tolerances),
-            "text": ("instance", [one.text for one in planned]),
-            "segment": ("instance", [one.segment for one in planned]),
-            "context": ("instance", [one.context for one in planned]),
-        },
+        coords={"tolerance": np.asarray(config.tolerances), **_labels(planned)},
     )
+
+
+def _labels(planned: Sequence[Stretch | Question]) -> dict[str, tuple[str, list[Any]]]:
+    """The fields of what is planned as coordinates of the instances."""
+    return {
+        field.name: ("instance", [getattr(one, field.name) for one in planned])
+        for field in dataclasses.fields(planned[0])
+    }
 
 
 def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:

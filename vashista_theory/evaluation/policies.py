@@ -99,14 +99,11 @@ def page_policy(
             chosen = Policy(pages=max(pages, sink + max(1, recent)), sink=sink, recent=recent)
             return read_mask(block, best_pages(block, scores(block), chosen))
 
-        register(NamedPolicy(name, _first_line(scores), read, spec))
+        described = (scores.__doc__ or "").strip().partition("\n")[0]
+        register(NamedPolicy(name, described, read, spec))
         return scores
 
     return decorate
-
-
-def _first_line(function: Callable[..., object]) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
 
 
 def _mechanism(

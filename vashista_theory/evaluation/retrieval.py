@@ -77,12 +77,7 @@ class Reader:
         )
 
     def _judge(
-        self,
-        first: np.ndarray,
-        after: Prefix,
-        tokens: np.ndarray,
-        policy: NamedPolicy,
-        pages: int,
+        self, first: np.ndarray, after: Prefix, tokens: np.ndarray, policy: NamedPolicy, pages: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of the tokens one by one, and whether each is the most likely."""
         rows = first[None]

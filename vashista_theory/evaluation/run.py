@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +45,7 @@ class Prepared:
 
 
 def prepare(
-    config: EvaluationConfig,
-    *,
-    load: Callable[[str], LanguageModel] | None = None,
+    config: EvaluationConfig, *, load: Callable[[str], LanguageModel] | None = None
 ) -> Prepared:
     """Check everything that can be refused, load the model, and open the stores.
 
@@ -81,15 +78,14 @@ def prepare(
         heads = model.heads
         wanted[plan.CERTIFICATES] = plan.certificates_template(config, model.layers, heads)
     tokens = plan.tokens_of(config, model)
-    stores = {
-        name: open_store(_place(config, name), template, plan.identity(config, name), block_size=1)
-        for name, template in wanted.items()
-    }
+    stores: dict[str, BlockStore] = {}
+    for name, template in wanted.items():
+        place = (
+            config.output / name if config.store is None else f"{config.store.rstrip('/')}/{name}"
+        )
+        identity = plan.identity(config, name)
+        stores[name] = open_store(place, template, identity, block_size=1)
     return Prepared(Loaded(config, model, tokens), stores)
-
-
-def _place(config: EvaluationConfig, name: str) -> Path | str:
-    return config.output / name if config.store is None else f"{config.store.rstrip('/')}/{name}"
 
 
 def execute(prepared: Prepared) -> dict[str, xr.Dataset]:

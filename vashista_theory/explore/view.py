@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import ConvexHull, QhullError
 
 from vashista_theory._checks import as_float64, check_finite
-from vashista_theory._results import Result
+from vashista_theory._results import name_of
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.projection import project
 from vashista_theory.hull.relaxation import relax
-from vashista_theory.hull.stability import FaceStability, face_stability
+from vashista_theory.hull.stability import face_stability
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +114,9 @@ def look(keys: ArrayLike, query: ArrayLike, *, epsilon: float = 0.1) -> View:
             "entropic_point": np.asarray(relaxation.point),
             "off_face_mass": float(np.exp(relaxation.log_off_face_mass)),
             "off_face_bound": float(np.exp(stability.log_leakage_bound(float(epsilon)))),
-            "outcome": _outcome(stability),
+            "outcome": name_of(stability.result),
         }
     return View(keys_, query_, _outline(keys_), **numbers, readings=_readings(keys_, numbers))
-
-
-def _outcome(stability: FaceStability) -> str:
-    names = ("successful", "inside_hull", "degenerate_face", "ambiguous_face")
-    found = [name for name in names if bool(stability.result == getattr(Result, name))]
-    return found[0] if found else "stagnated"
 
 
 def _outline(keys: Float[np.ndarray, "n 2"]) -> Int[np.ndarray, " m"]:

@@ -114,18 +114,15 @@ def _read(file: Path, remedy: str) -> dict[str, np.ndarray]:
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise _refusal(file, "it is not a regular file", remedy)
     try:
-        return {name: _native(array) for name, array in read_npz(file, _ARRAYS).items()}
+        arrays = read_npz(file, _ARRAYS).items()
+        # In this machine's byte order: the file may come from one of another.
+        return {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays}
     except FileNotFoundError:
         raise _refusal(file, "there is no such file", remedy) from None
     except OSError as error:
         raise _refusal(file, f"it cannot be read ({error.strerror or error})", remedy) from None
     except ValueError as error:
         raise _refusal(file, str(error), remedy) from error
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """In this machine's byte order: the file may come from one of another."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class HeadsFileError(ValueError):

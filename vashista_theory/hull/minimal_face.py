@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 from vashista_theory._checks import is_traced
 from vashista_theory._numerics import map_rows, safe_norm
+from vashista_theory.hull.face_basis import Centred, face_basis
 from vashista_theory.hull.projection import project
-from vashista_theory.hull.span import Centred, face_basis
 
 
 class MinimalFace(NamedTuple):

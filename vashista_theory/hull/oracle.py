@@ -66,12 +66,7 @@ class OracleRelaxation(NamedTuple):
 
 
 def project_qp(
-    keys: Any,
-    query: Any,
-    *,
-    solver: str = "CLARABEL",
-    face_tolerance: float = 1e-7,
-    **options: Any,
+    keys: Any, query: Any, *, solver: str = "CLARABEL", face_tolerance: float = 1e-7, **options: Any
 ) -> OracleProjection:
     r"""Project the query on the hull of the keys by a quadratic program.
 

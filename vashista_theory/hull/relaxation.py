@@ -5,7 +5,7 @@ r"""Entropic relaxation of the projection: a path over temperatures, accurate at
 
 Solved in the shifted dual: with :math:`q - p^\epsilon = r^* + \epsilon w`,
 :math:`\alpha^\epsilon = \mathrm{softmax}(-\mu/\epsilon + (K - p^*) w)` and w minimises an
-ε-strongly convex function of d unknowns (`hull.tilt`).
+ε-strongly convex function of d unknowns (`hull.dual_newton`).
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ from vashista_theory._checks import as_array, as_float_array, is_traced
 from vashista_theory._numerics import log_share, masked_logsumexp, safe_norm
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
+from vashista_theory.hull.dual_newton import objective, solve_tilt
+from vashista_theory.hull.face_basis import centred, face_basis, face_coordinates
 from vashista_theory.hull.problem import no_projection, settle
 from vashista_theory.hull.projection import Projection
-from vashista_theory.hull.span import centred, face_basis, face_coordinates
-from vashista_theory.hull.tilt import objective, solve_tilt
 
 UNSOLVED = (Result.stagnated, Result.max_steps_reached, Result.nonfinite_input)
 """Outcomes of a projection with which there is nothing to relax."""

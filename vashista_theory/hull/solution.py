@@ -86,9 +86,7 @@ def _solve_jvp(
     unit = place.frame.unit
     still = jax.tree.map(_zero_tangent, solution)
     return solution, still._replace(
-        point=point_dot * unit,
-        weights=weights_dot,
-        multipliers=multipliers_dot * unit * unit,
+        point=point_dot * unit, weights=weights_dot, multipliers=multipliers_dot * unit * unit
     )
 
 

@@ -24,13 +24,13 @@ from vashista_theory.hull.bounds import (
     Statements,
     WeightBounds,
 )
+from vashista_theory.hull.dual_newton import solve_tilt
+from vashista_theory.hull.face_basis import Centred, centred, face_basis, face_coordinates
 from vashista_theory.hull.minimal_face import MinimalFace, minimal_face
 from vashista_theory.hull.problem import no_projection
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon, unless_unsolved
 from vashista_theory.hull.safe_epsilon import largest_safe_epsilon
-from vashista_theory.hull.span import Centred, centred, face_basis, face_coordinates
-from vashista_theory.hull.tilt import solve_tilt
 
 _TIE_NOISE = 64.0
 """Units of roundoff, relative to lengths, within which two multipliers count as equal: they come

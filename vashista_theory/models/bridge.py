@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Array, Float
 
 
-def alike(
-    *tensors: Float[torch.Tensor, "B _ _ D"],
-) -> tuple[list[torch.Tensor], torch.dtype]:
+def alike(*tensors: Float[torch.Tensor, "B _ _ D"]) -> tuple[list[torch.Tensor], torch.dtype]:
     """Queries, keys and values of one type, and the type that a model expects attention to have.
 
     Under autocast that is what torch's attention casts them to. Otherwise the widest of them,

@@ -18,10 +18,7 @@ from vashista_theory.models.paged_cache import become_paged
 
 
 def register(
-    *,
-    policy: Policy | None = None,
-    spec: SummarySpec | None = None,
-    page_size: int = 16,
+    *, policy: Policy | None = None, spec: SummarySpec | None = None, page_size: int = 16
 ) -> None:
     """Make ``attn_implementation="vashista"`` known to transformers, and set its defaults.
 

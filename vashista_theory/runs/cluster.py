@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from vashista_theory.runs.block_writer import BlockWriter
 from vashista_theory.runs.manifest import package_versions
-from vashista_theory.runs.writer import BlockWriter
 
 Compute = Callable[[int], xr.Dataset]
 
@@ -38,7 +38,7 @@ class Cluster:
         self._name = name
 
     def __str__(self) -> str:
-        count = len(self._addresses())
+        count = len(self._client.scheduler_info(n_workers=-1)["workers"])
         workers = f"{count} worker" + ("" if count == 1 else "s")
         waiting = "" if count else " yet: blocks wait for the first one"
         return f"{self._name}, {workers}{waiting}; dashboard at {self.dashboard}"
@@ -101,9 +101,6 @@ class Cluster:
             if isinstance(answer, Exception):
                 raise ClusterError(_unusable(address, answer))
             _refuse_other_versions(address, answer, package_versions())
-
-    def _addresses(self) -> list[str]:
-        return list(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def _raise_failure(self, future: Any) -> None:
         from distributed import KilledWorker

@@ -3,7 +3,6 @@
 import io
 import sys
 import time
-from types import TracebackType
 from typing import Literal, TextIO, TypeAlias, cast
 
 import rich.progress
@@ -66,12 +65,7 @@ class Progress:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self._mode == "log" and not self._said_last:

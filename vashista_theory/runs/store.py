@@ -19,11 +19,11 @@ import threading
 import xarray as xr
 
 from vashista_theory.runs import _arrays, _metadata, header
+from vashista_theory.runs.block_writer import BlockWriter, fault, marker
 from vashista_theory.runs.configuration import canonical, differences
 from vashista_theory.runs.damage import DamagedStoreError, check_entries
 from vashista_theory.runs.header import Header
 from vashista_theory.runs.places import DATA, FINISHED, HEADER, Location, Place, Remote, place
-from vashista_theory.runs.writer import BlockWriter, fault, marker
 
 _AGAIN = "run the same command again, which computes again what is damaged"
 _MARKER = re.compile(r"^(\d{5,18})\.json$")
@@ -268,8 +268,9 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
         dataset = _arrays.read_all(where.inside(DATA))
         found = _arrays.layout(dataset, dimension) | {"block_size": size}
     except Exception as error:  # codecs fail on damage in ways of their own
+        why = " ".join(str(error).split())
         raise DamagedStoreError(
-            f"{data} cannot be read ({type(error).__name__}: {_one_line(error)}); {_AGAIN}"
+            f"{data} cannot be read ({type(error).__name__}: {why}); {_AGAIN}"
         ) from error
     if found != head.layout:
         which = differences(head.layout, found)[0].partition(":")[0]
@@ -284,10 +285,6 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
             raise DamagedStoreError(f"{Fault(block, reason)} in {where.location}; {_AGAIN}")
     del dataset.attrs[_metadata.SEAL]
     return _arrays.with_numpy_text(dataset)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _marked(where: Place) -> list[int]:

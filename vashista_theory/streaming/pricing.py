@@ -148,12 +148,7 @@ def price(block: np.ndarray, start: int, optimum: Optimum, *, allowance: float, 
 
 
 def _tile(
-    tile: np.ndarray,
-    start: int,
-    optimum: Optimum,
-    allowance: float,
-    most: int,
-    buffer: np.ndarray,
+    tile: np.ndarray, start: int, optimum: Optimum, allowance: float, most: int, buffer: np.ndarray
 ) -> Seen:
     place, unit = optimum.place, optimum.unit
     squared_unit = unit * unit

@@ -21,9 +21,9 @@ from vashista_theory.hull.problem import settle
 from vashista_theory.hull.projection import FAILURES
 from vashista_theory.streaming import working_set
 from vashista_theory.streaming.answer import BlockProjection
+from vashista_theory.streaming.pass_progress import Watch
 from vashista_theory.streaming.pricing import Optimum, Seen, merge, price
 from vashista_theory.streaming.rows import Rows, RowSource, as_rows
-from vashista_theory.streaming.watch import Watch
 from vashista_theory.streaming.working_set import WorkingSet
 
 FACE_ROWS = 2**22

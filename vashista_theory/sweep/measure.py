@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vashista_theory._numerics import unit_roundoff
-from vashista_theory._results import Result
+from vashista_theory._results import Result, name_of
 from vashista_theory.hull.oracle import project_qp
 from vashista_theory.hull.projection import Projection, project
 from vashista_theory.hull.relaxation import relax
@@ -196,7 +196,7 @@ def _instance_row(located: Located) -> Row:
     weights = np.asarray(stability.log_optimal_weights)
     inside = bool(projection.result == Result.inside_hull)
     values = {
-        "result": _name(stability.result),
+        "result": name_of(stability.result),
         "n": projection.keys.shape[0],
         "d": projection.keys.shape[1],
         "scale": scale,
@@ -215,10 +215,6 @@ def _instance_row(located: Located) -> Row:
         "kkt_residual": kkt,
     }
     return {name: np.array(value) for name, value in values.items()}
-
-
-def _name(result: Result) -> str:
-    return next(name for name in OUTCOMES if bool(result == getattr(Result, name)))
 
 
 def _leak_epsilon(located: Located, row: Row) -> float:

@@ -10,13 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vashista_theory.runs import canonical
-from vashista_theory.sweep.summary import (
-    FamilySummary,
-    LayerSummary,
-    Spread,
-    by_family,
-    by_layer,
-)
+from vashista_theory.sweep.summary import FamilySummary, LayerSummary, Spread, by_family, by_layer
 from vashista_theory.sweep.verdicts import Verdict, problems, verdicts
 
 _WIDTH = 104

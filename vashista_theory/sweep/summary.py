@@ -251,8 +251,7 @@ def degenerate_laws(data: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def by_layer(dataset: xr.Dataset) -> tuple[LayerSummary, ...]:
     """The heads at the model's own temperature, by layer; empty without heads."""
     data = dataset.isel(
-        instance=dataset["family"].values == "heads",
-        temperature=dataset["kind"].values == "model",
+        instance=dataset["family"].values == "heads", temperature=dataset["kind"].values == "model"
     ).squeeze("temperature")
     layers = np.array([json.loads(text)["layer"] for text in data["parameters"].values], int)
     bound = np.minimum(data["log_leakage_t1"].values, data["log_leakage_t3"].values)

@@ -74,15 +74,19 @@ def _bound(dataset: xr.Dataset, statement: str, detail: str) -> Verdict:
     checks, violations = int((~np.isnan(excess)).sum()), int((excess > 1).sum())
     name = _NAMES[statement]
     if not checks:
-        return Verdict(
-            statement=name, holds=None, verdict="not tested", checks=0, violations=0,
-            text=f"{name} was not tested: no instance of this run meets its conditions.",
-        )  # fmt: skip
+        return _untested(name, "no instance of this run meets its conditions")
     if violations:
         return _failure(dataset, name, excess, checks, violations)
     return Verdict(
         statement=name, holds=True, verdict="holds", checks=checks, violations=0,
         text=f"{name} holds {detail}: no violation in {checks:,} checks.",
+    )  # fmt: skip
+
+
+def _untested(name: str, why: str) -> Verdict:
+    return Verdict(
+        statement=name, holds=None, verdict="not tested", checks=0, violations=0,
+        text=f"{name} was not tested: {why}.",
     )  # fmt: skip
 
 
@@ -156,10 +160,7 @@ def _asymptote(dataset: xr.Dataset) -> Verdict:
     rates = summary.leakage_rates(dataset)[~dataset["degenerate"].values]
     rates = rates[~np.isnan(rates)]
     if not (errors.size and rates.size):
-        return Verdict(
-            statement="T4", holds=None, verdict="not tested", checks=0, violations=0,
-            text="T4 was not tested: no instance with strict complementarity and a finite gap.",
-        )  # fmt: skip
+        return _untested("T4", "no instance with strict complementarity and a finite gap")
     holds = bool(np.median(errors) < 1e-2 and abs(np.median(rates) - 1) < 1e-2)
     holds = holds and not (orders.size and np.median(orders) < 0.5)
     order = (
@@ -180,10 +181,7 @@ def _asymptote(dataset: xr.Dataset) -> Verdict:
 def _degenerate(dataset: xr.Dataset) -> Verdict:
     law, linear, distance = summary.degenerate_laws(dataset)
     if not law.size:
-        return Verdict(
-            statement="T5", holds=None, verdict="not tested", checks=0, violations=0,
-            text="T5 was not tested: no degenerate instance in this run.",
-        )  # fmt: skip
+        return _untested("T5", "no degenerate instance in this run")
     holds = bool(abs(np.median(law) - 1) < 0.05 and abs(np.median(law - 1)) < 1 - np.median(linear))
     return Verdict(
         statement="T5", holds=holds, verdict="holds" if holds else "fails",

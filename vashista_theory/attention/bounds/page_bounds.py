@@ -93,13 +93,7 @@ def sound(bounds: PageBounds) -> PageBounds:
 
 
 def _page_bounds(
-    query: Query,
-    pages: Summaries,
-    spec: SummarySpec,
-    summary: Summary,
-    tokens: int,
-    *,
-    proof: bool,
+    query: Query, pages: Summaries, spec: SummarySpec, summary: Summary, tokens: int, *, proof: bool
 ) -> PageBounds:
     if summary == "sketch" and pages.codes is not None:
         return _sketch_bounds(query, pages, spec, proof)
@@ -162,11 +156,7 @@ def _mean_logits(query: Query, pages: Summaries) -> tuple[Array, Array, Array]:
     norms = query.norms[..., None]
     slack = score_slack(norm_from_above(mean)[:, None, :], norms, mean.shape[-1])
     spread = norms * error[:, None, :] * raising(0, error.dtype) + slack
-    return (
-        query.scale * (centre - spread),
-        query.scale * centre,
-        query.scale * (centre + spread),
-    )
+    return (query.scale * (centre - spread), query.scale * centre, query.scale * (centre + spread))
 
 
 def box_range(query: Query, box: Shaped[Array, "R P ..."]) -> tuple[Array, Array]:

@@ -92,9 +92,7 @@ def append(
     superpages = _complete_superpages(cache, summaries, table, ends, keys.shape[2], done)
     references, stack, height = _account(cache, plan, done)
     result = Result.where(
-        finite,
-        Result.where(fits, Result.successful, Result.pool_full),
-        Result.nonfinite_input,
+        finite, Result.where(fits, Result.successful, Result.pool_full), Result.nonfinite_input
     )
     fields = (
         key_pool,

@@ -168,13 +168,7 @@ def _on_host(integers: np.ndarray | Array) -> np.ndarray:
 
 
 def check_room(
-    lengths: ArrayLike | None,
-    batch: int,
-    tokens: int,
-    *,
-    pages: int,
-    width: int,
-    page_size: int,
+    lengths: ArrayLike | None, batch: int, tokens: int, *, pages: int, width: int, page_size: int
 ) -> None:
     """Raise if lengths known before tracing need more pages than there are."""
     if is_traced(lengths):

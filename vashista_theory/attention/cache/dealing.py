@@ -85,10 +85,7 @@ class Dealing:
         return whole * span + jnp.where(superpages % self.count == rank, rest, 0)
 
     def block_here(
-        self,
-        block: Float[Array, "B Hkv T D"],
-        lengths: Int[Array, " B"],
-        page_size: int,
+        self, block: Float[Array, "B Hkv T D"], lengths: Int[Array, " B"], page_size: int
     ) -> Float[Array, "B Hkv L D"]:
         """The tokens of a block that go to this device, appended to sequences of these lengths."""
         span, tokens = PAGES_PER_SUPERPAGE * page_size, block.shape[2]

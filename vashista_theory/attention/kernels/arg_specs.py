@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vashista_theory.attention.kernels.spec import (
     AttendShape,
@@ -54,32 +55,21 @@ class ArgSpec:
 
     def attend(self) -> AttendShape:
         """The call of `attend_pages`."""
-        return AttendShape(
-            batch=self.batch,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            page_size=self.page_size,
-            pool_pages=self.pool_pages,
-            listed=min(self.listed, self.pages),
-            query_dtype=self.dtype,
-            pool_dtype=self.dtype,
-        )
+        listed = min(self.listed, self.pages)
+        return AttendShape(**self._query_shape(), listed=listed, pool_dtype=self.dtype)
+
+    def _query_shape(self) -> dict[str, Any]:
+        names = ("batch", "heads", "kv_heads", "head_size", "page_size", "pool_pages")
+        return {name: getattr(self, name) for name in names} | {"query_dtype": self.dtype}
 
     def score(self) -> ScoreShape:
         """The call of `score_pages`."""
         return ScoreShape(
+            **self._query_shape(),
             kind=self.kind,
             bits=self.bits,
             packed=True,
-            batch=self.batch,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            page_size=self.page_size,
-            pool_pages=self.pool_pages,
             pages=self.pages,
-            query_dtype=self.dtype,
             stored="bfloat16",
         )
 

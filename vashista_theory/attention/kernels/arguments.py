@@ -14,11 +14,7 @@ Sizes = dict[str, tuple[int, str]]
 
 
 def fit(
-    sizes: Sizes,
-    name: str,
-    value: Any,
-    axes: tuple[str, ...],
-    dtypes: tuple[str, ...],
+    sizes: Sizes, name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[str, ...]
 ) -> Array:
     """The array, if its type and every axis fit what came before; new axes are noted in `sizes`."""
     if not isinstance(value, jax.Array | np.ndarray):

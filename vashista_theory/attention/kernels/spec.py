@@ -14,12 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 from vashista_theory._checks import as_scale
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.summaries import Summaries
-from vashista_theory.attention.kernels.arguments import (
-    Sizes,
-    check_groups,
-    check_whole,
-    fit,
-)
+from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
 Stage = Literal["attend", "score", "select"]
@@ -71,11 +66,10 @@ class Selected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AttendShape:
-    """Everything static about a call of `attend_pages`.
+class QueryShape:
+    """What is static about any call with queries, for pages of a pool.
 
     Attributes:
-        listed: Pages that each row's list has room for.
         pool_pages: Pages of the pool.
     """
 
@@ -85,14 +79,24 @@ class AttendShape:
     head_size: int
     page_size: int
     pool_pages: int
-    listed: int
     query_dtype: str
-    pool_dtype: str
 
     @property
     def group(self) -> int:
         """Query heads that share a kv head."""
         return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class AttendShape(QueryShape):
+    """Everything static about a call of `attend_pages`.
+
+    Attributes:
+        listed: Pages that each row's list has room for.
+    """
+
+    listed: int
+    pool_dtype: str
 
 
 class AttendCall(NamedTuple):
@@ -108,7 +112,7 @@ class AttendCall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScoreShape:
+class ScoreShape(QueryShape):
     """Everything static about a call of `score_pages`.
 
     Attributes:
@@ -120,20 +124,8 @@ class ScoreShape:
     kind: Kind
     bits: int | None
     packed: bool
-    batch: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    page_size: int
-    pool_pages: int
     pages: int
-    query_dtype: str
     stored: str
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a kv head."""
-        return self.heads // self.kv_heads
 
 
 class SummaryParts(NamedTuple):
@@ -233,26 +225,16 @@ def attend_call(
     pages = fit(sizes, "pages", pages, ("B", "Hkv", "K"), ("int32",))
     tokens = fit(sizes, "tokens", tokens, ("B", "Hkv"), ("int32",))
     check_groups(sizes)
-    shape = AttendShape(
-        batch=sizes["B"][0],
-        heads=sizes["H"][0],
-        kv_heads=sizes["Hkv"][0],
-        head_size=sizes["D"][0],
-        page_size=sizes["S"][0],
-        pool_pages=sizes["N"][0],
-        listed=sizes["K"][0],
-        query_dtype=str(query.dtype),
-        pool_dtype=str(keys.dtype),
-    )
-    return AttendCall(
-        shape,
-        query,
-        keys,
-        values,
-        pages,
-        tokens,
-        as_scale(scale, shape.head_size, jnp.dtype("float32")),
-    )
+    listed, pool_dtype = sizes["K"][0], str(keys.dtype)
+    shape = AttendShape(**_query_shape(sizes, query), listed=listed, pool_dtype=pool_dtype)
+    factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
+    return AttendCall(shape, query, keys, values, pages, tokens, factor)
+
+
+def _query_shape(sizes: Sizes, query: Array) -> dict[str, Any]:
+    axes = {"batch": "B", "heads": "H", "kv_heads": "Hkv", "head_size": "D", "page_size": "S"}
+    axes["pool_pages"] = "N"
+    return {name: sizes[axis][0] for name, axis in axes.items()} | {"query_dtype": str(query.dtype)}
 
 
 def score_call(
@@ -294,27 +276,15 @@ def score_call(
     numbers = {"ball": parts.mean, "box": parts.box, "sketch": parts.residual}[kind]
     half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
+        **_query_shape(sizes, query),
         kind=kind,
         bits=bits,
         packed=packed,
-        batch=sizes["B"][0],
-        heads=sizes["H"][0],
-        kv_heads=sizes["Hkv"][0],
-        head_size=sizes["D"][0],
-        page_size=sizes["S"][0],
-        pool_pages=sizes["N"][0],
         pages=sizes["P"][0],
-        query_dtype=str(query.dtype),
         stored="bfloat16" if half else "float32",
     )
-    return ScoreCall(
-        shape,
-        query,
-        parts,
-        page_table,
-        lengths,
-        as_scale(scale, shape.head_size, jnp.dtype("float32")),
-    )
+    factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
+    return ScoreCall(shape, query, parts, page_table, lengths, factor)
 
 
 def select_call(priority: Any, count: int) -> SelectCall:
@@ -336,11 +306,7 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 
 def _parts_of(
-    sizes: Sizes,
-    summaries: Summaries | SummaryParts,
-    kind: Kind,
-    bits: int | None,
-    packed: bool,
+    sizes: Sizes, summaries: Summaries | SummaryParts, kind: Kind, bits: int | None, packed: bool
 ) -> SummaryParts:
     def part(name: str, axes: tuple[str, ...], dtypes: tuple[str, ...]) -> Shaped[Array, "..."]:
         held = getattr(summaries, name, None)

@@ -19,6 +19,13 @@ def _check_multiple(name: str, value: int, of: int, reason: str) -> None:
         raise ValueError(f"{name} is {value}; a positive multiple of {of} is expected ({reason}).")
 
 
+def _check_stages(stages: int) -> None:
+    if stages < 2:
+        raise ValueError(
+            f"stages is {stages}; at least 2 are expected (one is used while the next is copied)."
+        )
+
+
 @dataclass(frozen=True)
 class TpuAttendConfig:
     """How the TPU kernel of `attend_pages` cuts its work.
@@ -39,11 +46,7 @@ class TpuAttendConfig:
             )
 
     def check(self, shape: AttendShape) -> None:
-        """Raise unless the tiles fit such a call.
-
-        Raises:
-            ValueError: naming the tile, what it would take and what there is.
-        """
+        """Raise a ValueError that names the tile, what it would take and what there is."""
         if (needed := _attend_bytes(self.pages_per_block, shape)) > TPU_MEMORY:
             raise ValueError(
                 f"pages_per_block is {self.pages_per_block}: two blocks of such pages and their "
@@ -54,7 +57,7 @@ class TpuAttendConfig:
 
 def _attend_bytes(pages_per_block: int, shape: AttendShape) -> int:
     width = 2 if shape.pool_dtype == "bfloat16" else 4
-    lanes = -(-shape.head_size // 128) * 128
+    lanes = _whole(shape.head_size, 128)
     tokens = pages_per_block * shape.page_size
     # Keys and values, two of each; a float32 copy of both for the product; the scores.
     return tokens * lanes * (4 * width + 8) + 4 * tokens * max(8, shape.group) * 4
@@ -86,11 +89,7 @@ class TpuScoreConfig:
         _check_multiple("heads_at_once", self.heads_at_once, 1, "whole heads are scored")
 
     def check(self, shape: ScoreShape) -> None:
-        """Raise unless the tiles fit such a call.
-
-        Raises:
-            ValueError: naming the tile, what it would take and what there is.
-        """
+        """Raise a ValueError that names the tile, what it would take and what there is."""
         if (needed := _score_bytes(self.pages_per_block, shape)) > TPU_MEMORY:
             raise ValueError(
                 f"pages_per_block is {self.pages_per_block}: summaries and scores of so many pages "
@@ -183,11 +182,7 @@ class GpuAttendConfig:
                 f"block_tokens is {self.block_tokens}; 64 or 128 is expected (the tensor cores "
                 "take 64 rows, and the scores of more than 128 spill)."
             )
-        if self.stages < 2:
-            raise ValueError(
-                f"stages is {self.stages}; at least 2 are expected (one is multiplied while the "
-                "next is copied)."
-            )
+        _check_stages(self.stages)
         _check_multiple("splits", self.splits, 1, "shares of the pages")
 
     def shared_bytes(self, head_size: int, query_parts: int = 1) -> int:
@@ -201,11 +196,7 @@ class GpuAttendConfig:
         return query + weights + max(ring, staging) + GPU_REDUCTION_BYTES + barriers
 
     def check(self, shape: AttendShape) -> None:
-        """Raise unless the tiles fit such a call.
-
-        Raises:
-            ValueError: naming the tile, what it would take and what there is.
-        """
+        """Raise a ValueError that names the tile, what it would take and what there is."""
         if self.block_tokens % shape.page_size:
             raise ValueError(
                 f"block_tokens is {self.block_tokens}, which pages of {shape.page_size} tokens do "
@@ -282,11 +273,7 @@ class GpuScoreConfig:
     def __post_init__(self) -> None:
         if self.lanes not in _JUDGED_LANES:
             raise ValueError(f"lanes is {self.lanes}; one of {_JUDGED_LANES} is expected.")
-        if self.stages < 2:
-            raise ValueError(
-                f"stages is {self.stages}; at least 2 are expected (one is judged while the next "
-                "is copied)."
-            )
+        _check_stages(self.stages)
         _check_multiple("splits", self.splits, 1, "shares of the pages")
 
     def tile(self, shape: ScoreShape) -> int:
@@ -315,11 +302,7 @@ class GpuScoreConfig:
         return sum(-(-part // 1024) * 1024 for part in parts) + GPU_REDUCTION_BYTES
 
     def check(self, shape: ScoreShape) -> None:
-        """Raise unless the tiles fit such a call.
-
-        Raises:
-            ValueError: naming the tile, what it would take and what there is.
-        """
+        """Raise a ValueError that names the tile, what it would take and what there is."""
         if shape.kind != "sketch" and self.lanes != 4:
             raise ValueError(
                 f"lanes is {self.lanes}; a {shape.kind} is judged by 4, so that tiles fill the "

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from vashista_theory._numerics import safe_norm, unit_roundoff
 from vashista_theory.attention.bounds.page_bounds import Query
 from vashista_theory.attention.step.softmax_sums import Gathered
-from vashista_theory.hull.tilt import Tilt, solve_tilt
+from vashista_theory.hull.dual_newton import Tilt, solve_tilt
 
 # Newton's method from zero was seen to fail from a stiffness of 10³ on (n = 1000, d = 64).
 _STIFFNESS_FROM_ZERO = 16.0

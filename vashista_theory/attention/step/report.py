@@ -168,11 +168,7 @@ def _proved_by_answers(dropped: _Dropped, successful: Bool[Array, ""]) -> _Dropp
 
 
 def _result(
-    query: Query,
-    cache: PagedKV,
-    outcome: Outcome,
-    output: Float[Array, "B H D"],
-    backend: Backend,
+    query: Query, cache: PagedKV, outcome: Outcome, output: Float[Array, "B H D"], backend: Backend
 ) -> Result:
     """What is wrong with the step, the gravest of it."""
     rows = query.vectors

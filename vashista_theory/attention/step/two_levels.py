@@ -28,11 +28,7 @@ def _opened(policy: Policy) -> int:
 
 
 def judge_two_levels(
-    backend: Backend,
-    query: Query,
-    cache: PagedKV,
-    pools: Pools,
-    policy: Policy,
+    backend: Backend, query: Query, cache: PagedKV, pools: Pools, policy: Policy
 ) -> Candidates:
     """Judge every superpage, then the pages of the best: never all pages of a long context."""
     span, size = PAGES_PER_SUPERPAGE, cache.page_size
@@ -40,10 +36,12 @@ def judge_two_levels(
     numbers = jnp.arange(-(-pools.table.shape[1] // span), dtype=jnp.int32)
     numbers = jnp.broadcast_to(numbers[None, :], (rows, numbers.shape[0]))
     places = _superpage_layout(numbers, pools.lengths, size, policy)
-    bounds, values = jax.tree.map(
-        lambda part: _pad_last(part, numbers.shape[1]),
-        backend.superpage_bounds(query, cache, policy),
-    )
+
+    def pad_last(part: Array) -> Array:
+        missing = numbers.shape[1] - part.shape[-1]
+        return jnp.pad(part, [*[(0, 0)] * (part.ndim - 1), (0, missing)])
+
+    bounds, values = jax.tree.map(pad_last, backend.superpage_bounds(query, cache, policy))
     priority = group_priority(bounds.priority, places.full & ~places.forced)
     index, chosen = backend.select_pages(priority, places, _opened(policy))
     children = index[..., None] * span + jnp.arange(span, dtype=jnp.int32)[None, None, :]
@@ -81,7 +79,3 @@ def _superpage_layout(
     exists = numbers * span < page_count
     last = (numbers + 1) * span > page_count - max(1, policy.recent)
     return Layout(full, exists & ((numbers * span < policy.sink) | last | ~full))
-
-
-def _pad_last(array: Array, length: int) -> Array:
-    return jnp.pad(array, [*[(0, 0)] * (array.ndim - 1), (0, length - array.shape[-1])])

@@ -17,10 +17,6 @@ def _needle(name: str, number: str) -> str:
     return f"The special number for {name} is {number}."
 
 
-def _between(filler: Filler) -> str:
-    return " " if filler is words.noise else "\n\n"
-
-
 def single(rng: np.random.Generator, depth: float, room: Room, *, filler: Filler) -> Prompt:
     """One number under one name."""
     (name,) = words.names(rng, 1)
@@ -32,7 +28,7 @@ def single(rng: np.random.Generator, depth: float, room: Room, *, filler: Filler
     laid = room.fill(
         filler(rng),
         [(depth, _needle(name, number))],
-        between=_between(filler),
+        between=" " if filler is words.noise else "\n\n",
         after=f"{question} {number}",
     )
     return Prompt(laid.text, question, f" {number}", _each(wrong), laid.depths[0])

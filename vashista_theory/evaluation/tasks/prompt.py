@@ -82,12 +82,7 @@ class Room:
     count: Callable[[str], int]
 
     def fill(
-        self,
-        filler: Iterator[str],
-        placed: list[tuple[float, str]],
-        *,
-        between: str,
-        after: str,
+        self, filler: Iterator[str], placed: list[tuple[float, str]], *, between: str, after: str
     ) -> Laid:
         """Lay pieces out among filler so that the whole fits.
 

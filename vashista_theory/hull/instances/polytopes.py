@@ -7,16 +7,12 @@ import numpy as np
 from vashista_theory.hull.instances.registry import Draw, Drawn, Known, family, require
 
 
-def _fit_simplex(n: int, d: int) -> tuple[int, int]:
-    return min(n, d), d
-
-
 def _fit_cross(n: int, d: int) -> tuple[int, int]:
     axes = max(1, min(n // 2, d))
     return 2 * axes, axes
 
 
-@family("simplex", default_shape=(64, 64), nearest_shape=_fit_simplex)
+@family("simplex", default_shape=(64, 64), nearest_shape=lambda n, d: (min(n, d), d))
 def simplex(draw: Draw, *, query_scale: float = 0.5) -> Drawn:
     """The first n basis vectors of R^d, n ≤ d, and a normal query `query_scale` wide.
 

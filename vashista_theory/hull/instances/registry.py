@@ -108,15 +108,11 @@ class _Family(NamedTuple):
 _FAMILIES: dict[str, _Family] = {}
 
 
-def _any_shape(n: int, d: int) -> tuple[int, int]:
-    return n, d
-
-
 def family(
     name: str,
     *,
     default_shape: tuple[int, int] = (256, 16),
-    nearest_shape: ShapeRule = _any_shape,
+    nearest_shape: ShapeRule = lambda n, d: (n, d),
     generator: Callable[[int], np.random.Generator] | None = None,
     fixed_by_data: bool = False,
 ) -> Callable[[Build], Build]:

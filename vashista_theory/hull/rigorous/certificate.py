@@ -16,9 +16,9 @@ from vashista_theory._checks import as_float64
 from vashista_theory._files import write_atomically
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
-from vashista_theory.hull.rigorous import safe_epsilon, statements
+from vashista_theory.hull.rigorous import bounds, safe_epsilon
 from vashista_theory.hull.rigorous.balls import Enclosure, Rational, ceil_float, flint
-from vashista_theory.hull.rigorous.statements import Constants
+from vashista_theory.hull.rigorous.bounds import Constants
 from vashista_theory.hull.safe_epsilon import check_log_mass
 
 PROVED = frozenset({"successful", "degenerate_face", "inside_hull"})
@@ -99,7 +99,7 @@ class Certificate:
         Args:
             epsilon: () or (E,) temperatures, squared length.
         """
-        return self._at(epsilon, statements.displacement_bound, math.inf)
+        return self._at(epsilon, bounds.displacement_bound, math.inf)
 
     def log_leakage_bound(self, epsilon: ArrayLike) -> Any:
         """Upper end of min(0, T1, T3): log off-face mass in nats is proved not above.
@@ -109,7 +109,7 @@ class Certificate:
         Args:
             epsilon: () or (E,) temperatures, squared length.
         """
-        return self._at(epsilon, statements.log_leakage_bound, 0.0)
+        return self._at(epsilon, bounds.log_leakage_bound, 0.0)
 
     def largest_safe_epsilon(self, log_mass: float) -> float:
         """A temperature at which, and below which, the leakage is proved at most e^log_mass.

@@ -8,8 +8,8 @@ from vashista_theory._checks import as_float64, check_finite, is_traced
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.problem import as_problem
 from vashista_theory.hull.projection import project
-from vashista_theory.hull.rigorous.assembly import inside, nothing, outside
 from vashista_theory.hull.rigorous.certificate import Certificate
+from vashista_theory.hull.rigorous.certificate_of_support import inside, nothing, outside
 from vashista_theory.hull.rigorous.problem import exact_problem
 from vashista_theory.hull.rigorous.search import prove
 from vashista_theory.hull.rigorous.support import Undecided

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from vashista_theory.hull.rigorous.balls import flint, floor_float
-from vashista_theory.hull.rigorous.statements import PRECISION, Constants, is_safe
+from vashista_theory.hull.rigorous.bounds import PRECISION, Constants, is_safe
 
 _STEPS = 40
 _LARGEST, _SMALLEST = 1e300, 1e-300

@@ -81,7 +81,7 @@ class Support:
     @cached_property
     def exact_step(self) -> list[Rational]:
         """P = p* − q exactly."""
-        return _matrix([self.exact[0]], self._rows)
+        return (flint.fmpq_mat([self.exact[0]]) * flint.fmpq_mat(self._rows)).entries()
 
     def step(self, precision: int) -> Any:
         """P = p − q in balls, as a column."""
@@ -146,7 +146,3 @@ def _settle(ball: Callable[[int], Ball], exact: Callable[[], Rational]) -> int:
         if sign is not None:
             return sign
     return exact_sign(exact())
-
-
-def _matrix(rows: list[list[Rational]], integers: Any) -> list[Rational]:
-    return (flint.fmpq_mat(rows) * flint.fmpq_mat(integers)).entries()

@@ -39,7 +39,7 @@ def enclose_tangent(problem: ExactProblem, weights: dict[int, Rational]) -> Tang
         Undecided: no precision tried gives an enclosure.
     """
     rows = list(weights)
-    independent = _rank(problem, rows) == len(rows) - 1
+    independent = len(rows) == 1 or _edges(problem, rows).rank() == len(rows) - 1
     reach = max(int(x).bit_length() for row in rows for x in problem.row(row))
     for precision in _LADDER:
         with flint.ctx.workprec(precision):
@@ -53,10 +53,6 @@ def enclose_tangent(problem: ExactProblem, weights: dict[int, Rational]) -> Tang
 def entropy_of(problem: ExactProblem, weights: dict[int, Ball]) -> Ball:
     """Entropy of weights given by row, spread evenly over the copies of each key."""
     return -total(w * (w / problem.counts[row]).log() for row, w in weights.items())
-
-
-def _rank(problem: ExactProblem, rows: list[int]) -> int:
-    return _edges(problem, rows).rank() if len(rows) > 1 else 0
 
 
 def _edges(problem: ExactProblem, rows: list[int]) -> Any:

@@ -90,7 +90,7 @@ def small_call(name: str = "published_8kv") -> spec.AttendCall:
 
 def long_call() -> spec.AttendCall:
     """One row of five blocks, the last one partial: slots of the ring are used again."""
-    shape = spec.AttendShape(1, 2, 1, 64, 32, 12, 10, "bfloat16", "bfloat16")
+    shape = spec.AttendShape(1, 2, 1, 64, 32, 12, "bfloat16", 10, "bfloat16")
     return problems.attend_call(shape, [[5 * 64 - 40]])
 
 

@@ -55,7 +55,7 @@ class TestMosaicTpu(Together):
 
 
 def attend_problem() -> spec.AttendCall:
-    shape = spec.AttendShape(1, 2, 1, 64, 16, 7, 6, "float32", "float32")
+    shape = spec.AttendShape(1, 2, 1, 64, 16, 7, "float32", 6, "float32")
     # Three blocks of two pages, the last page of which is not in use and leads nowhere.
     return problems.attend_call(shape, [[4 * 16 + 3]])
 
@@ -95,7 +95,9 @@ def test_attend_is_right_in_every_interpreter(mode):
 def score_problem(kind: str, bits: int | None = None, *, packed: bool = True) -> spec.ScoreCall:
     """A pool of 130 pages, the last two of which are alone in their block."""
     shape = spec.ScoreShape(
-        *(kind, bits, packed),
+        kind=kind,
+        bits=bits,
+        packed=packed,
         batch=2,
         heads=4,
         kv_heads=2,

@@ -22,10 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from vashista_theory.attention.kernels.tiles import (
-    GPU_MOST_COLUMNS,
-    GPU_REDUCTION_BYTES,
-)
+from vashista_theory.attention.kernels.tiles import GPU_MOST_COLUMNS, GPU_REDUCTION_BYTES
 from vashista_theory.attention.kernels.tiles import GPU_ROWS as ROWS
 
 ROW_STEP = 8

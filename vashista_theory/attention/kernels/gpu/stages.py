@@ -129,7 +129,18 @@ def attend(call: AttendCall, config: GpuAttendConfig | None) -> Attended:
     shape = call.shape
     tiles = gpu_attend_config(shape) if config is None else config
     tiles.check(shape)
-    geometry = _geometry(shape, tiles)
+    geometry = sm90.Geometry(
+        batch=shape.batch,
+        kv_heads=shape.kv_heads,
+        rows=-(-shape.group // sm90.ROW_STEP) * sm90.ROW_STEP,
+        d=shape.head_size,
+        page_size=shape.page_size,
+        listed=shape.listed,
+        block_tokens=tiles.block_tokens,
+        stages=tiles.stages,
+        splits=tiles.splits,
+        query_parts=gpu_query_parts(shape),
+    )
     grouped = call.query.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_size)
     spare = geometry.rows - shape.group
     query = jnp.pad(grouped, ((0, 0), (0, 0), (0, spare), (0, 0)))
@@ -159,21 +170,6 @@ def _query_parts(
         parts.append(part.astype(dtype))
         query = query - part
     return parts
-
-
-def _geometry(shape: AttendShape, tiles: GpuAttendConfig) -> sm90.Geometry:
-    return sm90.Geometry(
-        batch=shape.batch,
-        kv_heads=shape.kv_heads,
-        rows=-(-shape.group // sm90.ROW_STEP) * sm90.ROW_STEP,
-        d=shape.head_size,
-        page_size=shape.page_size,
-        listed=shape.listed,
-        block_tokens=tiles.block_tokens,
-        stages=tiles.stages,
-        splits=tiles.splits,
-        query_parts=gpu_query_parts(shape),
-    )
 
 
 def merge_shares(

@@ -112,9 +112,7 @@ def _boxes(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], parts: SummaryParts
 ) -> Prepared:
     kernel = functools.partial(
-        body.score_boxes_kernel,
-        log_tokens=math.log(shape.page_size),
-        by_page=_by_page(shape),
+        body.score_boxes_kernel, log_tokens=math.log(shape.page_size), by_page=_by_page(shape)
     )
     return kernel, [_by_head(grouped), _box(shape, columns, parts)], []
 
@@ -123,9 +121,7 @@ def _balls(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], parts: SummaryParts
 ) -> Prepared:
     kernel = functools.partial(
-        body.score_balls_kernel,
-        log_tokens=math.log(shape.page_size),
-        by_page=_by_page(shape),
+        body.score_balls_kernel, log_tokens=math.log(shape.page_size), by_page=_by_page(shape)
     )
     # A row of numbers a head does not make whole registers; as float32 with an axis more it does.
     radius = from_bits(parts.part("radius"), jnp.float32)[:, None]
@@ -165,11 +161,7 @@ def _sketches(
     return kernel, arrays, [pltpu.VMEM(size, jnp.float32) for size in scratch]
 
 
-_KINDS: dict[str, Callable[..., Prepared]] = {
-    "box": _boxes,
-    "ball": _balls,
-    "sketch": _sketches,
-}
+_KINDS: dict[str, Callable[..., Prepared]] = {"box": _boxes, "ball": _balls, "sketch": _sketches}
 
 
 def _by_page(shape: ScoreShape) -> bool:

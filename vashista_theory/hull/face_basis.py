@@ -184,9 +184,7 @@ def face_basis(view: Centred, face: Bool[Array, " n"]) -> Basis:
         (empty, gathered, clearest(empty, gathered)),
     )
     basis, _ = jax.lax.while_loop(
-        lambda s: (s[1][2] > 1) & (s[0].rank < d),
-        from_anywhere,
-        (basis, clearest_anywhere(basis)),
+        lambda s: (s[1][2] > 1) & (s[0].rank < d), from_anywhere, (basis, clearest_anywhere(basis))
     )
     # The QR factors of [columns | 0] complete them: Householder reflections give d columns always.
     complete, _ = jnp.linalg.qr(basis.columns, mode="complete")

@@ -97,7 +97,7 @@ def is_safe(c: Constants, epsilon: float, log_mass: float) -> bool:
         if _t1_mass(c, eps) <= allowed:
             return True
         if c.tangent_norm is None:
-            slope = _slope(c, eps)
+            slope = _upper(_t1_excess(c, eps)).sqrt()
             rising = all(eps <= (2 * o.multiplier / (o.length * slope)) ** 2 for o in c.off_face)
             reach = slope * eps.sqrt()
             terms = [(o.copies, _t1_weight(c, o, eps, reach)) for o in c.off_face]
@@ -123,10 +123,6 @@ def _t1_excess(c: Constants, eps: Ball) -> Ball:
 
 def _t1_reach(c: Constants, eps: Ball) -> Ball:
     return _upper(eps * _t1_excess(c, eps)).sqrt()
-
-
-def _slope(c: Constants, eps: Ball) -> Ball:
-    return _upper(_t1_excess(c, eps)).sqrt()
 
 
 def _upper(value: Ball) -> Ball:

@@ -1,7 +1,6 @@
 """Passes as a person sees them: a bar for each, its rate, and what remains at least."""
 
 import time
-from types import TracebackType
 
 from vashista_theory.runs import Progress
 from vashista_theory.streaming.answer import Pass
@@ -31,12 +30,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._taken:
             self._finish()
         self._close()

@@ -13,12 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import (
-    default_tolerance,
-    safe_norm,
-    unit_roundoff,
-    weighted_gram,
-)
+from vashista_theory._numerics import default_tolerance, safe_norm, unit_roundoff, weighted_gram
 
 MAX_NEWTON_STEPS = 100
 _HALVINGS = 40

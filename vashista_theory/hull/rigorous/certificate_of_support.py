@@ -14,14 +14,14 @@ from vashista_theory.hull.rigorous.balls import (
     floor_float,
     total,
 )
+from vashista_theory.hull.rigorous.bounds import Constants
 from vashista_theory.hull.rigorous.certificate import Certificate, Witness, digest
+from vashista_theory.hull.rigorous.face_in_balls import LADDER, View
 from vashista_theory.hull.rigorous.problem import ExactProblem
 from vashista_theory.hull.rigorous.search import Proved
-from vashista_theory.hull.rigorous.statements import Constants
 from vashista_theory.hull.rigorous.strictness import Strictness, decide_strictness, weights_near
 from vashista_theory.hull.rigorous.support import Support, Undecided
 from vashista_theory.hull.rigorous.tangent import Tangent, enclose_tangent, entropy_of
-from vashista_theory.hull.rigorous.view import LADDER, View
 
 _NAN = float("nan")
 _AT_ROUNDING_LEVEL = (

@@ -4,9 +4,9 @@ from functools import reduce
 from typing import Any
 
 from vashista_theory.hull.rigorous.balls import DIGITS, Ball, flint, power_of_two
+from vashista_theory.hull.rigorous.bounds import OffFace
 from vashista_theory.hull.rigorous.problem import ExactProblem
 from vashista_theory.hull.rigorous.search import Proved
-from vashista_theory.hull.rigorous.statements import OffFace
 
 LADDER = (192, 384, 768, 1536, 3072, 6144)
 ROUNDING_LEVEL = 2.0**-44
