@@ -30,6 +30,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+# Python looks for cycles after every 700 new objects, and traced programs are many objects that
+# live: that was a tenth of the time of the tests. What exists when they start is never looked at.
+gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 # No deadline: the first example of a shape pays for its compilation.
 hypothesis.settings.register_profile(
     "default", max_examples=25, deadline=None, derandomize=True, database=None

@@ -62,9 +62,8 @@ def make(shape: Shape, seed: int, bits: int = 4) -> tuple[PagedKV, list[np.ndarr
     query = rng.normal(size=(shape.batch, shape.kv_heads * shape.group, shape.d))
     spec = SummarySpec(sketch_bits=bits)
     if rng.random() < 0.3:  # adopted pools, with pages named more than once
-        # As many as all sequences could have, and so one compilation; some are named, others not.
-        pages = shape.batch * shape.width
-        pools = rng.normal(size=(2, shape.kv_heads, pages, s, shape.d))
+        # As many as `from_tokens` and `_with_page_marks` have: one shape, compiled once.
+        pools = rng.normal(size=(2, shape.kv_heads, shape.batch * shape.width, s, shape.d))
         table = rng.integers(0, shape.width, size=(shape.batch, shape.width))
         cache = PagedKV.from_pages(*pools, table, lengths, spec=spec)
         tokens = [
@@ -119,7 +118,7 @@ def test_dropped_mass_and_error_stay_below_their_bounds(policy, shape, seed):
     error = np.linalg.norm(np.asarray(output) - exact, axis=-1)
     noise = 256 * shape.d * U * longest_value(tokens)
     assert np.all(error <= np.asarray(info.error_bound) + noise)
-    dropped = dropped_mass_by_total(cache, tokens, query, policy, output, shape)
+    dropped = dropped_mass(cache, tokens, query, policy, shape)
     lower, bound = np.asarray(info.dropped_mass_lower), np.asarray(info.dropped_mass_bound)
     assert np.all(dropped <= bound + 1e-9)  # the mass is recovered by least squares, see there
     assert np.all(dropped >= lower - 1e-9)
@@ -131,25 +130,26 @@ def test_dropped_mass_and_error_stay_below_their_bounds(policy, shape, seed):
     assert bool(info.result == Result.successful)
 
 
-def dropped_mass_by_total(cache, tokens, query, policy, output, shape) -> np.ndarray:
-    """The true dropped mass, found without asking the code what it read.
+def chosen_pages(cache, query, policy) -> np.ndarray:
+    """The pages that a read averages over, found without asking the code what it read.
 
-    Values are replaced by a constant 1 in one coordinate and by the indicator of a token's page in
-    others: the output of the sparse read then names the pages it averaged over.
+    Values are replaced by the indicator of a token's page, a coordinate for each page: the output
+    of the sparse read then names the pages.
     """
-    del output
-    width = cache.pages_per_sequence
-    dropped = np.zeros(query.shape[:2])
+    width, d = cache.pages_per_sequence, cache.head_size
     chosen = np.zeros((*query.shape[:2], width), bool)
-    for first in range(0, width, shape.d):
-        marked = _with_page_marks(cache, first)
-        found = np.asarray(vashista_attention(query, marked, policy)[0])
-        count = min(shape.d, width - first)
-        chosen[:, :, first : first + count] = found[:, :, :count] > 0
-    scale = shape.d**-0.5
+    for first in range(0, width, d):
+        found = np.asarray(vashista_attention(query, _with_page_marks(cache, first), policy)[0])
+        chosen[:, :, first : first + d] = found[:, :, : width - first] > 0
+    return chosen
+
+
+def dropped_mass(cache, tokens, query, policy, shape) -> np.ndarray:
+    chosen = chosen_pages(cache, query, policy)
+    dropped = np.zeros(query.shape[:2])
     for b, held in enumerate(tokens):
         for h in range(query.shape[1]):
-            weights = attend(query[b, h], *held[:, h // shape.group], scale).weights
+            weights = attend(query[b, h], *held[:, h // shape.group], shape.d**-0.5).weights
             page = np.arange(len(weights)) // shape.page
             dropped[b, h] = weights[~chosen[b, h][page]].sum()
     return dropped
@@ -176,12 +176,7 @@ def test_exact_identities_of_a_sparse_read(shape, seed):
     policy = POLICIES[0]
     cache, tokens, query = make(shape, seed)
     output = np.asarray(vashista_attention(query, cache, policy)[0])
-    width = cache.pages_per_sequence
-    chosen = np.zeros((*query.shape[:2], width), bool)
-    for first in range(0, width, shape.d):
-        found = np.asarray(vashista_attention(query, _with_page_marks(cache, first), policy)[0])
-        count = min(shape.d, width - first)
-        chosen[:, :, first : first + count] = found[:, :, :count] > 0
+    chosen = chosen_pages(cache, query, policy)
     for b, held in enumerate(tokens):
         for h in range(query.shape[1]):
             row = attend(query[b, h], *held[:, h // shape.group], shape.d**-0.5)
