@@ -16,7 +16,7 @@ from vashista_theory.attention.bounds.page_bounds import (
     page_bounds,
 )
 from vashista_theory.attention.bounds.rounding import round_down, round_up
-from vashista_theory.attention.bounds.sketch import pack, unpack
+from vashista_theory.attention.bounds.sketch import pack, rows, unpack
 from vashista_theory.attention.bounds.summaries import (
     SummarySpec,
     summarise_pages,
@@ -59,6 +59,8 @@ def test_packing_is_undone(bits):
     packed = pack(jnp.asarray(codes), bits)
     assert packed.shape == (3, 24 * bits // 8, 5)
     np.testing.assert_array_equal(unpack(packed, bits), codes)
+    for stored, held in ((packed, True), (jnp.asarray(codes), False)):
+        np.testing.assert_array_equal(np.stack(rows(stored, bits, packed=held), axis=-2), codes)
 
 
 def true_log_masses(query, keys, scale):
