@@ -241,6 +241,11 @@ def test_too_many_drawn_tokens_are_read_densely_and_said(monkeypatch):
     assert np.all(info.tokens_read[~fell] <= 32 + 8)
     assert not np.any(info.certified[~fell])
     assert np.all(np.isnan(info.dropped_mass_bound[~fell]))
+    # The draw that was one too many is paid for beside the 203 tokens, each of which is read once.
+    token = 2 * D * 8
+    summaries = (info.bytes_read - token * info.tokens_read)[:, 0]
+    assert len(set(summaries[~fell])) == 1
+    assert np.min(summaries[fell] - summaries[~fell][0]) == 33 * token
 
 
 def test_rows_with_a_large_error_read_more_and_at_last_everything():

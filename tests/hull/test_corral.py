@@ -11,7 +11,9 @@ from experiments.projection_attack import exact
 from experiments.projection_attack.families import FAMILIES
 from experiments.projection_attack.judge import judge
 from experiments.projection_attack.measure import ask
+from vashista_theory.hull import kkt
 from vashista_theory.hull.corral import step_towards
+from vashista_theory.hull.frame import frame_at
 
 SLOTS = 5
 WEIGHTS = st.sampled_from([0.0, 1e-300, 1e-17, 0.25, 0.5, 1.0]) | st.floats(0, 1)
@@ -55,3 +57,16 @@ def test_a_problem_whose_solution_once_did_not_end():
     assert not isinstance(answer, str), answer
     verdict = judge(exact.project(keys.tolist(), query.tolist()), answer)
     assert not verdict.wrong, verdict
+
+
+def test_no_tolerance_is_below_that_of_a_key_at_the_point_itself():
+    """There the reach is 0 and 2 u |r|·|p − o| is left, for a point two units from its origin."""
+    keys, query = jnp.asarray([[1.0, 0], [5, 0], [3, 0]]), jnp.asarray([1.5, 2.0])
+    frame = frame_at(keys, query)[0]
+    offset = frame.shifted(keys[2:])[0]
+    place = kkt.Place(frame, offset, frame.target - offset, jnp.zeros(2))
+    found = kkt.price(keys, place, jnp.asarray([2, -1, -1], jnp.int32)).tolerances
+    level = 2.0**-52 * float(jnp.abs(place.residual) @ jnp.abs(offset))
+    assert level > 0
+    assert np.all(np.asarray(found) >= level)
+    assert float(found[2]) <= 4 * level

@@ -273,6 +273,7 @@ def test_failure_is_returned_or_raised() -> None:
     keys, query = jnp.asarray(made.keys), jnp.asarray(made.query)
     quiet = starved(keys, query, throw=False)
     assert bool(quiet.result == vt.Result.max_steps_reached)
+    assert int(quiet.steps) == 1
     assert float(quiet.duality_gap) > 0
     with pytest.raises(RuntimeError, match="Raise `max_steps`") as raised:
         starved(keys, query, throw=True)
@@ -305,6 +306,32 @@ def test_nonfinite_numbers_under_jit_are_a_result() -> None:
     # Finite, but its square is not.
     result = project(keys.at[3, 4].set(1e200), keys[0])
     assert bool(result == vt.Result.nonfinite_input)
+
+
+def test_a_worked_edge_and_a_worked_vertex_in_every_order() -> None:
+    """Weights ¼ and ¾ on (−1, 0) and (1, 0); a copy of the vertex lies on the face with it."""
+    edge = np.array([[-1.0, 0], [1, 0], [0, -3], [0, -4]]), np.array([0.25, 0.75, 0, 0])
+    vertex = np.array([[0.5, 0], [0.5, 0], [0, -3], [0, -4]]), np.array([0.5, 0.5, 0, 0])
+    for turn in range(4):
+        keys, weights = (np.roll(array, turn, axis=0) for array in edge)
+        found = vt.project(keys, np.array([0.5, 1.0]))
+        np.testing.assert_allclose(found.weights, weights, atol=1e-15)
+        np.testing.assert_array_equal(found.face, weights > 0)
+        keys, weights = (np.roll(array, turn, axis=0) for array in vertex)
+        found = vt.project(keys, np.array([0.5, 1.0]))
+        assert float(np.sum(found.weights)) == 1.0
+        np.testing.assert_array_equal(found.face, weights > 0)
+        assert float(found.gap) == 3.0
+
+
+@pytest.mark.parametrize("where", [(0, 1), (1, 0), (1, 1), None])
+def test_what_processors_take_for_zero_is_not_taken_for_a_key(where) -> None:
+    """A key or a query that differs from zero, in a number below the normal ones alone."""
+    keys, query = np.zeros((2, 2)), np.zeros(2)
+    for array, differs in zip((keys[1], query), where or (0, 0), strict=True):
+        array[0] = np.finfo(np.float64).smallest_subnormal if differs else 0.0
+    expected = vt.Result.inside_hull if where is None else vt.Result.nonfinite_input
+    assert bool(vt.project(keys, query, throw=False).result == expected)
 
 
 def test_loose_tolerance_stops_early_and_is_kept() -> None:

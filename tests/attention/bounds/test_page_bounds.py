@@ -1,16 +1,22 @@
 """Stored bounds are never below the true scores, in float64, whatever they are stored in."""
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vashista_theory.attention.bounds.bits import from_bits
+from vashista_theory.attention.bounds.bits import from_bits, pair_as_bits, widened
 from vashista_theory.attention.bounds.certificate import output_error_bound
-from vashista_theory.attention.bounds.page_bounds import as_query, page_bounds
+from vashista_theory.attention.bounds.page_bounds import (
+    as_query,
+    ball_range,
+    box_range,
+    page_bounds,
+)
 from vashista_theory.attention.bounds.rounding import round_down, round_up
-from vashista_theory.attention.bounds.sketch import pack, unpack
+from vashista_theory.attention.bounds.sketch import pack, rows, unpack
 from vashista_theory.attention.bounds.summaries import (
     KINDS,
     SummarySpec,
@@ -37,12 +43,25 @@ def test_rounding_goes_the_stated_way_by_at_most_one_step(numbers, dtype):
     assert np.all(above - below <= 2 * step)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_widening_keeps_the_least_numbers_and_their_signs(dtype):
+    """Below the normal numbers of float32 too: NumPy converts them exactly."""
+    least = np.array([1.0, -1.0, 3.0, -77.0, 0.0]) * float(
+        ml_dtypes.finfo(dtype).smallest_subnormal
+    )
+    numbers = np.concatenate([least, [1.5, -(2.0**-126), -np.inf, 3e38]]).astype(dtype)
+    wide = np.asarray(widened(jnp.asarray(numbers), np.float64))
+    np.testing.assert_array_equal(wide, numbers.astype(np.float64))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
 def test_packing_is_undone(bits):
     codes = np.random.default_rng(0).integers(0, 2**bits, size=(3, 24, 5)).astype(np.uint8)
     packed = pack(jnp.asarray(codes), bits)
     assert packed.shape == (3, 24 * bits // 8, 5)
     np.testing.assert_array_equal(unpack(packed, bits), codes)
+    for stored, held in ((packed, True), (jnp.asarray(codes), False)):
+        np.testing.assert_array_equal(np.stack(rows(stored, bits, packed=held), axis=-2), codes)
 
 
 def true_log_masses(query, keys, scale):
@@ -103,6 +122,36 @@ def test_page_masses_lie_between_their_bounds(seed, kind, summary, bits, packed,
     assert np.all(np.asarray(found.lower, np.float64) <= log_mass + noise)
     assert np.all(np.asarray(found.upper, np.float64) >= log_mass - noise)
     assert np.all(np.asarray(found.best, np.float64) >= best - noise)
+
+
+@pytest.mark.parametrize("d", [16, 512])
+def test_a_key_alone_has_room_for_three_times_the_rounding_of_its_score(d):
+    """As a box and as a ball of no size: d u ‖q‖ ‖k‖ is what a sum of d products may err by."""
+    query = as_query(jnp.full((1, 1, d), 0.75, jnp.float32), jnp.float32(1))
+    key = jnp.full((1, 1, d), 1.5, jnp.float32)
+    exact = 1.125 * d
+    rounding = d * 2.0**-24 * 1.125 * d
+    ranges = (
+        box_range(query, pair_as_bits(key, key)),
+        ball_range(query, key, jnp.zeros((1, 1), jnp.float32)),
+    )
+    for least, greatest in ranges:
+        for room in (exact - float(least[0, 0, 0]), float(greatest[0, 0, 0]) - exact):
+            assert 3 * rounding <= room <= 6.5 * (d + 20) / d * rounding
+
+
+def test_the_mean_of_a_superpage_is_as_far_off_as_it_says():
+    """Means of pages that are exact, in float32: what is left is the rounding of their mean."""
+    rng = np.random.default_rng(0)
+    keys = jnp.asarray(rng.normal(size=(200, 16, SIZE, D)), jnp.float32)
+    pages = summarise_pages(keys, keys, SummarySpec(dtype="float32", sketch_bits=None))
+    fields = vars(pages) | {"mean_error": jnp.zeros_like(pages.mean_error)}
+    above = summarise_superpages(type(pages)(**fields), -1)
+    exact = np.asarray(from_bits(pages.mean, jnp.float32), np.float64).mean(axis=1)
+    kept = np.asarray(from_bits(above.mean, jnp.float32), np.float64)
+    away = np.linalg.norm(kept - exact, axis=-1)
+    assert np.all(away <= np.asarray(from_bits(above.mean_error, jnp.float32), np.float64))
+    assert np.any(away > 0)
 
 
 @given(seed=st.integers(0, 2**20), pages=st.integers(1, 12), spread=st.sampled_from([0.1, 3.0]))

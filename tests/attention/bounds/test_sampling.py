@@ -1,6 +1,7 @@
 """T8's formulas against every possible draw of a few tokens, and against mpmath."""
 
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -244,6 +245,25 @@ def test_confident_error_is_the_least_consistent_length():
     assert float(confident_error(nothing, 1e-3, norm, longest)) == 0.0
     wild = sampling.TailMoments(jnp.full(3, jnp.inf), jnp.full(2, jnp.inf))
     assert float(confident_error(wild, 1e-3, norm, longest)) == pytest.approx(50.5)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_bennett_is_asked_about_no_less_than_the_exact_moments(which, monkeypatch):
+    """V(y) and B(y) are rounded upward, in float32 too: held against exact fractions."""
+    monkeypatch.setattr(sampling, "bennett_radius", lambda *asked: asked[which])
+    rng = np.random.default_rng(0)
+    sums, greatest = (rng.uniform(0, 0.1, size=(400, k)).astype(np.float32) for k in (3, 2))
+    y = rng.uniform(1, 2, size=400).astype(np.float32)
+    # As long as the sampled output may be: the length stays y, and the radius is the least.
+    moments = sampling.TailMoments(jnp.asarray(sums), jnp.asarray(greatest))
+    found = sampling.confident_error(moments, 0.1, jnp.asarray(y), jnp.asarray(y))
+    for row in range(400):
+        one, first, second, least, steep, length, bound = (
+            Fraction(float(x)) for x in (*sums[row], *greatest[row], y[row], np.asarray(found)[row])
+        )
+        variance = second + 2 * length * first + length**2 * one
+        exact = (variance, steep + length * least)[which]
+        assert exact <= bound <= exact * (1 + Fraction(2.0**-18))
 
 
 @given(seed=st.integers(0, 50), exponent=st.floats(-3, -1), drawn=st.sampled_from([2, 8, 32]))

@@ -73,6 +73,12 @@ def test_numbers_are_uniform_and_independent():
         assert abs(correlation) < 5 / np.sqrt(len(first))
 
 
+def test_mixing_is_that_of_murmurhash3():
+    """Hashes of the empty message, published for three seeds, are what the last step makes."""
+    mixed = random_bits._mixed(jnp.asarray([0, 1, 0xFFFFFFFF], jnp.uint32))
+    np.testing.assert_array_equal(mixed, np.array([0, 0x514E28B7, 0x81F16F39], np.uint32))
+
+
 def test_content_keys_depend_on_every_bit_and_on_nothing_else():
     rng = np.random.default_rng(0)
     query = rng.normal(size=(3, 2, 8))
