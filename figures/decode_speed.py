@@ -42,6 +42,8 @@ def _panel(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.minorticks_off()
     for step in ("sampled", "budget", "certified"):
         layouts = sorted({row["layout"] for row in rows if row["step"] == step})
+        if not layouts:
+            continue
         of = {
             layout: {
                 row["tokens"]: row["times_dense"]

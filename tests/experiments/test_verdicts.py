@@ -111,7 +111,10 @@ def test_latency(p99: tuple[float, float], verdict: str) -> None:
         for n, high in zip((10, 20), highs, strict=True)
     ]
     decode = Outcome({"decode": table(*rows)})
-    assert judged("Predictable latency (p50, p90, p99): a fixed", decode_cpu=decode) == verdict
+    assert (
+        judged("Predictable latency (p50, p90, p99): a fixed number of pages", decode_cpu=decode)
+        == verdict
+    )
 
 
 @pytest.mark.parametrize(("right", "verdict"), [
