@@ -34,6 +34,7 @@ readme: figures/output/readme
 figures/output/readme: $(RESULTS) $(shell find experiments -name "*.py")
 	@mkdir -p figures/output
 	$(PYTHON) -m figures theorem --output docs/images
+	$(PYTHON) -m figures sampled_text --output docs/images
 	$(PYTHON) -m experiments.framework.pages
 	touch $@
 

@@ -236,6 +236,32 @@ def test_quantified_asymptote_is_a_bound() -> None:
     assert informative > 1000
 
 
+def test_quantified_asymptote_of_an_edge_by_hand() -> None:
+    """Keys (±1, 0) and one far below: σ² = 1 − q², w₀ = artanh q, and nothing leaks.
+
+    For the diameter stands twice the distance of the furthest key of the face, 1 + q.
+    """
+    place, epsilon = 0.5, 0.01
+    twice = 2 * (1 + place)
+    keys = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, -50.0]])
+    stability = vt.face_stability(vt.project(keys, np.array([place, 1.0])))
+    moved = epsilon * math.atanh(place)
+    shift = -math.log1p(-twice * moved / (1 - place**2)) / twice
+    expected = np.array([1 + place, 1 - place]) * shift + shift * moved
+    found = np.asarray(stability.log_weight_asymptote_error(padded(epsilon)))[0]
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-9)
+
+
+def test_quantified_asymptote_of_a_vertex_says_something() -> None:
+    """A point has no diameter and no curvature: what is left is what leaks."""
+    keys = np.array([[0.0, 0.0], [-1.0, -1.0], [1.0, -3.0]])
+    stability = vt.face_stability(vt.project(keys, np.array([0.0, 2.0])))
+    found = np.asarray(stability.log_weight_asymptote_error(padded(0.1)))[0]
+    # Multipliers 2 and 6: the mass off the vertex is e^−20, and the nearest such key √2 away.
+    assert found[0] <= 1.01 * math.exp(-20)
+    assert found[1] <= 1.01 * (math.exp(-20) + math.sqrt(2) * 2 * math.exp(-20) / 0.1)
+
+
 # ------------------------------------------------------------------ T6
 
 

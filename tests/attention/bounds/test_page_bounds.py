@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vashista_theory.attention.bounds.bits import from_bits, pair_as_bits, widened
-from vashista_theory.attention.bounds.certificate import output_error_bound
+from vashista_theory.attention.bounds.certificate import (
+    dropped_mass_bound,
+    dropped_mass_lower,
+    output_error_bound,
+)
 from vashista_theory.attention.bounds.page_bounds import (
     as_query,
     ball_range,
@@ -171,3 +175,12 @@ def test_error_bound_equals_the_maximum_over_all_page_masses(seed, pages, spread
     )
     assert float(found) >= best * (1 - 1e-12)
     assert float(found) <= best * 1.02  # five Newton steps; 2 % was never reached in 10⁴ draws
+
+
+def test_what_was_read_may_be_less_or_more_by_its_slack():
+    """One unread nat against one read, known to ± 1: between e⁻²/(1 + e⁻²) and 1/(1 + e⁻¹)."""
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    greatest = dropped_mass_bound(zero, zero, one)
+    least = dropped_mass_lower(zero[:, None], jnp.ones((1, 1), bool), zero, one)
+    np.testing.assert_allclose(greatest, 1 / (1 + np.exp(-1)), rtol=1e-13)
+    np.testing.assert_allclose(least, np.exp(-2) / (1 + np.exp(-2)), rtol=1e-13)

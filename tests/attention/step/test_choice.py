@@ -4,10 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vashista_theory.attention import PagedKV, Policy, SummarySpec
+from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
+from vashista_theory.attention.bounds.page_bounds import as_query
 from vashista_theory.attention.step import two_levels, widening
 from vashista_theory.attention.step.candidates import summary_bytes
+from vashista_theory.attention.step.plain_backend import PlainBackend
 from vashista_theory.attention.step.routing import Layout, select_pages
+from vashista_theory.attention.step.softmax_sums import as_rows
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,27 @@ def test_order_falls_and_what_is_not_meant_comes_last():
     meant = jnp.asarray([[True, True, False, True, True, True, True]])
     order = widening._descending(priority, meant)
     np.testing.assert_array_equal(order, [[1, 5, 4, 0, 6, 3, 2]])
+
+
+def test_tokens_behind_an_output_count_what_is_in_the_last_page():
+    keys, values = np.random.default_rng(0).normal(size=(2, 1, 1, 23, 8))
+    cache = PagedKV.from_tokens(keys, values, page_size=4)
+    _, info = vashista_attention(np.ones((1, 1, 8)), cache, Policy(pages=3))
+    assert int(info.pages_read[0, 0]) == 3
+    assert int(info.tokens_read[0, 0]) == 4 + 4 + 3
+
+
+def test_scores_of_tokens_are_of_the_page_that_the_table_names():
+    """Pages in any order, the first of the pool among them, and one cache of two sequences."""
+    rng = np.random.default_rng(1)
+    keys, values = rng.normal(size=(2, 1, 4, 4, 8))
+    table = np.array([[3, 0, 2, 1], [1, 2, 0, 3]])
+    cache = PagedKV.from_pages(keys, values, table, [16, 16], spec=SummarySpec(sketch_bits=8))
+    query = rng.normal(size=(2, 1, 8))
+    rows, policy = (
+        as_query(jnp.asarray(query), jnp.asarray(0.5)),
+        Policy.sampled(12, confidence=0.9),
+    )
+    found = PlainBackend().token_scores(rows, cache, as_rows(cache), policy)
+    exact = 0.5 * np.einsum("rd,rpsd->rps", query[:, 0], keys[0][table])
+    assert np.all(np.abs(np.asarray(found.logits)[:, 0] - exact) <= np.asarray(found.errors)[:, 0])
