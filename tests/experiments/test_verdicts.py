@@ -165,8 +165,12 @@ def test_pages_have_the_numbers_of_the_results(page: str) -> None:
     assert "<!-- end -->" in text
 
 
-def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
+def test_pictures_are_of_committed_results_and_shown() -> None:
     folder = pages.ROOT / "docs" / "images"
+    shown = "".join(
+        page.read_text("utf-8")
+        for page in (pages.ROOT / "README.md", *(pages.ROOT / "docs").glob("*.md"))
+    )
     notes = sorted(folder.glob("*.json"))
     assert notes
     for path in notes:
@@ -176,4 +180,4 @@ def test_the_picture_of_the_readme_is_of_the_committed_result() -> None:
             f"run `python -m figures {path.stem} --output docs/images`"
         )
         assert path.with_suffix(".png").is_file()
-        assert f"docs/images/{path.stem}.png" in (pages.ROOT / "README.md").read_text("utf-8")
+        assert f"images/{path.stem}.png)" in shown
