@@ -1,6 +1,7 @@
 """The abstract's claims again, for reads that draw tokens (T8); the thresholds are those of before.
 
-Flat is an error that grows by less than a fifth over every factor 32 of the length (exponent .05).
+Flat is an error that grows by less than a fifth over every factor 32 of the length (exponent .05);
+KL goes with its square, so its exponent may be twice that.
 An estimate is a criterion if the error is within twice of it for 95 % of the reads: a reader who
 doubles it is then wrong in one of twenty. Predictions are kept where KL from dense is at most .05
 nats, as for pages.
@@ -9,6 +10,8 @@ nats, as for pages.
 import itertools
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from experiments.verdicts.judging import FAILS, HOLDS, Claims, Found, Judged, listed, where
 
@@ -39,8 +42,9 @@ def constant_size(lengths: Found, text: Found) -> Judged:
     )
     if worst > _CHANCE or abs(exponent) > _FLAT:
         return Judged(FAILS, said)
-    kept = all(kl <= _DIVERGED for kl in by_length.values())
-    return Judged(HOLDS if kept else where("keys are diffuse"), said)
+    growth = _exponent(by_length)
+    said += f" That grows like the length to the power {growth:.2f}, where {2 * _FLAT:g} were flat."
+    return Judged(HOLDS if growth <= 2 * _FLAT else where("keys are diffuse"), said)
 
 
 @CLAIMS.add(
@@ -117,6 +121,11 @@ def _drawn(text: Found) -> list[Mapping[str, Any]]:
 def _divergence(text: Found, tokens: int) -> dict[int, float]:
     rows = text.rows("divergence", read="sampled", tokens=tokens)
     return {row["context"]: row["kl"] for row in sorted(rows, key=lambda row: row["context"])}
+
+
+def _exponent(by_length: Mapping[int, float]) -> float:
+    lengths, kl = np.log(list(by_length)), np.log(list(by_length.values()))
+    return float(np.polyfit(lengths, kl, 1)[0])
 
 
 def _at(by_length: Mapping[int, float]) -> str:

@@ -10,7 +10,7 @@ pytest.importorskip("xarray")
 import xarray as xr
 
 from experiments import sampled_text
-from experiments.framework.outcome import Measured, NotMeasured
+from experiments.framework.outcome import Measured
 
 TEXTS, POSITIONS = 2, 64
 
@@ -50,9 +50,10 @@ def test_what_is_missed_and_who_is_better_is_said() -> None:
     assert "further off in 1 of 2 cells, closer in 1 (95 %)" in said
 
 
-def test_quick_run(tmp_path: Path) -> None:
-    config = sampled_text.Config(store=tmp_path, quick=True)
-    assert config.asked().policy == ("dense", "sampled", "oracle-pages")
-    assert config.asked().contexts == (512,)
-    with pytest.raises((NotMeasured, ValueError)):
-        sampled_text.measure(sampled_text.Config(model="no-such-model", store=tmp_path, quick=True))
+def test_what_is_asked_of_the_evaluation(tmp_path: Path) -> None:
+    quick = sampled_text.Config(store=tmp_path, quick=True).asked()
+    assert (quick.policy, quick.contexts) == (("dense", "sampled", "oracle-pages"), (512,))
+    whole = sampled_text.Config(store=tmp_path).asked()
+    assert whole.policy == ("dense", *sampled_text.KINDS)
+    assert {16 * pages for pages in whole.pages} == set(sampled_text.AIMS)
+    assert whole.tasks == ()

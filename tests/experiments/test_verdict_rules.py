@@ -12,7 +12,8 @@ Rows = list[dict[str, Any]]
 
 
 def judged(beginning: str, *outcomes: Outcome) -> str:
-    claim = next(c for c in verdicts.CLAIMS if c.sentence.startswith(beginning))
+    begun = [c for c in verdicts.CLAIMS if c.sentence.startswith(beginning)]
+    (claim,) = [c for c in begun if c.sentence == beginning] or begun
     known = dict(zip(claim.needs, outcomes, strict=True))
     said = judge(claim, known.get)
     # A rule that lacks a value says so in this way: the made-up result would be incomplete.
@@ -238,7 +239,8 @@ def drawn(*kl: float, tokens: int = 256) -> Rows:
 
 
 @pytest.mark.parametrize(("exponent", "worst", "kl", "verdict"), [
-    (0.05, 1.1, 0.01, HOLDS), (0.05, 1.1, 0.06, "holds where keys are diffuse"),
+    (0.05, 1.1, 0.011, HOLDS),  # over a factor 4 of the length flat is a factor 4^.1 = 1.149
+    (0.05, 1.1, 0.012, "holds where keys are diffuse"),
     (0.06, 1.1, 0.01, FAILS), (0.0, 1.3, 0.01, FAILS),
 ])  # fmt: skip
 def test_constant_size(exponent: float, worst: float, kl: float, verdict: str) -> None:

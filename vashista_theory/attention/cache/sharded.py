@@ -262,19 +262,7 @@ class ShardedKV(eqx.Module):
         return jax.device_put(array, NamedSharding(self.dealing.mesh, PartitionSpec()))
 
     def _with_books(self, books: tuple[Any, ...], lengths: Array) -> "ShardedKV":
-        return eqx.tree_at(lambda c: (*_books(c.parts), c.lengths), self, (*books, lengths))
-
-
-def _books(cache: PagedKV) -> tuple[Any, ...]:
-    """What `fork` and `free` change; the pools and their summaries are passed on uncopied."""
-    return (
-        cache.page_table,
-        cache.lengths,
-        cache.reference_counts,
-        cache.free_pages,
-        cache.free_count,
-        cache.superpages,
-    )
+        return eqx.tree_at(lambda c: (*update.books(c.parts), c.lengths), self, (*books, lengths))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -316,7 +304,7 @@ def _fork(
     def fork(part: PagedKV, lengths: Array, source: Array, target: Array, asked: Array) -> Any:
         kept = jnp.clip(asked, 0, lengths[source])
         here = cache.dealing.lengths_here(kept, cache.page_size)
-        return _books(update.fork(part, source, target, here)), lengths.at[target].set(kept)
+        return update.books(update.fork(part, source, target, here)), lengths.at[target].set(kept)
 
     return cache.dealing.on_each(fork, cache.parts, cache.lengths, source, target, asked)
 
@@ -324,6 +312,6 @@ def _fork(
 @jax.jit
 def _free(cache: ShardedKV, sequence: Array) -> tuple[tuple[Any, ...], Array]:
     def free(part: PagedKV, lengths: Array, sequence: Array) -> Any:
-        return _books(update.free(part, sequence)), lengths.at[sequence].set(0)
+        return update.books(update.free(part, sequence)), lengths.at[sequence].set(0)
 
     return cache.dealing.on_each(free, cache.parts, cache.lengths, sequence)
