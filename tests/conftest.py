@@ -31,7 +31,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Python looks for cycles after every 700 new objects, and traced programs are many objects that
-# live: that was 6 % of the time of the tests, measured. What exists when they start is never looked at.
+# live: that was 6 % of the time of the tests, measured. What exists when they start is never
+# looked at.
 gc.set_threshold(100_000, 20, 20)
 
 
