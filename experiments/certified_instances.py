@@ -36,7 +36,7 @@ _EITHER = ("successful", "inside_hull")
 _TIMES_AIM = {1024: 2.0, 16384: 30.0}
 
 # Label, family, parameters, outcomes that are expected, share of the instances.
-_CASES: tuple[tuple[str, str, dict[str, Any], tuple[str, ...], int], ...] = (
+_NAMED: tuple[tuple[str, str, dict[str, Any], tuple[str, ...], int], ...] = (
     ("gaussian", "gaussian", {"n": 256, "d": 16}, _EITHER, 10),
     ("sphere", "sphere", {}, _PROVED, 9),
     ("low_rank", "low_rank", {}, _PROVED, 9),
@@ -52,6 +52,8 @@ _CASES: tuple[tuple[str, str, dict[str, Any], tuple[str, ...], int], ...] = (
     ("cross_polytope", "cross_polytope", {"n": 32, "d": 16}, _EITHER, 5),
     ("heads", "heads", {}, _EITHER, 5),
 )
+_REST = set(instances.families()) - {case[1] for case in _NAMED}
+_CASES = (*_NAMED, *((name, name, {}, (*_EITHER, "degenerate_face"), 5) for name in sorted(_REST)))
 _EXACT = ("positive_power", "negative_power", "half_margin")
 
 _INSTANCES = {

@@ -3,9 +3,9 @@
 A name that a package's front hands on (`vt.project`, `from vashista_theory import relax`) stands
 for the module that defines it, also where the front imports it on first use only (PEP 562): its
 `if TYPE_CHECKING` block says where it is from. Where a front imports modules of its own below the
-top level, as registries do, they count with everything that is reached below it. In doubt a module
-is counted: a front that is passed around whole stands for all it has, a module that imports by a
-name it computes for all of its folder.
+top level, as registries do, by name or in a loop over its folder, they count with everything that
+is reached below it. In doubt a module is counted: a front that is passed around whole stands for
+all it has, a module that imports by a name it computes for all of its folder.
 """
 
 import ast
@@ -39,6 +39,7 @@ class Code:
         bound: What its own names stand for, where they are imported.
         defined: Names that it defines itself.
         computed: Whether it imports by names that it computes.
+        loops: Whether it does so in a loop of its own, whenever it is imported.
         data: Whether it reads files that lie beside it.
     """
 
@@ -47,6 +48,7 @@ class Code:
     bound: dict[str, Target]
     defined: frozenset[str]
     computed: bool
+    loops: bool
     data: bool
 
 
@@ -127,7 +129,11 @@ class Graph:
         """The modules of its own that the front of a package below the top imports as modules."""
         path = self._file(package)
         if path is not None and path.name == "__init__.py":
-            names = (".".join(target) for target in self._code(path).bound.values())
+            front = self._code(path)
+            names = {".".join(target) for target in front.bound.values()}
+            if front.loops:
+                beside = (self.root / path).parent.glob("[!_]*.py")
+                names |= {f"{package}.{one.stem}" for one in beside}
             yield from (name for name in names if _is_below(name, (package,)) and self._file(name))
 
     def _code(self, path: Path, unless_for: frozenset[str] = frozenset()) -> Code:
@@ -168,6 +174,12 @@ def _read(text: str, unless_for: frozenset[str]) -> Code:
         bound=bound,
         defined=frozenset(name for node in tree.body for name in _names(node)),
         computed=any(_imports_by_a_computed_name(node) for node in ast.walk(tree)),
+        loops=any(
+            _imports_by_a_computed_name(node)
+            for statement in tree.body
+            if isinstance(statement, ast.For)
+            for node in ast.walk(statement)
+        ),
         data="resources" in mentioned & bound.keys(),
     )
 

@@ -29,6 +29,7 @@ from vashista_theory.attention import (
     dense_attention,
     vashista_attention,
 )
+from vashista_theory.attention.bounds.summaries import KINDS
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -128,7 +129,7 @@ POLICIES = {
         for value in (0.0, 1.0, -0.1, 5, NAN, "a", True)
     },
     "tolerance array": ({"tolerance": np.array(0.1)}, "array(0.1)", "a Python number"),
-    "summary": ({"summary": "boxes"}, "summary is 'boxes'", "('mean', 'box', 'ball', 'sketch'"),
+    "summary": ({"summary": "boxes"}, "summary is 'boxes'", f"expected one of {(*KINDS, None)}"),
     "otherwise": ({"otherwise": "stop"}, "otherwise is 'stop'", "('keep', 'widen', 'dense')"),
     "pages zero": ({"pages": 0}, "pages is 0", "at least 1"),
     "pages negative": ({"pages": -3}, "pages is -3", "at least 1", "or None"),

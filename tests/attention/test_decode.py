@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.attention.dense_reference import attend
+from tests.attention.specs import keeping_all
 from vashista_theory import Result
 from vashista_theory.attention import (
     PagedKV,
     Policy,
-    SummarySpec,
     dense_attention,
     vashista_attention,
 )
@@ -60,7 +60,7 @@ def make(shape: Shape, seed: int, bits: int = 4) -> tuple[PagedKV, list[np.ndarr
     blocks = rng.normal(size=(2, shape.batch, shape.kv_heads, room, shape.d))
     blocks[0] *= rng.choice([0.3, 1.0, 3.0])
     query = rng.normal(size=(shape.batch, shape.kv_heads * shape.group, shape.d))
-    spec = SummarySpec(sketch_bits=bits)
+    spec = keeping_all(sketch_bits=bits)
     if rng.random() < 0.3:  # adopted pools, with pages named more than once
         # As many as `from_tokens` and `_with_page_marks` have: one shape, compiled once.
         pools = rng.normal(size=(2, shape.kv_heads, shape.batch * shape.width, s, shape.d))

@@ -30,6 +30,10 @@ PACKAGE = {
     "pack/room/listed.py": "REGISTER = 1\n",
     "pack/room/choose.py": "import importlib as i\n"
     "def pick(n): i.import_module(f'pack.room.{n}')\n",
+    "pack/hall/__init__.py": "import importlib as i\nfrom pack.hall.run import run as run\n"
+    "for n in names(): i.import_module(f'pack.hall.{n}')\n",
+    "pack/hall/run.py": "def run(): pass\n",
+    "pack/hall/found.py": "REGISTER = 1\n",
 }
 LIGHT, HEAVY = {"light", "_base"}, {"heavy"}
 LISTED = {"room/listed"}
@@ -59,6 +63,7 @@ def graph(folder: Path, files: dict[str, str]) -> Graph:
         ("from pack import own\nown()", WHOLE),
         ("from pack.room.choose import pick",
          {"room/choose", "room/__init__", "room/run", *HEAVY, *LISTED}),
+        ("from pack.hall import run\nrun()", {"hall/run", "hall/found"}),
         ("import json, numpy as np\nnp.linalg", set()),
     ],
 )  # fmt: skip

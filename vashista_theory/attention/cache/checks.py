@@ -1,5 +1,6 @@
 """What a user may pass to `PagedKV`, checked with messages that name the bad value."""
 
+from dataclasses import fields
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def check_dtypes(dtype: Any, spec: SummarySpec, d: int) -> Any:
 def _check_spec(spec: SummarySpec) -> None:
     if not isinstance(spec, SummarySpec):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"`spec` is {spec!r}; a SummarySpec is expected, or None for the default.")
-    for name in ("box", "ball", "packed"):
+    for name in (field.name for field in fields(spec) if isinstance(field.default, bool)):
         if not isinstance(getattr(spec, name), bool):
             raise ValueError(
                 f"`spec.{name}` is {getattr(spec, name)!r}; True or False is expected."

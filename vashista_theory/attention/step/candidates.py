@@ -1,5 +1,6 @@
 """Judging pages by their summaries, all of them or on two levels."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -36,9 +37,8 @@ class Candidates(NamedTuple):
 def parts(summaries: Summaries, policy: Policy) -> Summaries:
     """What the policy judges by, nothing else."""
     named = KINDS[policy.summary or "box"].fields(proof=policy.proves)
-    names = ("box", "mean", "mean_error", "radius", "codes", "residual")
-    part = [getattr(summaries, name) if name in named else None for name in names]
-    return Summaries(*part, value_bound=summaries.value_bound)
+    unread = vars(summaries).keys() - {*named, "value_bound"}
+    return replace(summaries, **dict.fromkeys(unread))
 
 
 def pick(

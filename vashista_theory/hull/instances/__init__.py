@@ -4,11 +4,9 @@
 answer the construction fixes; ``describe("planted")`` says which, and how well.
 """
 
-from vashista_theory.hull.instances import clouds as clouds
-from vashista_theory.hull.instances import degenerate as degenerate
-from vashista_theory.hull.instances import planted as planted
-from vashista_theory.hull.instances import polytopes as polytopes
-from vashista_theory.hull.instances import recorded as recorded
+import importlib
+import pkgutil
+
 from vashista_theory.hull.instances.registry import Draw as Draw
 from vashista_theory.hull.instances.registry import Drawn as Drawn
 from vashista_theory.hull.instances.registry import Instance as Instance
@@ -18,3 +16,7 @@ from vashista_theory.hull.instances.registry import families as families
 from vashista_theory.hull.instances.registry import family as family
 from vashista_theory.hull.instances.registry import make as make
 from vashista_theory.hull.instances.registry import nearest_shape as nearest_shape
+
+# Families register themselves: every module of this folder is imported, in alphabetical order.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
