@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from vashista_theory.attention import PagedKV, SummarySpec
 from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss, unknown
 from vashista_theory.evaluation.policies import NamedPolicy
-from vashista_theory.models.refusals import check_config, unsupported
+from vashista_theory.models.refusals import check_unmixed, unsupported
 
 _NAME = "vashista_blocks"
 _CHUNK = 64  # steps computed at once: their scores of 8k keys, 9 heads, are 19 MB
@@ -124,7 +124,7 @@ class LanguageModel:
                 f"{type(model).__name__}: it does not use transformers' attention interface",
                 "Evaluate a decoder that does.",
             )
-        check_config(model.config)
+        check_unmixed(model.config)
         self._model = model.eval()
         _register()
         model.config._attn_implementation = _NAME

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vashista_theory._checks import as_array
 from vashista_theory._files import whole_file
@@ -26,7 +25,7 @@ from vashista_theory.models._switch import (
     supports_interface,
     using_attention,
 )
-from vashista_theory.models.own_attention import check_own_attention
+from vashista_theory.models.own_attention import attend_densely, check_own_attention
 
 _NAME = "vashista_capture"
 
@@ -92,16 +91,7 @@ def capture(
             seen[module.layer_idx] = tuple(
                 array.to(torch.float32).cpu().numpy() for array in (kept, key[0], value[0])
             )
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=refusals.is_causal(module, options),
-        )
+        return attend_densely(module, query, key, value, mask, scaling, options), None
 
     with _recording(model, record), torch.inference_mode():
         model(input_ids=ids, use_cache=False)
@@ -126,7 +116,7 @@ def capture(
 @contextlib.contextmanager
 def _recording(model: Any, function: Any) -> Generator[None]:
     """Let a model use an attention function for a while."""
-    refusals.check_config(decoder_config(model.config))
+    refusals.check_unmixed(decoder_config(model.config))
     if not supports_interface(model):
         raise refusals.unsupported(
             f"{type(model).__name__}: it does not use transformers' attention interface"

@@ -7,14 +7,14 @@ from typing import Any, no_type_check
 
 import torch
 from transformers.cache_utils import DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.models import refusals, settings, watching
 from vashista_theory.models._switch import NAME, forget, make_known
 from vashista_theory.models.bridge import alike
-from vashista_theory.models.own_attention import check_own_attention
+from vashista_theory.models.own_attention import attend_densely, check_own_attention
 from vashista_theory.models.paged_cache import become_paged
+from vashista_theory.models.paged_layer import PagedLayer
 
 
 def register(
@@ -48,8 +48,12 @@ def register(
     own way, says so or not, is refused when it is made or before its logits leave.
     `unregister` undoes all this.
 
-    Not supported, and refused by name: training, dropout, `output_attentions`, sliding windows and
-    other layer types, soft-capping, ALiBi and other biases, attention sinks beside the keys,
+    In a model that mixes layers, those of full attention read pages. Layers with a sliding window,
+    chunks, convolutions or a linear state keep the cache and the attention that transformers gives
+    them.
+
+    Not supported, and refused by name: training, dropout, `output_attentions`, models without a
+    layer of full attention, soft-capping, ALiBi and other biases, attention sinks beside the keys,
     latent keys, any argument of attention that is not known to be harmless, masks of one's own,
     static, offloaded and quantised caches, encoder–decoder models, contexts beyond the model's,
     and `torch.compile(fullgraph=True)`. docs/supported_models.md has every family. Needs
@@ -146,7 +150,10 @@ def attention(
     """
     call = watching.current()
     layer = None if call is None else call.take(module, key, value)
-    refusals.check_call(module, query, key, value, attention_mask, dropout, options)
+    paged = layer if isinstance(layer, PagedLayer) else None
+    refusals.check_call(
+        module, query, key, value, attention_mask, dropout, options, windowed=paged is None
+    )
     check_own_attention(module, query, key, scaling)
     if layer is None and key.shape[2] != query.shape[2]:
         raise refusals.unsupported(
@@ -155,29 +162,25 @@ def attention(
             "Leave `past_key_values` and `cache_implementation` out, or pass "
             "vt.models.PagedCache(model.config).",
         )
-    if layer is None and attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
+    if paged is None and attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
         raise refusals.unsupported(
             f"{type(module).__name__}: its mask covers {attention_mask.shape[-1]} keys, and the "
             f"attention interface got {key.shape[2]}; it leaves the cache alone"
         )
+    if attention_mask is None and query.shape[2] not in (1, key.shape[2]):
+        raise refusals.unsupported(
+            f"{type(module).__name__}: {query.shape[2]} queries on {key.shape[2]} keys without a "
+            "mask"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     (query, key, value), answer = alike(query, key, value)
-    if layer is not None and layer.seen > 0:
+    if paged is not None and paged.seen > 0:
         if torch.is_grad_enabled() and query.requires_grad:
             raise refusals.unsupported(
                 "gradients through a decode step", "Call the model under `torch.no_grad()`."
             )
-        return layer.attend(query, key, value, attention_mask, scale).to(answer), None
-    output, _ = sdpa_attention_forward(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        dropout=dropout,
-        scaling=scaling,
-        is_causal=refusals.is_causal(module, options),
-    )
-    if layer is not None:
-        layer.store(key, value, attention_mask)
+        return paged.attend(query, key, value, attention_mask, scale).to(answer), None
+    output = attend_densely(module, query, key, value, attention_mask, scaling, options)
+    if paged is not None:
+        paged.store(key, value, attention_mask)
     return output.to(answer), None

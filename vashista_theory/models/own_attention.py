@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
-"""Whether a model's own attention function computes nothing but attention.
+"""A model's own attention to the keys at hand, and whether it computes nothing but attention.
 
 An attention implementation gets queries, keys, values, a mask and a scale. What a model's eager
 function takes from its module instead (a scale by layer, position biases, sinks) would be lost
@@ -8,9 +8,11 @@ without a word, so the two are compared once a module, on a few numbers.
 
 import sys
 import weakref
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vashista_theory.models import refusals
 
@@ -70,3 +72,23 @@ def check_own_attention(
             f"the scale it passes on (they differ by {difference:.2g} on random numbers)"
         )
     _compared.add(module)
+
+
+def attend_densely(
+    module: torch.nn.Module,
+    query: Float[torch.Tensor, "B H T D"],
+    key: Float[torch.Tensor, "B Hkv S D"],
+    value: Float[torch.Tensor, "B Hkv S D"],
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    options: dict[str, Any],
+) -> Float[torch.Tensor, "B T H D"]:
+    """Attention to the keys that the mask shows; without one, to those before and at each query.
+
+    By torch's own attention, which is what `check_own_attention` compared the module's with.
+    """
+    # A release that is told that attention is causal believes it, and forgets the mask.
+    causal = mask is None and query.shape[2] > 1 and refusals.is_causal(module, options)
+    return sdpa_attention_forward(
+        module, query, key, value, mask, scaling=scaling, is_causal=causal
+    )[0]

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache
 from vashista_theory.attention import PagedKV, Policy, SummarySpec
 from vashista_theory.models import refusals, settings
 from vashista_theory.models._switch import decoder_config
+from vashista_theory.models.kept_layer import keep, own_layers
 from vashista_theory.models.paged_layer import PagedLayer
 
 
@@ -20,8 +21,9 @@ class PagedCache(DynamicCache):
     make a `DynamicCache` for such a model. Made by hand, one can pin its policy, reserve room, and
     be kept between calls.
 
-    Each layer has one `PagedKV`, made when the first tokens arrive. Padding is not stored: each
-    sequence has its own length.
+    Each layer of full attention has one `PagedKV`, made when the first tokens arrive. Padding is
+    not stored there: each sequence has its own length. Layers with a window, chunks or a state are
+    those that transformers would make.
 
     Args:
         config: Of the model.
@@ -49,9 +51,9 @@ class PagedCache(DynamicCache):
 
     @property
     def pages(self) -> list[PagedKV | None]:
-        """The pages of each layer; None before the first token."""
+        """The pages of each layer; None before the first token, and for a layer without pages."""
         layers: list[Any] = list(self.layers)
-        return [layer.pages for layer in layers]
+        return [getattr(layer, "pages", None) for layer in layers]
 
 
 def become_paged(
@@ -63,13 +65,17 @@ def become_paged(
     page_size: int | None = None,
     room: int = 0,
 ) -> None:
-    """Give an empty cache paged layers."""
+    """Give an empty cache pages for each layer of full attention, and keep the others."""
     if policy is not None:
         settings.check_policy(policy)
     decoder = decoder_config(config)
     refusals.check_config(decoder)
-    cache.layers = []
+    layers: list[Any] = []
+    kept = own_layers(decoder) if refusals.kept_layers(decoder) else None
     for index in range(refusals.layers_of(decoder)):
+        if kept is not None and index in refusals.kept_layers(decoder):
+            layers.append(keep(kept[index], index, layers))
+            continue
         layer = PagedLayer(
             index,
             decoder,
@@ -77,7 +83,8 @@ def become_paged(
             spec=spec,
             page_size=page_size,
             room=room,
-            siblings=cache.layers,
+            siblings=layers,
         )
-        cache.layers.append(layer)
+        layers.append(layer)
+    cache.layers = layers
     cache.layer_class_to_replicate = None

@@ -18,6 +18,7 @@ from vashista_theory.attention import PagedKV, Policy, SummarySpec
 from vashista_theory.models import refusals, settings, steps, watching
 from vashista_theory.models.bridge import precision, to_jax, to_torch
 from vashista_theory.models.dense_chunk import attend_chunk, merge
+from vashista_theory.models.kept_layer import check_crop, has_states
 
 _LEAST_PAGES = 64
 
@@ -39,6 +40,7 @@ class PagedLayer(DynamicLayer):
     Attributes:
         index: Of the layer.
         siblings: All layers of the cache.
+        interrupted: Whether a call failed when other layers may have seen its tokens.
         pages: Keys and values; None before the first token.
         dtype: Torch's type of them.
         seen: Tokens the model has seen, padding included.
@@ -56,7 +58,7 @@ class PagedLayer(DynamicLayer):
         spec: SummarySpec | None,
         page_size: int | None,
         room: int,
-        siblings: list["PagedLayer"],
+        siblings: list[Any],
     ) -> None:
         super().__init__()
         present = settings.current()
@@ -71,6 +73,7 @@ class PagedLayer(DynamicLayer):
         self.pages: PagedKV | None = None
         self.dtype: torch.dtype | None = None
         self.seen = 0
+        self.interrupted = False
         self.valid: torch.Tensor | None = None
         self.is_initialized = False
 
@@ -93,8 +96,13 @@ class PagedLayer(DynamicLayer):
                 "Keys and values are in its pages, not in torch: read it with the model, and the "
                 "implementation, that filled it, or start with a new cache.",
             )
+        if self.interrupted and has_states(self.siblings):
+            raise refusals.unsupported(
+                "a cache with layers that remember a state, after a call that was interrupted",
+                "Start with a new cache.",
+            )
         tokens = key_states.shape[2]
-        held = sorted({layer.seen for layer in self.siblings})
+        held = sorted({layer.seen for layer in self.siblings if hasattr(layer, "seen")})
         if self.seen > held[0] or held[-1] > self.seen + tokens:
             raise refusals.unsupported(
                 f"a cache whose layers hold {' or '.join(map(str, held))} tokens: an earlier call "
@@ -293,6 +301,7 @@ class PagedLayer(DynamicLayer):
         kept = self.seen + max_length if max_length <= 0 else min(max_length, self.seen)
         if self.pages is None or kept == self.seen:
             return
+        check_crop(self.siblings)
         if kept < 0:
             raise ValueError(f"cannot drop {-max_length} tokens: there are {self.seen}.")
         if self.valid is not None:

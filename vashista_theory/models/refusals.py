@@ -5,18 +5,22 @@ from typing import Any
 
 _SUPPORTED = (
     "Use attn_implementation='sdpa' or 'eager' for this model; causal self-attention over the "
-    "whole context (Llama, Qwen, SmolLM, Granite, OLMo, ...) is what 'vashista' supports."
+    "whole context, in some layers at least, is what 'vashista' supports."
 )
+PAGED = "full_attention"
+# What the other layers of a model may be, if transformers has a cache layer of its own for it.
+_KEPT = ("sliding_attention", "chunked_attention", "linear_attention", "conv")
+# Of these, the ones that call the attention interface.
+_ATTENTION = (PAGED, "sliding_attention", "chunked_attention")
 _CONFIG_FLAGS = {
     "attn_logit_softcapping": "soft-capping of the attention scores",
-    "attention_chunk_size": "chunked attention",
     "num_kv_shared_layers": "layers that share keys and values",
     "alibi": "ALiBi position biases",
     "use_alibi": "ALiBi position biases",
     "kv_lora_rank": "latent (compressed) keys and values",
 }
 _CALL_FLAGS = {
-    "sliding_window": "sliding-window attention",
+    "sliding_window": "a window in a layer of full attention",
     "softcap": "soft-capping of the attention scores",
     "s_aux": "attention sinks beside the keys",
     "sinks": "attention sinks beside the keys",
@@ -68,25 +72,81 @@ def check_config(config: Any) -> None:
     name = getattr(config, "model_type", type(config).__name__)
     if getattr(config, "is_encoder_decoder", False):
         raise unsupported(f"encoder-decoder models ({name})")
-    types: list[str] = list(getattr(config, "layer_types", None) or [])
-    other = sorted({kind for kind in types if kind != "full_attention"})
+    types = layer_types(config)
+    other = sorted({kind for kind in types if kind != PAGED and kind not in _kept_types()})
     if other:
         raise unsupported(f"layers of type {', '.join(other)} ({name})")
-    window = getattr(config, "sliding_window", None)
-    if window is not None and not types:
-        raise unsupported(f"sliding-window attention ({name}: sliding_window={window})")
+    if types and PAGED not in types:
+        raise unsupported(f"models without a layer of full attention ({name}: {types[0]} alone)")
+    for field, meaning in (
+        ("sliding_window", "sliding-window"),
+        ("attention_chunk_size", "chunked"),
+    ):
+        size = getattr(config, field, None)
+        if size is not None and not types:
+            raise unsupported(f"{meaning} attention in every layer ({name}: {field}={size})")
     for flag, meaning in _CONFIG_FLAGS.items():
         value = getattr(config, flag, None)
         if value:
             raise unsupported(f"{meaning} ({name}: {flag}={value})")
 
 
+def check_unmixed(config: Any) -> None:
+    """Raise for a decoder some of whose layers do not attend to the whole context.
+
+    Raises:
+        UnsupportedModelError: naming the types of these layers.
+    """
+    check_config(config)
+    other = sorted({kind for kind in layer_types(config) if kind != PAGED})
+    if other:
+        raise unsupported(f"layers of type {', '.join(other)} here ({config.model_type})")
+
+
+def layer_types(config: Any) -> list[str]:
+    """The type of each layer, as transformers names them; empty if all are alike."""
+    return list(getattr(config, "layer_types", None) or [])
+
+
+def kept_layers(config: Any) -> set[int]:
+    """The layers that keep the cache and the attention that transformers gives them."""
+    return {place for place, kind in enumerate(layer_types(config)) if kind != PAGED}
+
+
+def attention_layers(config: Any) -> int:
+    """How many layers call transformers' attention interface.
+
+    Raises:
+        UnsupportedModelError: if the configuration does not say.
+    """
+    layers = layers_of(config)
+    return layers - sum(kind not in _ATTENTION for kind in layer_types(config)[:layers])
+
+
+def _kept_types() -> set[str]:
+    """Types that this release of transformers makes a cache layer for."""
+    from transformers import cache_utils
+
+    mapping = getattr(cache_utils, "DYNAMIC_LAYER_TYPE_MAPPING", None)
+    return set(_KEPT).intersection(_ATTENTION if mapping is None else mapping)
+
+
 def check_call(
-    module: Any, query: Any, key: Any, value: Any, mask: Any, dropout: float, options: Any
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    dropout: float,
+    options: Any,
+    *,
+    windowed: bool = False,
 ) -> None:
     """Raise for a call of the attention interface that is not plain causal self-attention.
 
     The arguments that are let through are listed: one that is not known may change attention.
+    A window may be asked for where the keys and the mask are those of a window, as transformers
+    makes them.
 
     Raises:
         UnsupportedModelError: naming the option and its value.
@@ -102,6 +162,8 @@ def check_call(
         )
     for option, asked in options.items():
         if asked is None or option in _HARMLESS or option == "output_attentions":
+            continue
+        if windowed and option == "sliding_window":
             continue
         meaning = _CALL_FLAGS.get(option, "an argument of attention that is not known here")
         shown = asked if isinstance(asked, bool | int | float | str) else type(asked).__name__

@@ -29,7 +29,7 @@ _thread = threading.local()
 
 @runtime_checkable
 class CacheLayer(Protocol):
-    """What a call asks of one layer of a cache."""
+    """What a call asks of one layer of a cache that holds keys and values."""
 
     @property
     def index(self) -> int:
@@ -42,16 +42,8 @@ class CacheLayer(Protocol):
         ...
 
     @property
-    def siblings(self) -> Sequence["CacheLayer"]:
-        """All layers of the cache."""
-        ...
-
-    def attend(self, query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
-        """Append the tokens announced and attend to everything before."""
-        ...
-
-    def store(self, key: Any, value: Any, mask: Any) -> None:
-        """Append the tokens announced."""
+    def siblings(self) -> Sequence[Any]:
+        """All layers of the cache, those with a state instead of keys and values too."""
         ...
 
 
@@ -69,10 +61,10 @@ class Call:
     def __init__(self, config: Any, arguments: Iterable[Any] = ()) -> None:
         self.config = config
         layers = (getattr(argument, "layers", None) for argument in arguments)
-        self.given = [found for found in layers if found and hasattr(found[0], "siblings")]
+        self.given = [found for found in layers if found and _with_tokens(found)]
         self.modules: set[int] = set()
         self.announced: tuple[CacheLayer, Any, Any] | None = None
-        self.caches: dict[int, Sequence[CacheLayer]] = {}
+        self.caches: dict[int, Sequence[Any]] = {}
 
     def announce(self, layer: CacheLayer, key: Any, value: Any) -> None:
         """Note tokens that a cache was given.
@@ -109,14 +101,15 @@ class Call:
             UnsupportedModelError: saying how many did.
         """
         self._check_taken()
-        layers = refusals.layers_of(self.config)
+        layers = refusals.attention_layers(self.config)
         if len(self.modules) < layers:
             raise refusals.unsupported(
                 f"{type(model).__name__}: {len(self.modules)} of its modules called transformers' "
                 f"attention interface, for {layers} layers; the others compute attention in their "
                 "own way, or serve several layers"
             )
-        lengths = [{layer.seen for layer in cache} for cache in self.caches.values()]
+        caches = self.caches.values()
+        lengths = [{layer.seen for layer in _with_tokens(cache)} for cache in caches]
         untouched = [cache for cache in self.given if id(cache) not in self.caches]
         if untouched or any(len(held) > 1 for held in lengths):
             raise refusals.unsupported(
@@ -124,12 +117,23 @@ class Call:
                 "cache alone"
             )
 
+    def interrupt(self) -> None:
+        """Note in its caches that the call failed: a state does not show what it has seen."""
+        for cache in (*self.given, *self.caches.values()):
+            for layer in cache:
+                if hasattr(layer, "interrupted"):
+                    layer.interrupted = True
+
     def _check_taken(self) -> None:
         if self.announced is not None:
             raise refusals.unsupported(
                 f"this model: the keys of layer {self.announced[0].index} did not reach the "
                 "attention interface, so it computes attention in its own way"
             )
+
+
+def _with_tokens(cache: Sequence[Any]) -> list[CacheLayer]:
+    return [layer for layer in cache if hasattr(layer, "siblings")]
 
 
 def check_model(model: Any) -> None:
@@ -180,7 +184,10 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     try:
         output = torch.nn.Module.__call__(model, *args, **options)
         call.finish(model)
-    except torch._dynamo.exc.Unsupported as error:
+    except BaseException as error:
+        call.interrupt()
+        if not isinstance(error, torch._dynamo.exc.Unsupported):
+            raise
         raise refusals.unsupported(
             "torch.compile(fullgraph=True): attention leaves torch",
             "Compile without `fullgraph`; what surrounds attention is compiled all the same.",
