@@ -17,7 +17,8 @@ _STATES = _LAYERS | {"layer_types": ["linear_attention", "full_attention", "line
 # By the name of the configuration's class: what makes it mixed, and tiny.
 FAMILIES: dict[str, dict[str, Any]] = {
     "Gemma3Text": _WINDOWS,
-    "Gemma2": _WINDOWS | {"attn_logit_softcapping": None},
+    "Gemma2": _WINDOWS | {"attn_logit_softcapping": 4.0},
+    "GptOss": _WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "Cohere2": _WINDOWS | {"logit_scale": 1.0},
     "Olmo3": _WINDOWS,
     "Exaone4": _WINDOWS,

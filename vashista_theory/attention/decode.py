@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from vashista_theory._checks import as_scale
@@ -42,6 +43,8 @@ def vashista_attention(
     coupling: float = 0.0,
     implementation: str | None = None,
     key: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     """Attend to the pages or tokens that the policy asks for, and say what that left out.
 
@@ -72,6 +75,11 @@ def vashista_attention(
             every step. None makes a key for each sequence from the policy's seed, the length and
             the bits of the query, so that equal steps read the same whatever else is in the batch.
             A confidence is a probability over keys.
+        sinks: (H,) One logit a head beside those of the keys, of a key whose value is 0 (attention
+            sinks, as of gpt-oss). It takes its share of every softmax, so the dropped mass and all
+            errors are those of attention with it; `log_mass` stays that of the keys read.
+        softcap: Positive c: logits are c · tanh(scale × score / c), and the gap is that of capped
+            scores. Plain JAX alone.
 
     Returns:
         Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`.
@@ -79,7 +87,8 @@ def vashista_attention(
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
             a concrete NaN in the query, or arguments that exclude each other.
-        NotImplementedError: if `implementation` cannot do this, None never raises it; and for
+        NotImplementedError: if `implementation` cannot do this, None never raises it (kernels
+            cannot cap logits); and for
             coupling > 0 with a policy that reads everything from a `ShardedKV`: it would bring all
             keys to every device.
     """
@@ -97,8 +106,12 @@ def vashista_attention(
     work = work_dtype(query_.dtype, cache.work_dtype)
     factor = as_scale(scale, cache.head_size, work)
     keys = cache.keys if isinstance(cache, PagedKV) else cache.parts.keys
-    choice = choose(implementation, work, query_, keys)
-    return _decode(query_, cache, factor, words, policy, float(coupling), choice)
+    beside = checks.as_sinks(sinks, query_.shape[1], coupling, work)
+    cap = checks.as_softcap(softcap, coupling, implementation, work)
+    if beside is not None and isinstance(cache, ShardedKV):
+        beside = cache.on_devices(beside)
+    choice = choose("jax" if cap is not None else implementation, work, query_, keys)
+    return _decode(query_, cache, factor, words, beside, cap, policy, float(coupling), choice)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "coupling", "choice"))
@@ -107,6 +120,8 @@ def _decode(
     cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
     key: UInt32[Array, " W"] | None,
+    sinks: Float[Array, " H"] | None,
+    cap: Float[Array, ""] | None,
     policy: Policy,
     coupling: float,
     choice: Choice,
@@ -117,7 +132,7 @@ def _decode(
         keys = sequence_keys(key, cache.batch)
     elif policy.tokens is not None:
         keys = keys_from_content(policy.seed, cache.lengths, query)
-    asked = query, cache, scale, keys
+    asked = query, cache, scale, keys, sinks, cap
     return choice.run(lambda chosen: functools.partial(by, choice=chosen), *asked)
 
 
@@ -126,6 +141,8 @@ def _decode_by(
     cache: PagedKV | ShardedKV,
     scale: Float[Array, ""],
     keys: UInt32[Array, "B 2"] | None,
+    sinks: Float[Array, " H"] | None,
+    cap: Float[Array, ""] | None,
     *,
     policy: Policy,
     coupling: float,
@@ -135,15 +152,17 @@ def _decode_by(
         return KernelBackend(part, query.dtype, policy, choice) if choice.names else PlainBackend()
 
     if isinstance(cache, PagedKV):
-        return _attend(query, cache, scale, keys, policy, coupling, one_device(cache))
+        asked = scale, keys, sinks, cap
+        return _attend(query, cache, *asked, policy, coupling, one_device(cache))
     pages, dealing = cache.pages_per_sequence, cache.dealing
 
-    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array, keys: Any) -> Any:
+    def attend(part: PagedKV, lengths: Array, query: Array, *asked: Any) -> Any:
         whole = whole_context(part, lengths, pages, dealing)
         backend = ShardedBackend(part, dealing, one_device(part))
-        return (), _attend(query, whole, scale, keys, policy, coupling, backend)
+        return (), _attend(query, whole, *asked, policy, coupling, backend)
 
-    return dealing.on_each(attend, cache.parts, cache.lengths, query, scale, keys)[1]
+    asked = scale, keys, sinks, cap
+    return dealing.on_each(attend, cache.parts, cache.lengths, query, *asked)[1]
 
 
 def _attend(
@@ -151,13 +170,17 @@ def _attend(
     cache: PagedKV,
     scale: Float[Array, ""],
     keys: UInt32[Array, "B 2"] | None,
+    sinks: Float[Array, " H"] | None,
+    cap: Float[Array, ""] | None,
     policy: Policy,
     coupling: float,
     backend: Backend,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo]:
     batch, heads, d = query.shape
     rows = widened(query, scale.dtype).reshape(batch * cache.kv_heads, -1, d)
-    query_ = as_query(rows, scale)
+    if sinks is not None:
+        sinks = jnp.tile(sinks.reshape(cache.kv_heads, -1), (batch, 1))
+    query_ = as_query(rows, scale, cap, sinks)
     pools = as_rows(cache)
     if reads_everything(cache, policy):
         outcome = read_all(query_, pools, coupling, backend)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vashista_theory._checks import as_floats, check_finite, is_traced
+from vashista_theory._checks import as_floats, as_scale, check_finite, is_traced
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention.bounds.summaries import KINDS
 from vashista_theory.attention.cache.paged import PagedKV
@@ -96,6 +96,53 @@ def _check_tokens(cache: PagedKV | ShardedKV, policy: Policy) -> None:
             f"tokens is {policy.tokens}, but {policy.sink} sink and {max(1, policy.recent)} recent "
             f"pages (the last always counts) of {cache.page_size} tokens are always read, and some "
             f"must be drawn. Use tokens={sure + 1} or more, or lower sink and recent."
+        )
+
+
+def as_sinks(sinks: ArrayLike | None, heads: int, coupling: float, dtype: np.dtype) -> Array | None:
+    """Return one logit a query head, none of them NaN or +inf, or None.
+
+    Raises:
+        ValueError: for anything else, and with coupling, which has no softmax to share.
+    """
+    if sinks is None:
+        return None
+    _check_softmax("sinks", coupling)
+    array = as_floats(sinks, "sinks")
+    if array.shape != (heads,):
+        raise ValueError(f"`sinks` has shape {array.shape}; one logit a query head, ({heads},).")
+    if not is_traced(array) and not bool(jnp.all(array < jnp.inf)):
+        raise ValueError("`sinks` has a NaN or +inf; logits below +inf are expected.")
+    return array.astype(dtype)
+
+
+def as_softcap(
+    softcap: ArrayLike | None, coupling: float, implementation: str | None, dtype: np.dtype
+) -> Array | None:
+    """Return the cap of the logits as one positive number, or None.
+
+    Raises:
+        ValueError: for anything else, and with coupling, which has no logits.
+        NotImplementedError: if kernels were named, none of which caps logits.
+    """
+    if softcap is None:
+        return None
+    _check_softmax("softcap", coupling)
+    if implementation not in (None, "jax"):
+        raise NotImplementedError(
+            f"{implementation!r} cannot cap logits (softcap={softcap}). Use implementation=None, "
+            "or 'jax' for plain JAX."
+        )
+    try:
+        return as_scale(softcap, 1, dtype)
+    except ValueError as error:
+        raise ValueError(str(error).replace("scale", "softcap", 1)) from error
+
+
+def _check_softmax(name: str, coupling: float) -> None:
+    if coupling > 0:
+        raise ValueError(
+            f"`{name}` was given, but coupling={coupling} > 0 is no softmax. Use coupling=0."
         )
 
 

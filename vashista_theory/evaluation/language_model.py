@@ -352,6 +352,11 @@ def _interface(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    for option in ("sliding_window", "softcap", "s_aux"):
+        if options.get(option) is not None:
+            raise unsupported(
+                f"{option} in {type(module).__name__} here", "Evaluate another model."
+            )
     attend: Any = _attending.get(None)
     layer, scale = int(module.layer_idx), options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)

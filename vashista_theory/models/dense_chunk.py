@@ -1,6 +1,7 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
 """Attention among the new tokens of a prompt in pieces, ready to be merged with the past."""
 
+import functools
 from typing import TypeAlias
 
 import torch
@@ -16,12 +17,15 @@ def attend_chunk(
     value: Float[torch.Tensor, "B Hkv T D"],
     seen: Bool[torch.Tensor, "_ T T"] | None,
     scale: float,
+    cap: float | None = None,
 ) -> Part:
     """Each new token attends to the new tokens that its row of `seen` has, or up to itself."""
     batch, heads, tokens, d = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, tokens, d)
     scores = torch.einsum("bkgtd,bksd->bkgts", grouped, key)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     own = torch.ones(1, tokens, tokens, dtype=torch.bool, device=query.device).tril()
     hidden = ~own if seen is None else ~seen
     scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
@@ -33,12 +37,12 @@ def attend_chunk(
     return output, log_mass.reshape(batch, heads, tokens).transpose(1, 2)
 
 
-def merge(first: Part, second: Part) -> Float[torch.Tensor, "B T H D"]:
-    """Attention over the keys of both parts; zero where neither has any."""
-    dtype = torch.promote_types(first[1].dtype, second[1].dtype)
-    masses = torch.stack([first[1].to(dtype), second[1].to(dtype)])
+def merge(*parts: Part) -> Float[torch.Tensor, "B T H D"]:
+    """Attention over the keys of all parts; zero where none has any."""
+    dtype = functools.reduce(torch.promote_types, (mass.dtype for _, mass in parts))
+    masses = torch.stack([mass.to(dtype) for _, mass in parts])
     top = masses.amax(dim=0)
     shares = torch.exp(masses - torch.where(top.isfinite(), top, torch.zeros_like(top)))
     shares = shares / shares.sum(dim=0).clamp_min(torch.finfo(shares.dtype).tiny)
-    left, right = shares.to(first[0].dtype)[..., None]
-    return first[0] * left + second[0] * right
+    outputs = torch.stack([output for output, _ in parts])
+    return (outputs * shares.to(outputs.dtype)[..., None]).sum(dim=0)

@@ -12,7 +12,7 @@ from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.models import refusals, settings, watching
 from vashista_theory.models._switch import NAME, forget, make_known
 from vashista_theory.models.bridge import alike
-from vashista_theory.models.own_attention import attend_densely, check_own_attention
+from vashista_theory.models.own_attention import Given, attend_densely, check_own_attention
 from vashista_theory.models.paged_cache import become_paged
 from vashista_theory.models.paged_layer import PagedLayer
 
@@ -50,14 +50,14 @@ def register(
 
     In a model that mixes layers, those of full attention read pages. Layers with a sliding window,
     chunks, convolutions or a linear state keep the cache and the attention that transformers gives
-    them.
+    them. Soft-capped scores and attention sinks beside the keys are part of what is read and what
+    is proved.
 
     Not supported, and refused by name: training, dropout, `output_attentions`, models without a
-    layer of full attention, soft-capping, ALiBi and other biases, attention sinks beside the keys,
-    latent keys, any argument of attention that is not known to be harmless, masks of one's own,
-    static, offloaded and quantised caches, encoder–decoder models, contexts beyond the model's,
-    and `torch.compile(fullgraph=True)`. docs/supported_models.md has every family. Needs
-    transformers 4.56 or newer.
+    layer of full attention, ALiBi and other biases, latent keys, any argument of attention that is
+    not known to be harmless, masks of one's own, static, offloaded and quantised caches,
+    encoder–decoder models, contexts beyond the model's, and `torch.compile(fullgraph=True)`.
+    docs/supported_models.md has every family. Needs transformers 4.56 or newer.
 
     Args:
         policy: What decode steps read, `Policy.sampled()` by default: 256 tokens, contexts with
@@ -151,10 +151,10 @@ def attention(
     call = watching.current()
     layer = None if call is None else call.take(module, key, value)
     paged = layer if isinstance(layer, PagedLayer) else None
-    refusals.check_call(
-        module, query, key, value, attention_mask, dropout, options, windowed=paged is None
-    )
-    check_own_attention(module, query, key, scaling)
+    known = {"softcap", "s_aux"} if paged is not None else {"softcap", "s_aux", "sliding_window"}
+    refusals.check_call(module, query, key, value, attention_mask, dropout, options, known=known)
+    given = Given(options.get("softcap"), options.get("s_aux"))
+    check_own_attention(module, query, key, scaling, given)
     if layer is None and key.shape[2] != query.shape[2]:
         raise refusals.unsupported(
             f"a cache that holds its keys in torch ({key.shape[2]} keys for {query.shape[2]} "
@@ -179,8 +179,9 @@ def attention(
             raise refusals.unsupported(
                 "gradients through a decode step", "Call the model under `torch.no_grad()`."
             )
-        return paged.attend(query, key, value, attention_mask, scale).to(answer), None
-    output = attend_densely(module, query, key, value, attention_mask, scaling, options)
+        output = paged.attend(query, key, value, attention_mask, scale, given)
+        return output.to(answer), None
+    output = attend_densely(module, query, key, value, attention_mask, scaling, options, given)
     if paged is not None:
         paged.store(key, value, attention_mask)
     return output.to(answer), None

@@ -19,6 +19,7 @@ from vashista_theory.models import refusals, settings, steps, watching
 from vashista_theory.models.bridge import precision, to_jax, to_torch
 from vashista_theory.models.dense_chunk import attend_chunk, merge
 from vashista_theory.models.kept_layer import check_crop, has_states
+from vashista_theory.models.own_attention import PLAIN, Given
 
 _LEAST_PAGES = 64
 
@@ -121,6 +122,7 @@ class PagedLayer(DynamicLayer):
         value: Float[torch.Tensor, "B Hkv T D"],
         mask: torch.Tensor | None,
         scale: float,
+        given: Given = PLAIN,
     ) -> Float[torch.Tensor, "B T H D"]:
         """Append the tokens announced and attend to everything before: sparsely if it is one.
 
@@ -135,13 +137,14 @@ class PagedLayer(DynamicLayer):
         past = self._past(query.shape[0])
         rows, new = self._read(mask, query.shape[0], query.shape[2], query.device)
         query, key, value = self._as_stored(query, key, value)
+        sinks = None if given.sinks is None else _wide(given.sinks)
         if query.shape[2] == 1:
             counts = self._counts(new, query.shape[0], 1)
             self._make_room(past.lengths + counts)
             policy = self._policy or settings.current().policy
             arrays = (to_jax(query), to_jax(key), to_jax(value))
             past, output, info, result = steps.decode(
-                self._past(query.shape[0]), *arrays, counts, scale, policy
+                self._past(query.shape[0]), *arrays, counts, scale, sinks, given.cap, policy
             )
             self.pages = past
             self._check(result)
@@ -151,11 +154,15 @@ class PagedLayer(DynamicLayer):
                 log.add(self.index, info, held)
             self._remember(new, query.shape[0], 1)
             return to_torch(output)
-        output, log_mass, result = steps.read_all(past, to_jax(query), scale)
+        output, log_mass, result = steps.read_all(past, to_jax(query), scale, given.cap)
         self._check(result)
-        recent = attend_chunk(query, key, value, rows, scale)
+        recent = attend_chunk(query, key, value, rows, scale, given.cap)
         self.store(key, value, mask)
-        return merge((to_torch(output), to_torch(log_mass)), recent)
+        parts = [(to_torch(output), to_torch(log_mass)), recent]
+        if given.sinks is not None:
+            beside = given.sinks.to(recent[1]).expand(recent[1].shape)
+            parts.append((torch.zeros_like(recent[0]), beside))
+        return merge(*parts)
 
     @_precisely
     def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
@@ -338,6 +345,11 @@ class PagedLayer(DynamicLayer):
     def prefetch(self) -> None:
         """Refused, like `offload`."""
         self.offload()
+
+
+def _wide(sinks: torch.Tensor) -> np.ndarray:
+    wide = torch.promote_types(sinks.dtype, torch.float32)
+    return sinks.detach().to("cpu", wide).numpy()
 
 
 def _rounded_up(number: int, least: int) -> int:

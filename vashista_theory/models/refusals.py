@@ -1,6 +1,7 @@
 # pyright: reportMissingImports=false
 """What decoding over pages cannot do, named in one sentence each."""
 
+from collections.abc import Collection
 from typing import Any
 
 _SUPPORTED = (
@@ -13,7 +14,6 @@ _KEPT = ("sliding_attention", "chunked_attention", "linear_attention", "conv")
 # Of these, the ones that call the attention interface.
 _ATTENTION = (PAGED, "sliding_attention", "chunked_attention")
 _CONFIG_FLAGS = {
-    "attn_logit_softcapping": "soft-capping of the attention scores",
     "num_kv_shared_layers": "layers that share keys and values",
     "alibi": "ALiBi position biases",
     "use_alibi": "ALiBi position biases",
@@ -92,15 +92,18 @@ def check_config(config: Any) -> None:
 
 
 def check_unmixed(config: Any) -> None:
-    """Raise for a decoder some of whose layers do not attend to the whole context.
+    """Raise unless every layer attends to the whole context, by scores as they are.
 
     Raises:
-        UnsupportedModelError: naming the types of these layers.
+        UnsupportedModelError: naming the types of the others, or the field.
     """
     check_config(config)
     other = sorted({kind for kind in layer_types(config) if kind != PAGED})
     if other:
         raise unsupported(f"layers of type {', '.join(other)} here ({config.model_type})")
+    cap = getattr(config, "attn_logit_softcapping", None)
+    if cap:
+        raise unsupported(f"soft-capped attention scores here (attn_logit_softcapping={cap})")
 
 
 def layer_types(config: Any) -> list[str]:
@@ -140,13 +143,21 @@ def check_call(
     dropout: float,
     options: Any,
     *,
-    windowed: bool = False,
+    known: Collection[str] = (),
 ) -> None:
     """Raise for a call of the attention interface that is not plain causal self-attention.
 
     The arguments that are let through are listed: one that is not known may change attention.
-    A window may be asked for where the keys and the mask are those of a window, as transformers
-    makes them.
+
+    Args:
+        module: That calls.
+        query: Its queries.
+        key: Its keys.
+        value: Its values.
+        mask: What it shows of the keys.
+        dropout: Of the weights.
+        options: All other arguments.
+        known: Those of them that the caller takes into account.
 
     Raises:
         UnsupportedModelError: naming the option and its value.
@@ -163,7 +174,7 @@ def check_call(
     for option, asked in options.items():
         if asked is None or option in _HARMLESS or option == "output_attentions":
             continue
-        if windowed and option == "sliding_window":
+        if option in known:
             continue
         meaning = _CALL_FLAGS.get(option, "an argument of attention that is not known here")
         shown = asked if isinstance(asked, bool | int | float | str) else type(asked).__name__

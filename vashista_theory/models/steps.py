@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vashista_theory._results import Result
@@ -28,24 +29,31 @@ def decode(
     values: Float[Array, "B 1 Hkv D"],
     counts: Int[Array, " B"],
     scale: float | Float[Array, ""],
+    sinks: Float[Array, " H"] | Float[np.ndarray, " H"] | None,
+    cap: float | Float[Array, ""] | None,
     policy: Policy,
 ) -> tuple[PagedKV, Float[Array, "B 1 H D"], DecodeInfo, Result]:
     """Append one token to each sequence, then read what the policy asks for."""
     pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts)
-    output, info = vashista_attention(query[:, 0], pages, policy, scale=scale)
+    output, info = vashista_attention(
+        query[:, 0], pages, policy, scale=scale, sinks=sinks, softcap=cap
+    )
     result = Result.where(appended == Result.successful, info.result, appended)
     return pages, output[:, None], info, result
 
 
 @jax.jit
 def read_all(
-    pages: PagedKV, query: Float[Array, "B T H D"], scale: float | Float[Array, ""]
+    pages: PagedKV,
+    query: Float[Array, "B T H D"],
+    scale: float | Float[Array, ""],
+    cap: float | Float[Array, ""] | None,
 ) -> tuple[Float[Array, "B T H D"], Float[Array, "B T H"], Result]:
     """Every page for T queries a sequence: output, and log of the softmax sum in nats."""
     batch, tokens, heads, d = query.shape
     # T queries of one head are T heads that share its keys.
     as_heads = query.swapaxes(1, 2).reshape(batch, heads * tokens, d)
-    output, info = vashista_attention(as_heads, pages, Policy.dense(), scale=scale)
+    output, info = vashista_attention(as_heads, pages, Policy.dense(), scale=scale, softcap=cap)
     output = output.reshape(batch, heads, tokens, d).swapaxes(1, 2)
     return output, info.log_mass.reshape(batch, heads, tokens).swapaxes(1, 2), info.result
 

@@ -46,16 +46,48 @@ class PageBounds(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Queries of the rows, their lengths, and the scale of the scores."""
+    """Queries of the rows, and how scores become logits.
+
+    Attributes:
+        vectors: The queries.
+        norms: Their lengths, from above.
+        scale: Factor on the scores.
+        cap: Logits are cap · tanh(scale · score / cap); None leaves them as they are.
+        sinks: Logit of one more key of each head, whose value is 0; None for no such key.
+    """
 
     vectors: Float[Array, "R G D"]
     norms: Float[Array, "R G"]
     scale: Float[Array, ""]
+    cap: Float[Array, ""] | None = None
+    sinks: Float[Array, "R G"] | None = None
+
+    def capped(self, logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Logits as attention takes them. It is monotone, and never widens a range."""
+        if self.cap is None:
+            return logits
+        # Left infinite where a score overflowed, so that it shows.
+        return jnp.where(jnp.isfinite(logits), self.cap * jnp.tanh(logits / self.cap), logits)
+
+    def cap_slack(self, like: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """How far computed capped logits may be from those of exact arithmetic.
+
+        The division, the tanh and the product err by some ulps of the result, which is no more
+        than the cap; 32 of them are several times what XLA's tanh is off by in float32.
+        """
+        if self.cap is None:
+            return jnp.zeros_like(like)
+        return jnp.broadcast_to(32 * unit_roundoff(like.dtype) * self.cap, like.shape)
 
 
-def as_query(vectors: Float[Array, "R G D"], scale: Float[Array, ""]) -> Query:
+def as_query(
+    vectors: Float[Array, "R G D"],
+    scale: Float[Array, ""],
+    cap: Float[Array, ""] | None = None,
+    sinks: Float[Array, "R G"] | None = None,
+) -> Query:
     """Bundle the queries with their lengths from above."""
-    return Query(vectors, norm_from_above(vectors), scale)
+    return Query(vectors, norm_from_above(vectors), scale, cap, sinks)
 
 
 def page_bounds(
@@ -101,6 +133,9 @@ def _page_bounds(
     if summary == "mean":
         low, centre, _ = _mean_logits(query, pages)
         nothing = jnp.full_like(centre, jnp.inf)
+        if query.cap is not None:  # a capped exponential is not convex: no bound from below either
+            centre = query.capped(centre)
+            return PageBounds(count + centre, count + centre, -nothing, nothing, nothing)
         lower = count + low - 8 * unit_roundoff(count.dtype) * (count + jnp.abs(low))
         return PageBounds(count + centre, count + centre, lower, nothing, nothing)
     if summary == "ball":
@@ -108,7 +143,10 @@ def _page_bounds(
         least, greatest = ball_range(query, mean, radius)
     else:
         least, greatest = box_range(query, _required(pages.box, "box"))
-    if pages.mean is None or (summary != "ball" and not proof):
+    if query.cap is not None:
+        room = query.cap_slack(least)
+        least, greatest = query.capped(least) - room, query.capped(greatest) + room
+    if pages.mean is None or query.cap is not None or (summary != "ball" and not proof):
         lower, middle, upper = keys_in_range(least, greatest, tokens)
         return PageBounds(count + greatest, middle, lower, upper, greatest)
     low, centre, high = _mean_logits(query, pages)
@@ -228,12 +266,14 @@ def sketched_tokens(
     def scores() -> Float[Array, "R G P S"]:
         lower, upper = corners(box, work)
         codes = sketch.rows(packed_codes, bits, packed=spec.packed)
-        return sketch_logits(query, lower, sketch.grid_step(lower, upper, bits), codes)
+        grid = sketch.grid_step(lower, upper, bits)
+        return query.capped(sketch_logits(query, lower, grid, codes))
 
     def errors() -> Float[Array, "R G P S"]:
-        return sketch_errors(
+        found = sketch_errors(
             query, *corners(box, work), bits, _required(pages.residual, "residual")
         )
+        return found + query.cap_slack(found)  # a cap brings logits closer to one another
 
     # Each in a branch of its own, or XLA's CPU back end would melt the two into the sums below and
     # score a key anew, without vectors, for every loop that reads its score: three times as slow.

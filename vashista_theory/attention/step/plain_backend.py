@@ -214,7 +214,7 @@ def _read_listed(
     chosen: Bool[Array, " K"],
 ) -> Partial:
     """Softmax sums over a list of logical pages of any rows, added up by row."""
-    each = Query(query.vectors[rows], query.norms[rows], query.scale)
+    each = Query(query.vectors[rows], query.norms[rows], query.scale, query.cap)
     physical = pools.table[rows, jnp.clip(pages, 0, pools.table.shape[1] - 1)]
     one = (physical[:, None], pages[:, None], chosen[:, None], query.vectors.dtype)
     each_page = attend_gathered(each, _gather(pools, pools.heads[rows], pools.lengths[rows], *one))

@@ -22,7 +22,7 @@ from vashista_theory.attention.info import DecodeInfo
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.candidates import Candidates
-from vashista_theory.attention.step.softmax_sums import Partial
+from vashista_theory.attention.step.softmax_sums import Partial, beside_sinks
 from vashista_theory.attention.step.strategies import Outcome, Sampled
 
 _NOTHING = 2.0**-10
@@ -105,7 +105,7 @@ def _dropped(query: Query, policy: Policy, outcome: Outcome) -> _Dropped:
         everywhere = jnp.full_like(flat, jnp.inf), jnp.ones(flat.shape, bool)
         return _Dropped(nothing, nothing, nothing, nothing, *everywhere)
     unread = outcome.unread[:, None, :]
-    read = outcome.partial.log_mass()
+    read = beside_sinks(query, outcome.partial).log_mass()
     estimate = dropped_mass(masked_logsumexp(outcome.candidates.bounds.estimate, unread), read)
     if policy.tolerance is None:
         return nothing_proved._replace(estimate=estimate)
@@ -138,7 +138,8 @@ def _proved(
     """The bracket of the dropped mass, the error bound and the gap."""
     assert outcome.unread is not None
     unread, bounds = outcome.unread[:, None, :], candidates.bounds
-    read, slack = partial.log_mass(), partial.log_mass_slack(query)
+    slack = partial.log_mass_slack(query)
+    read = beside_sinks(query, partial).log_mass()
     bound = dropped_mass_bound(unread_log_mass(bounds.upper, unread), read, slack)
     if outcome.bound is not None:
         # The same sum in another order: what ended the reading must stand in the report.

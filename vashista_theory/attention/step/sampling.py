@@ -32,6 +32,7 @@ from vashista_theory.attention.step.softmax_sums import (
     Gathered,
     Partial,
     Pools,
+    beside_sinks,
     logits_of,
     merge,
     nothing_read,
@@ -46,7 +47,7 @@ class _Read(NamedTuple):
     """One attempt at every row.
 
     Attributes:
-        sums: Over what was read, drawn tokens by their weights.
+        sums: Over what was read, drawn tokens by their weights; sinks are not in them.
         tokens: Tokens behind the sums.
         fetched: Tokens read until now, those of dropped attempts included.
         pages: Pages with a token that was read.
@@ -123,14 +124,14 @@ def read_sampled(
     read = read._replace(fetched=split.sure_tokens + read.fetched)
     never = jnp.zeros(read.whole.shape, bool)
     for number in range(1, len(numbers)):
-        failing = _failing(read, policy) & ~read.overflown
+        failing = _failing(query, read, policy) & ~read.overflown
         read = _where_needed(failing, functools.partial(attempt, number), read)
-    failing = read.overflown | (_failing(read, policy) if policy.tolerance else never)
+    failing = read.overflown | (_failing(query, read, policy) if policy.tolerance else never)
     read = _where_needed(
         failing, functools.partial(_densely, query, pools, split, failing, backend), read
     )
     judged = (split.last - split.first).astype(query.vectors.dtype) * summary_bytes(cache, policy)
-    output = read.sums.normalised()
+    output = beside_sinks(query, read.sums).normalised()
     sampled = Sampled(
         read.tokens, read.fetched, judged, read.estimate, read.bound, read.whole,
         _certified(read, output, policy),
@@ -176,14 +177,15 @@ def _attempt(
     log_pi = jnp.log(probability[rows, listed.pages, listed.slots])[:, None, :]
     weighted = logits_of(query, gathered) - log_pi
     sums = merge(split.kept, backend.merge_devices(sums_of(weighted, gathered)))
-    output, log_mass = sums.normalised(), sums.log_mass()
+    known = beside_sinks(query, sums)
+    output, log_mass = known.normalised(), known.log_mass()
     relative = weighted + log_pi - finite_or_zero(log_mass)[..., None]
     distance = _distances(output, gathered)
     variance = bounds.estimated_variance(relative, log_pi, distance)
     bound = jnp.full_like(log_mass, jnp.nan)
     whole = tail.tokens <= expected
     if failure is not None:
-        bound = _bound(query, split, scores, tail, probability, sums, failure, backend)
+        bound = _bound(query, split, scores, tail, probability, known, failure, backend)
     total = split.sure_tokens + number
     return _Read(
         sums=sums,
@@ -243,14 +245,15 @@ def _bound(
         jnp.sum(every(own.sums), axis=0) * (1.0 + 64 * u), jnp.max(every(own.greatest), axis=0)
     )
     longest = jnp.max(every(jnp.max(values, axis=1, initial=0.0)), axis=0)[:, None]
-    longest = jnp.maximum(longest, norm_from_above(split.kept.normalised()))
+    kept = beside_sinks(query, split.kept)
+    longest = jnp.maximum(longest, norm_from_above(kept.normalised()))
     length = norm_from_above(sums.normalised())
     return bounds.confident_error(moments, failure, length, longest)
 
 
-def _failing(read: _Read, policy: Policy) -> Bool[Array, " R"]:
+def _failing(query: Query, read: _Read, policy: Policy) -> Bool[Array, " R"]:
     """Rows with a head whose error, by the estimate, is too large a part of its output."""
-    size = jnp.linalg.norm(read.sums.normalised(), axis=-1)
+    size = jnp.linalg.norm(beside_sinks(query, read.sums).normalised(), axis=-1)
     return jnp.any(read.estimate > (policy.tolerance or 0.0) * size, axis=1)
 
 

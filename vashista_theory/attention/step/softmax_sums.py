@@ -81,6 +81,7 @@ class Partial(NamedTuple):
         """How far `log_mass` may be from the exact one, by rounding."""
         d, u = query.vectors.shape[-1], unit_roundoff(self.mass.dtype)
         score = query.scale * score_slack(self.reach[:, None], query.norms, d)
+        score = score + query.cap_slack(score)
         summing = 4 * (self.tokens + 16).astype(self.mass.dtype) * u
         return score + summing[:, None]
 
@@ -115,6 +116,16 @@ def merge(first: Partial, second: Partial) -> Partial:
     return Partial(top, mass + more_mass, output + more_output, reach, first.tokens + second.tokens)
 
 
+def beside_sinks(query: Query, sums: Partial) -> Partial:
+    """The same sums with the sink of each head: a key that is always read, of value 0."""
+    if query.sinks is None:
+        return sums
+    nothing = nothing_read(query)
+    # One that is −inf has no mass.
+    mass = jnp.where(query.sinks > -jnp.inf, jnp.ones_like(query.sinks), 0.0)
+    return merge(sums, nothing._replace(top=query.sinks, mass=mass))
+
+
 class Gathered(NamedTuple):
     """Keys and values of some pages, and which of their tokens count."""
 
@@ -136,7 +147,7 @@ def logits_of(query: Query, gathered: Gathered) -> Float[Array, "R G T"]:
         scores = row_dot([query.vectors[:, :, None, :]], [keys[:, None, :, :]])
     else:
         scores = jnp.einsum("rgd,rtd->rgt", query.vectors, keys, precision=exact)
-    return counted_logits(query.scale * scores, counted[:, None, :])
+    return counted_logits(query.capped(query.scale * scores), counted[:, None, :])
 
 
 def sums_of(logits: Float[Array, "R G T"], gathered: Gathered) -> Partial:

@@ -13,7 +13,7 @@ from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.candidates import Candidates
 from vashista_theory.attention.step.coupled import attend_coupled
 from vashista_theory.attention.step.routing import Layout, forced_pages, group_priority
-from vashista_theory.attention.step.softmax_sums import Partial, Pools
+from vashista_theory.attention.step.softmax_sums import Partial, Pools, beside_sinks
 from vashista_theory.attention.step.two_levels import judge_two_levels, reads_two_levels
 from vashista_theory.attention.step.widening import (
     first_promising,
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         output: Of every query head.
-        partial: Softmax sums over what was read; None with coupling.
+        partial: Softmax sums over what was read, without sinks; None with coupling.
         pages_read: Pages of each row.
         fell_back: Whether the row was read densely because a proof failed.
         candidates: What was judged; None if everything was read.
@@ -89,7 +89,8 @@ def read_all(query: Query, pools: Pools, coupling: float, backend: Backend) -> O
         output, solved = attend_coupled(query, gathered, coupling)
         return Outcome(output, None, count, never, None, None, solved=solved)
     partial = backend.read_everything(query, pools)
-    return Outcome(partial.normalised(), partial, count, never, None, None)
+    output = beside_sinks(query, partial).normalised()
+    return Outcome(output, partial, count, never, None, None)
 
 
 def read_fixed_number(
@@ -115,7 +116,8 @@ def read_fixed_number(
     outside = jnp.where(chosen, index, places.full.shape[1])
     read = jnp.zeros(places.full.shape, bool).at[rows, outside].set(True, mode="drop")
     unread = candidates.places.full & ~read
-    return Outcome(partial.normalised(), partial, count, never, candidates, unread)
+    output = beside_sinks(query, partial).normalised()
+    return Outcome(output, partial, count, never, candidates, unread)
 
 
 def read_until_proved(
@@ -131,8 +133,8 @@ def read_until_proved(
     widen = policy.otherwise == "widen"
     start = jnp.broadcast_to(budget, order.available.shape)
     if widen:
-        nothing = jnp.zeros_like(start)
-        start = jnp.maximum(start, first_promising(order, first.log_mass(), tolerance, nothing))
+        nothing, known = jnp.zeros_like(start), beside_sinks(query, first).log_mass()
+        start = jnp.maximum(start, first_promising(order, known, tolerance, nothing))
     reading = read_until_certified(
         query, pools, order, first, start, backend=backend, tolerance=tolerance, widen=widen
     )
@@ -144,7 +146,7 @@ def read_until_proved(
     free = candidates.places.full & ~candidates.places.forced
     forced_count = jnp.sum(candidates.places.forced, axis=1, dtype=jnp.int32)
     return Outcome(
-        reading.partial.normalised(),
+        beside_sinks(query, reading.partial).normalised(),
         reading.partial,
         forced_count + reading.pages,
         reading.fell_back,

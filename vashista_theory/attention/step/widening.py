@@ -11,7 +11,7 @@ from vashista_theory.attention.bounds.certificate import dropped_mass_bound
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.routing import Layout, group_priority
-from vashista_theory.attention.step.softmax_sums import Partial, Pools
+from vashista_theory.attention.step.softmax_sums import Partial, Pools, beside_sinks
 
 _RANGE = 64.0  # nats below the best page within which the order tells pages apart
 
@@ -133,7 +133,8 @@ def read_until_certified(
 
     def bound_after(count: Array, sums: Partial) -> Array:
         tail = jnp.take_along_axis(order.log_tail, count[:, None, None], axis=2)[..., 0]
-        return dropped_mass_bound(tail, sums.log_mass(), sums.log_mass_slack(query))
+        known = beside_sinks(query, sums)
+        return dropped_mass_bound(tail, known.log_mass(), known.log_mass_slack(query))
 
     def failing(bound: Array, count: Array) -> Array:
         return ~jnp.all(bound <= tolerance, axis=1) & (count < order.available)
@@ -141,7 +142,7 @@ def read_until_certified(
     def widen_further(state: _Progress) -> _Progress:
         count, sums, bound = state
         # What is read next holds no more than its bounds say: fewer pages cannot suffice.
-        needed = first_promising(order, sums.log_mass(), tolerance, count)
+        needed = first_promising(order, beside_sinks(query, sums).log_mass(), tolerance, count)
         end = jnp.minimum(jnp.maximum(needed, count + 1), order.available)
         end = jnp.where(failing(bound, count), end, count)
         sums = backend.read_range(query, pools, order.pages, count, end, sums)
