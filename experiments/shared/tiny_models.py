@@ -25,6 +25,7 @@ _NAMES: dict[Any, str] = {
     16: """q_lora_rank kv_lora_rank o_lora_rank qk_head_dim index_head_dim mamba_d_head
         mamba_head_dim ssm_head_dim patch_size laurel_rank model_patch_size adapter_rank
         upsample_groups""",
+    6: "sliding_window attention_chunk_size",
     8: """head_dim kv_channels attention_head_dim d_kv qk_nope_head_dim qk_rope_head_dim v_head_dim
         rotary_dim swa_head_dim dim_head linear_key_head_dim linear_value_head_dim linear_head_dim
         mamba_d_state ssm_state_size state_size mamba_chunk_size chunk_size d_rel global_head_dim

@@ -18,6 +18,7 @@ Examples:
   python -m vashista_theory.evaluation --contexts 2048 4096 8192 --pages 16 32 64 --output full
   python -m vashista_theory.evaluation --policy boxes budget --tasks needle-prose --text moby-dick
   python -m vashista_theory.evaluation --model MINE.gguf --text MINE.txt --tasks --output mine
+  python -m vashista_theory.evaluation --import mine.py --policy mine budget
   python -m vashista_theory.evaluation --workers 2     processes of one thread each (extra cluster)
   python -m vashista_theory.evaluation --format json > report.json
 

@@ -37,6 +37,9 @@ class EvaluationConfig:
     """A packaged name, a GGUF file, a Hugging Face folder or a hub id."""
     policy: tuple[str, ...] = ()
     """Policies by name; by default all of them. dense and the sliding window are always there."""
+    imports: Annotated[tuple[Path, ...], tyro.conf.arg(name="import")] = ()
+    """Python files of your own with policies: every `Policy` that one defines, by its name there,
+    and every function that it registers by `vashista_theory.evaluation.page_policy`."""
     pages: tuple[int, ...] = (16,)
     """Pages of 16 tokens that policies of a fixed number read; several give several rows."""
     contexts: tuple[int, ...] = (2048,)
@@ -79,6 +82,7 @@ class EvaluationConfig:
         ):  # fmt: skip
             check_integer(name, getattr(self, name), least)
         check_request(self.workers, self.scheduler)
+        registry.register_own(self.imports)  # before policies are looked up by name
         for name, least in (("pages", 2), ("contexts", 64)):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

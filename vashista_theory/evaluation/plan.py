@@ -13,6 +13,7 @@ from vashista_theory import runs
 from vashista_theory.evaluation import texts
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.language_model import LanguageModel
+from vashista_theory.models.own_policies import checksum
 from vashista_theory.runs.manifest import package_versions
 
 PERPLEXITY, RETRIEVAL, CERTIFICATES = "perplexity", "retrieval", "certificates"
@@ -169,6 +170,8 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
     found["text"] = list(named_texts(config)) if "text" in found else []
     if measurement != CERTIFICATES:
         found["policy"] = list(config.readers())
+        if config.imports:
+            found["imports"] = [f"{path.name} {checksum(path)}" for path in config.imports]
     software = package_versions(("jax", "torch", "transformers"))
     return {"measurement": measurement, **found, "software": software}
 

@@ -9,12 +9,13 @@ A policy of a fixed number of pages is a function from a `DecodeBlock` to a scor
         "Pages by the score of their first key."
         return block.logits()[..., 0]  # (kv heads, steps, group, pages)
 
-It is then known to the command line as any other, and reads as many pages as they do: those always
-read count, and the query heads of a group share one choice.
+In a file of yours, ``--import FILE`` makes it known to the command line as any other. It reads as
+many pages as they do: those always read count, and the query heads of a group share one choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from vashista_theory.attention import Policy, SummarySpec
 from vashista_theory.evaluation.block import DecodeBlock, Reading, best_pages, read_mask
 from vashista_theory.evaluation.lookup import find
 from vashista_theory.evaluation.mechanism import read_by
+from vashista_theory.models.own_policies import run_file
 
 Scores = Callable[[DecodeBlock], Array]
 Reader = Callable[[DecodeBlock, int], Reading]
@@ -104,6 +106,42 @@ def page_policy(
         return scores
 
     return decorate
+
+
+def register_own(paths: Iterable[Path]) -> None:
+    """Run files of a user's, and register every `Policy` that they define by its name there.
+
+    What a file registers itself, by `page_policy` or `register`, is known as well. Again it does
+    nothing.
+
+    Raises:
+        ValueError: A file cannot be run, has no policy, or one whose name is taken.
+    """
+    for path in paths:
+        _register_file(path)
+
+
+def _register_file(path: Path) -> None:
+    before = set(_REGISTRY)
+    try:
+        file = run_file(path)
+        if file.path in _own:
+            return
+        for name, policy in file.policies().items():
+            _mechanism(name, f"{name} of {path.name}", lambda _, p=policy: p, counts_pages=False)
+        if before == set(_REGISTRY):
+            raise ValueError(
+                f"--import {path} has no policy: define a vashista_theory.attention.Policy by name "
+                "in it, or register a function by vashista_theory.evaluation.page_policy."
+            )
+    except ValueError:
+        for name in set(_REGISTRY) - before:
+            del _REGISTRY[name]
+        raise
+    _own.add(file.path)
+
+
+_own: set[Path] = set()
 
 
 def _mechanism(

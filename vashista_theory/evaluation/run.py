@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from vashista_theory import models
-from vashista_theory.evaluation import certificates, perplexity, plan, tasks
+from vashista_theory.evaluation import certificates, perplexity, plan, policies, tasks
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.retrieval import Reader
@@ -144,6 +144,8 @@ def _loaded_once(config: EvaluationConfig, texts: tuple[str, ...]) -> Loaded:
             f"a text of {', '.join(config.text)} has changed, or is another file on this worker "
             "than where the evaluation was started; give files that are the same for all of them"
         )
+    # A process of its own knows no policies of the user's yet.
+    policies.register_own(config.imports)
     # A process computes many blocks, and the model is larger than any of them.
     model = load_model(config.model)
     return Loaded(config, model, plan.tokens_of(config, model))

@@ -13,6 +13,7 @@ from rich.table import Table
 from vashista_theory.attention import Policy
 from vashista_theory.models._libraries import require_lm
 from vashista_theory.models.fetching import fetch
+from vashista_theory.models.own_policies import run_file
 
 MODEL_HELP = "smollm2-135m, a GGUF file, a folder, or a hub id"
 
@@ -95,18 +96,31 @@ class Generate:
     """Pages of 16 tokens that a fixed budget reads."""
     tolerance: float = 0.05
     """Softmax mass that the certified policy may drop."""
+    imports: Annotated[tuple[Path, ...], tyro.conf.arg(name="import")] = ()
+    """Python files of your own: every `Policy` that one defines is compared, by its name there."""
     format: Literal["text", "json"] = "text"
     """A table for people, or JSON for programs."""
 
     def policies(self) -> dict[str, Policy]:
         """What is compared, by the name shown."""
-        return {
+        known = {
             "all pages": Policy.dense(),
             f"sampled {self.tokens}": Policy.sampled(self.tokens, dense_below=0),
             f"{self.pages} by sketch": Policy(pages=self.pages),
             f"{self.pages} on 2 levels": Policy.budget(self.pages),
             f"certified {self.tolerance:g}": Policy.certified(self.tolerance, dense_below=0),
         }
+        for path in self.imports:
+            own = run_file(path).policies()
+            taken = sorted(set(own) & set(known))
+            if taken or not own:
+                what = f"{taken[0]!r}, a name that is taken" if taken else "no Policy"
+                raise ValueError(
+                    f"--import {path} has {what}: define policies by names of their own, such as "
+                    "mine = vashista_theory.attention.Policy(pages=8)."
+                )
+            known |= own
+        return known
 
     def run(self, console: Console) -> None:
         """Do it."""

@@ -157,7 +157,7 @@ def check_call(
         mask: What it shows of the keys.
         dropout: Of the weights.
         options: All other arguments.
-        known: Those of them that the caller takes into account.
+        known: Those of them that the caller takes into account: a window by keys and mask.
 
     Raises:
         UnsupportedModelError: naming the option and its value.
@@ -174,7 +174,7 @@ def check_call(
     for option, asked in options.items():
         if asked is None or option in _HARMLESS or option == "output_attentions":
             continue
-        if option in known:
+        if option in known and _is_in_mask(option, asked, key, mask):
             continue
         meaning = _CALL_FLAGS.get(option, "an argument of attention that is not known here")
         shown = asked if isinstance(asked, bool | int | float | str) else type(asked).__name__
@@ -187,6 +187,13 @@ def check_call(
             f"keys and values of different sizes ({name}: query {tuple(query.shape)}, key "
             f"{tuple(key.shape)}, value {tuple(value.shape)})"
         )
+
+
+def _is_in_mask(option: str, asked: Any, key: Any, mask: Any) -> bool:
+    """Whether a window is what the mask shows, or no shorter than the keys; true of the others."""
+    if option != "sliding_window" or mask is not None:
+        return True
+    return isinstance(asked, int) and not isinstance(asked, bool) and asked >= key.shape[2]
 
 
 def is_causal(module: Any, options: Any) -> bool:
