@@ -1,5 +1,6 @@
 """A policy in a user's own file is compared from the command line, as any other."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,12 @@ def test_compared_from_the_command_line(own: Path, tmp_path: Path) -> None:
     words = json.dumps(report)
     for row in ("first-key@6", "more-recent", "budget@6", "dense"):
         assert row in words
+    config = EvaluationConfig(imports=(own,), policy=("first-key",))
+    digest = hashlib.sha256(OWN.encode()).hexdigest()
+    assert plan.identity(config, plan.PERPLEXITY)["imports"] == [f"mine.py {digest}"]
     own.write_text(OWN.replace("[..., 0]", "[..., 1]"))
-    assert main(arguments) == 2, "results of another file are not gone on with"
+    with pytest.raises(SystemExit):  # not gone on with by another file
+        main(arguments)
 
 
 def test_policies_to_generate_by(own: Path) -> None:

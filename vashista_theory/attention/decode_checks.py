@@ -111,7 +111,7 @@ def as_sinks(sinks: ArrayLike | None, heads: int, coupling: float, dtype: np.dty
     array = as_floats(sinks, "sinks")
     if array.shape != (heads,):
         raise ValueError(f"`sinks` has shape {array.shape}; one logit a query head, ({heads},).")
-    if not is_traced(array) and not bool(jnp.all(array < jnp.inf)):
+    if not is_traced(array) and not np.all(np.asarray(array) < np.inf):
         raise ValueError("`sinks` has a NaN or +inf; logits below +inf are expected.")
     return array.astype(dtype)
 
