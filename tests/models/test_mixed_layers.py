@@ -213,3 +213,22 @@ def test_what_reads_the_whole_context_in_every_layer_says_so() -> None:
     (eager,) = mixed.models("Qwen2", "eager")
     with pytest.raises(vt.models.UnsupportedModelError, match="layers of type sliding_attention"):
         vt.models.capture(eager, torch.arange(1, 20))
+
+
+@pytest.mark.parametrize("family", ["GptOss", "Gemma2"])
+def test_pieces_of_a_prompt_beside_sinks_and_under_caps(family: str) -> None:
+    if family not in mixed.known():
+        pytest.skip(f"this release has no {family}")
+    eager, ours = mixed.models(family, "eager", "vashista")
+    inputs = tiny.prompts(3, 37, padding=(9, 0, 21))
+    expected = tiny.continued(eager, inputs, 4)
+    check_alike(tiny.continued(ours, inputs, 4, prefill_chunk_size=8), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_key_value_heads": 1}, {"head_dim": 256}], ids=["one kv head", "256 wide"]
+)
+def test_other_heads(options: dict[str, int]) -> None:
+    eager, ours = mixed.models("Qwen3", "eager", "vashista", **options)
+    inputs = tiny.prompts(3, 37, padding=(9, 0, 21))
+    check_alike(tiny.continued(ours, inputs, 4), tiny.continued(eager, inputs, 4))
