@@ -80,7 +80,7 @@ def append(
 
     full = written & ((plan.slots + 1) * size <= ends[:, None])
     old, page, where = plan.old.ravel(), plan.page.ravel(), written.ravel()
-    table, *accounts = _where_any(
+    table, references, stack, height = _where_any(
         (plan.fresh | plan.shared) & done,
         lambda held: (_name_pages(held[0], plan, written), *_account(held[1:], plan, done)),
         (cache.page_table, cache.reference_counts, cache.free_pages, cache.free_count),
@@ -116,7 +116,9 @@ def append(
         value_pool,
         table,
         jnp.where(done, ends, cache.lengths),
-        *accounts,
+        references,
+        stack,
+        height,
         summaries,
         superpages,
     )
