@@ -54,6 +54,14 @@ class CacheLayer(Protocol):
         """Append the tokens announced."""
         ...
 
+    def failure(self) -> str | None:
+        """What is wrong with the last decode step, None for nothing."""
+        ...
+
+    def settle(self, *, keep: bool) -> None:
+        """Report the last decode step, or undo it."""
+        ...
+
 
 class Call:
     """What a model's call has done so far.
@@ -107,7 +115,11 @@ class Call:
 
         Raises:
             UnsupportedModelError: saying how many did.
+            ValueError: naming the first layer whose step failed, and the token.
         """
+        failures = self.settle()
+        if failures:
+            raise ValueError(failures[0])
         self._check_taken()
         layers = refusals.layers_of(self.config)
         if len(self.modules) < layers:
@@ -123,6 +135,17 @@ class Call:
                 f"{type(model).__name__}: layers of it call the attention interface, but leave the "
                 "cache alone"
             )
+
+    def settle(self) -> list[str]:
+        """What went wrong in the layers; then no layer keeps the token, and all may go on.
+
+        They are asked once a call: the answer of a layer may have to be waited for.
+        """
+        layers = [layer for cache in self.caches.values() for layer in cache]
+        failures = [said for layer in layers if (said := layer.failure()) is not None]
+        for layer in layers:
+            layer.settle(keep=not failures)
+        return failures
 
     def _check_taken(self) -> None:
         if self.announced is not None:
@@ -186,6 +209,7 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
             "Compile without `fullgraph`; what surrounds attention is compiled all the same.",
         ) from error
     finally:
+        call.settle()
         _thread.call = outer
     return output
 

@@ -220,7 +220,7 @@ def test_limits_are_kept_and_the_total_is_met(seed, heads, depth):
 
 
 @given(seed=st.integers(0, 2**20), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 4, 16, 32, 37, 48, 64])
 def test_the_list_holds_what_was_drawn_in_order(seed, share, size):
     drawn = np.random.default_rng(seed).uniform(size=(2, 9, size)) < share
     listed, by_page = list_drawn(jnp.asarray(drawn), 12)

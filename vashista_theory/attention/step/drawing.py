@@ -16,6 +16,7 @@ from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.random_bits import BITS, token_numbers
 
 _PASSES = 64  # of Newton's method; 3 to 8 are usual, and fewer than needed draw fewer tokens
+_WORD = 32  # bits
 LEAST, MOST = 0.5, 1.5
 """Tokens that a kv head may draw, in terms of what each would draw if all drew the same."""
 AllDevices = Callable[[Array], Array]
@@ -219,14 +220,32 @@ class Listed(NamedTuple):
 
 def list_drawn(drawn: Bool[Array, "R P S"], capacity: int) -> tuple[Listed, Int[Array, "R P"]]:
     """The first `capacity` drawn tokens of each row, and how many each page has."""
-    by_page = jnp.sum(drawn, axis=2, dtype=jnp.int32)
-    up_to = jnp.cumsum(by_page, axis=1, dtype=jnp.int32)
+    rows, pages, size = drawn.shape
+    # A block is a page, or an equal part of one, whose flags fit in a word: of those the one that
+    # is wanted is found by counting bits.
+    span = max(number for number in range(1, _WORD + 1) if size % number == 0)
+    bits = jnp.uint32(1) << jnp.arange(span, dtype=jnp.uint32)
+    flags = jnp.where(drawn.reshape(rows, -1, span), bits, jnp.uint32(0))
+    words = jnp.sum(flags, axis=2, dtype=jnp.uint32)
+    counts = jax.lax.population_count(words).astype(jnp.int32)
+    up_to = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     places = jnp.arange(capacity, dtype=jnp.int32)
-    page = jax.vmap(lambda row: jnp.searchsorted(row, places, side="right"))(up_to)
-    page = jnp.minimum(page, by_page.shape[1] - 1).astype(jnp.int32)
-    before = jnp.take_along_axis(up_to - by_page, page, axis=1)
-    inside = jnp.take_along_axis(drawn, page[..., None], axis=1)
-    rank = jnp.cumsum(inside, axis=2, dtype=jnp.int32)
-    wanted = (places[None, :] - before + 1)[..., None]
-    slot = jnp.argmax(inside & (rank == wanted), axis=2).astype(jnp.int32)
-    return Listed(page, slot, places[None, :] < up_to[:, -1:]), by_page
+    block = jax.vmap(lambda row: jnp.searchsorted(row, places, side="right"))(up_to)
+    block = jnp.minimum(block, words.shape[1] - 1).astype(jnp.int32)
+    before = jnp.take_along_axis(up_to - counts, block, axis=1)
+    place = _place_of_bit(jnp.take_along_axis(words, block, axis=1), places[None, :] - before)
+    token = block * span + jnp.minimum(place, span - 1)
+    listed = Listed(token // size, token % size, places[None, :] < up_to[:, -1:])
+    return listed, jnp.sum(counts.reshape(rows, pages, -1), axis=2)
+
+
+def _place_of_bit(words: UInt32[Array, "*n"], rank: Int[Array, "*n"]) -> Int[Array, "*n"]:
+    """The place of the bit of a word that has `rank` set ones below it, by halving the word."""
+    place = jnp.zeros_like(rank)
+    for half in (16, 8, 4, 2, 1):
+        lower = jax.lax.population_count(words & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        above = rank >= lower
+        place = place + jnp.where(above, half, 0)
+        rank = rank - jnp.where(above, lower, 0)
+        words = jnp.where(above, words >> jnp.uint32(half), words)
+    return place
