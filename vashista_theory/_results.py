@@ -1,6 +1,7 @@
 """One enumeration of outcomes for the whole project; each value is the advice shown to the user."""
 
 import equinox as eqx
+import numpy as np
 
 
 class Result(eqx.Enumeration):
@@ -57,6 +58,12 @@ class Result(eqx.Enumeration):
         "Two candidates are exactly equally good, so the answer is not unique. Perturb the input "
         "or accept either."
     )
+
+
+def is_successful(result: Result) -> bool:
+    """Whether a concrete outcome is `successful`, read as a number: nothing is dispatched."""
+    value, expected = (np.asarray(one._value) for one in (result, Result.successful))  # pyright: ignore[reportPrivateUsage]
+    return bool(value == expected)
 
 
 def name_of(result: Result) -> str:

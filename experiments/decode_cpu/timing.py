@@ -175,14 +175,15 @@ def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
         last = pools.lengths[:, None] // size - policy.recent
         inside = (scores.pages[None] >= policy.sink) & (scores.pages[None] < last)
         sure = jnp.zeros(rows.norms.shape, rows.vectors.dtype)
-        proxy = drawing.group_proxies(scores.logits, inside, sure, plain.every_device)
+        every, heads = plain.every_device, cache.kv_heads
+        proxy = drawing.group_proxies(scores.logits, inside, sure, every, heads)
         tail = drawing.Tail(inside, proxy, jnp.sum(inside, axis=1, dtype=jnp.int32) * size)
         expected = jnp.full(pools.lengths.shape, tokens - policy.always * size, jnp.int32)
-        inverse = drawing.inverse_threshold(tail, expected, plain.every_device)
-        probability = drawing.inclusion(tail, expected, inverse)
+        numbers, inverse = drawing.thresholds(tail, expected, every, heads)
+        probability = drawing.inclusion(tail, numbers, inverse)
         keys = jnp.zeros((expected.shape[0], 2), jnp.uint32)
         drawn = drawing.draw(tail, probability, keys, scores.pages)
-        return drawing.list_drawn(drawn, capacity_for(tokens))
+        return drawing.list_drawn(drawn, capacity_for(tokens, heads))
 
     step = jax.jit(prefix, static_argnums=2)
     return {

@@ -1,4 +1,4 @@
-"""T8 in NumPy for one kv head: proxies from a sketch, probabilities by sorting, exact moments."""
+"""T8 in NumPy: proxies from a sketch, probabilities by sorting, exact moments."""
 
 from typing import NamedTuple
 
@@ -28,6 +28,15 @@ def sketched(keys: np.ndarray, bits: int, size: int) -> np.ndarray:
     return (low + codes * step).reshape(keys.shape)
 
 
+class Shares(NamedTuple):
+    """What one kv head draws by: shares of each token and query head, those sketched and exact."""
+
+    drawn_by: np.ndarray
+    tail: np.ndarray
+    mass: np.ndarray
+    log_mass: np.ndarray
+
+
 def inclusion(mass: np.ndarray, m: float) -> np.ndarray:
     """min(1, c · mass) that sums to m, by sorting."""
     order = np.sort(mass)[::-1]
@@ -39,17 +48,22 @@ def inclusion(mass: np.ndarray, m: float) -> np.ndarray:
     return np.ones_like(mass)
 
 
-def expected(
-    query: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray,
-    *,
-    tokens: int,
-    bits: int,
-    size: int,
-    sink: int = 1,
-    recent: int = 1,
-) -> Expected:
+def shared_numbers(tails: list[np.ndarray], m: float) -> np.ndarray:
+    """Tokens of each kv head: of one threshold, times a factor, from m/2 to 3m/2, m on average."""
+    together = inclusion(np.concatenate(tails), m * len(tails))
+    drawn = np.array([one.sum() for one in np.split(together, len(tails))])
+    most = np.minimum(1.5 * m, [one.size for one in tails])
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = np.clip(middle * drawn, m / 2, most).sum() >= m * len(tails)
+        low, high = (low, middle) if enough else (middle, high)
+    return np.clip(high * drawn, m / 2, most)
+
+
+def shares(
+    query: np.ndarray, keys: np.ndarray, *, bits: int, size: int, sink: int, recent: int
+) -> Shares:
     """Of queries (G, D) and tokens (T, D), with sink and recent pages sure."""
     count, scale = len(keys), query.shape[1] ** -0.5
     scores = scale * query @ keys.T
@@ -63,11 +77,37 @@ def expected(
     guess[:, :whole] = np.where(
         tail[:whole], scale * query @ sketched(keys[:whole], bits, size).T, scores[:, :whole]
     )
-    share = np.exp(guess - np.logaddexp.reduce(guess, axis=1)[:, None]).mean(axis=0)
-    pi = np.ones(count)
-    pi[tail] = inclusion(share[tail], tokens - (~tail).sum())
-    output = mass @ values
+    share = np.exp(guess - np.logaddexp.reduce(guess, axis=1)[:, None])
+    return Shares(np.sqrt((share**2).sum(axis=0)), tail, mass, log_mass)
+
+
+def expected(
+    query: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    *,
+    tokens: int,
+    bits: int,
+    size: int,
+    sink: int = 1,
+    recent: int = 1,
+    together: bool = True,
+) -> list[Expected]:
+    """Of each kv head, with queries (K, G, D), keys and values (K, T, D); all alike if apart."""
+    given = {"bits": bits, "size": size, "sink": sink, "recent": recent}
+    heads = [shares(*one, **given) for one in zip(query, keys, strict=True)]
+    m = tokens - (~heads[0].tail).sum()
+    numbers = np.full(len(heads), float(m))
+    if together and len(heads) > 1:
+        numbers = shared_numbers([one.drawn_by[one.tail] for one in heads], m)
+    return [_expected(*one, values[k]) for k, one in enumerate(zip(heads, numbers, strict=True))]
+
+
+def _expected(one: Shares, number: float, values: np.ndarray) -> Expected:
+    pi = np.ones(len(values))
+    pi[one.tail] = inclusion(one.drawn_by[one.tail], number)
+    output = one.mass @ values
     distance = np.linalg.norm(values[None] - output[:, None], axis=2)
-    variance = (mass**2 * (1 / pi - 1) * distance**2).sum(axis=1)
-    term = mass * np.maximum(1.0, 1 / pi - 1) * distance * (pi < 1)
-    return Expected(pi, mass, output, log_mass, variance, term.max(axis=1))
+    variance = (one.mass**2 * (1 / pi - 1) * distance**2).sum(axis=1)
+    term = one.mass * np.maximum(1.0, 1 / pi - 1) * distance * (pi < 1)
+    return Expected(pi, one.mass, output, one.log_mass, variance, term.max(axis=1))

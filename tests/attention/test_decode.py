@@ -239,3 +239,29 @@ def test_a_short_context_is_read_densely_unless_asked_otherwise():
     assert not bool(info.fell_back[0, 0]), "nothing failed: sparse could not win"
     _, info = vashista_attention(query, cache, Policy.certified(0.3, dense_below=95))
     assert int(info.pages_read[0, 0]) < 24
+
+
+@pytest.mark.parametrize(
+    "policy", [*POLICIES, Policy.dense(), Policy.sampled(24, tolerance=0.2, dense_below=0)]
+)
+def test_without_a_report_the_output_and_the_outcome_are_the_same(policy):
+    cache, _, query = make(SHAPES[2], 3)
+    output, info = vashista_attention(query, cache, policy)
+    alone, result = vashista_attention(query, cache, policy, report=False)
+    # Compiled without the report, sums may be fused, and so rounded, in another way.
+    np.testing.assert_allclose(alone, output, atol=64 * U)
+    assert isinstance(result, Result)
+    assert bool(result == info.result)
+    _, result = vashista_attention(1e308 * np.sign(query), cache, policy, report=False)
+    assert bool(result == Result.nonfinite_input)
+
+
+def test_without_a_report_nothing_is_computed_for_it():
+    cache, _, query = make(SHAPES[2], 3)
+
+    def cost(**options: bool) -> float:
+        step = jax.jit(lambda q, c: vashista_attention(q, c, POLICIES[2], **options))
+        return step.lower(query, cache).compile().cost_analysis()["flops"]
+
+    # Two bounds, an error and a gap over all judged pages.
+    assert cost(report=False) < 0.9 * cost()

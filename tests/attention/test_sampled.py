@@ -59,7 +59,7 @@ class Problem:
 
     def expected(self, tokens: int, **given) -> Expected:
         given = {"tokens": tokens, "bits": self.bits, "size": SIZE, **given}
-        return expected(self.query, self.keys, self.values, **given)
+        return expected(self.query[None], self.keys[None], self.values[None], **given)[0]
 
 
 def policy_of(tokens: int = 40, **given) -> Policy:
@@ -228,7 +228,7 @@ def test_empty_and_one_token_sequences():
 
 
 def test_too_many_drawn_tokens_are_read_densely_and_said(monkeypatch):
-    monkeypatch.setattr(sampling, "capacity_for", lambda tokens: tokens - 8)
+    monkeypatch.setattr(sampling, "capacity_for", lambda tokens, _: tokens - 8)
     problem = Problem()
     output, info = draws(problem, policy_of(seed=90), copies=100)
     fell = info.fell_back[:, 0]

@@ -13,7 +13,7 @@ import vashista_theory as vt  # noqa: E402
 from tests.models import tiny  # noqa: E402
 from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
 from vashista_theory.models._switch import cache_argument  # noqa: E402
-from vashista_theory.models.bridge import to_jax  # noqa: E402
+from vashista_theory.models.bridge import as_argument, precision, to_jax, to_torch  # noqa: E402
 
 FEW = Policy(pages=3, sink=1, recent=1, summary="box")
 
@@ -52,6 +52,53 @@ def test_tokens_cross_without_a_copy() -> None:
     array = to_jax(tensor)
     assert array.shape == (2, 5, 3, 16)
     assert array.unsafe_buffer_pointer() == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_what_a_step_hands_over_is_what_the_bridge_makes(dtype: str) -> None:
+    tensor = torch.randn(2, 3, 1, 16, dtype=getattr(torch, dtype))
+    argument = as_argument(tensor)
+    assert isinstance(argument, np.ndarray)
+    with precision(tensor.dtype):
+        one, other = jax.jit(lambda numbers: numbers)(argument), to_jax(tensor)
+    assert one.dtype == other.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert argument.ctypes.data == tensor.data_ptr()
+    back = to_torch(one)
+    back += 1
+    torch.testing.assert_close(back, tensor.transpose(1, 2) + 1, atol=0, rtol=0)
+    np.testing.assert_array_equal(np.asarray(one), np.asarray(other), "an array never changes")
+
+
+@pytest.mark.parametrize("broken", ["q_proj", "k_proj", "v_proj"])
+def test_a_step_that_fails_names_layer_and_token_and_leaves_no_trace(broken: str) -> None:
+    (model,) = tiny.models("llama", "vashista", num_hidden_layers=3)
+    inputs, step = tiny.prompts(2, 30, padding=(11, 0)), torch.tensor([[5], [6]])
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.int64)], dim=1)
+    cache = vt.models.PagedCache(model.config)
+    named = {cache_argument(model): cache}
+    weight = getattr(model.model.layers[1].self_attn, broken).weight
+
+    def decode() -> torch.Tensor:
+        return model(input_ids=step, attention_mask=mask, **named).logits
+
+    with torch.no_grad():
+        model(**inputs, **named)
+        expected = decode()
+        cache.crop(30)
+        before = weight[0, 0].clone()
+        weight[0, 0] = torch.nan
+        with (
+            vt.models.decoding() as log,
+            pytest.raises(ValueError, match="layer 1 failed at token 30"),
+        ):
+            decode()
+        assert not log.by_layer
+        weight[0, 0] = before
+        for layer in cache.layers:
+            assert layer.seen == 30
+            np.testing.assert_array_equal(layer.pages.lengths, [19, 30])
+        torch.testing.assert_close(decode(), expected, atol=0, rtol=0)
 
 
 def test_few_pages_are_few_and_the_log_says_so() -> None:

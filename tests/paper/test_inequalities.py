@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from tests.paper import sources, statements_limits, statements_softmax
+from tests.paper import sources, statements_limits, statements_sampling, statements_softmax
 from tests.paper.statements_hull import STATEMENTS as ABOUT_HULLS
 
-assert statements_limits  # its statements are registered on import
+assert statements_limits  # their statements are registered on import
+assert statements_sampling
 
 ABOUT_SOFTMAX = statements_softmax.STATEMENTS
 _LABELLED = re.compile(r"\\label\{((?:ineq|id|lim):[^}]*)\}")

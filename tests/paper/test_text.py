@@ -36,6 +36,9 @@ ALLOWED = {
     r"$\tau=5$ per cent": "a tolerance: a choice of the experiment",
     "exact in 80 per cent": "when a task counts: a choice of the experiment",
     "dense does so in 90 per cent": "the same",
+    "256 tokens": "drawn: a choice of the experiment",
+    "512 tokens and eight bits": "the same",
+    "256 drawn tokens": "the same",
     "at 512 tokens": "a length of context: a choice of the experiment",
 }
 _COMMANDS = re.compile(

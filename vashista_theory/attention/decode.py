@@ -1,13 +1,14 @@
 """Sparse attention of one query a head over a paged cache, with a report on itself."""
 
 import functools
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from vashista_theory._checks import as_scale
+from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention import decode_checks as checks
 from vashista_theory.attention.bounds.bits import widened
@@ -22,7 +23,7 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import Backend
 from vashista_theory.attention.step.kernel_backend import KernelBackend
 from vashista_theory.attention.step.plain_backend import PlainBackend
-from vashista_theory.attention.step.report import report
+from vashista_theory.attention.step.report import report_of, result_of
 from vashista_theory.attention.step.sampling import read_sampled
 from vashista_theory.attention.step.sharded_backend import ShardedBackend, whole_context
 from vashista_theory.attention.step.softmax_sums import as_rows
@@ -32,6 +33,38 @@ from vashista_theory.attention.step.strategies import (
     read_until_proved,
     reads_everything,
 )
+
+
+@overload
+def vashista_attention(
+    query: ArrayLike,
+    cache: PagedKV | ShardedKV,
+    policy: Policy,
+    *,
+    scale: ArrayLike | None = None,
+    coupling: float = 0.0,
+    implementation: str | None = None,
+    key: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    report: Literal[True] = True,
+) -> tuple[Float[Array, "B H D"], DecodeInfo]: ...
+
+
+@overload
+def vashista_attention(
+    query: ArrayLike,
+    cache: PagedKV | ShardedKV,
+    policy: Policy,
+    *,
+    scale: ArrayLike | None = None,
+    coupling: float = 0.0,
+    implementation: str | None = None,
+    key: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    softcap: ArrayLike | None = None,
+    report: Literal[False],
+) -> tuple[Float[Array, "B H D"], Result]: ...
 
 
 def vashista_attention(
@@ -45,7 +78,8 @@ def vashista_attention(
     key: ArrayLike | None = None,
     sinks: ArrayLike | None = None,
     softcap: ArrayLike | None = None,
-) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+    report: bool = True,
+) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
     """Attend to the pages or tokens that the policy asks for, and say what that left out.
 
     A `ShardedKV` gives the numbers of a `PagedKV` of the same tokens, to rounding. Each device
@@ -80,9 +114,11 @@ def vashista_attention(
             errors are those of attention with it; `log_mass` stays that of the keys read.
         softcap: Positive c: logits are c · tanh(scale × score / c), and the gap is that of capped
             scores. Plain JAX alone.
+        report: False computes nothing that only the report needs, for loops that do not read it.
 
     Returns:
-        Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`.
+        Output (B, H, D) in the query's type, zero for an empty sequence, and a `DecodeInfo`; of
+        that only its `result` with ``report=False``.
 
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
@@ -111,10 +147,11 @@ def vashista_attention(
     if beside is not None and isinstance(cache, ShardedKV):
         beside = cache.on_devices(beside)
     choice = choose("jax" if cap is not None else implementation, work, query_, keys)
-    return _decode(query_, cache, factor, words, beside, cap, policy, float(coupling), choice)
+    asked = query_, cache, factor, words, beside, cap
+    return _decode(*asked, policy, float(coupling), choice, report)
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "coupling", "choice"))
+@functools.partial(jax.jit, static_argnames=("policy", "coupling", "choice", "report"))
 def _decode(
     query: Float[Array, "B H D"],
     cache: PagedKV | ShardedKV,
@@ -125,8 +162,9 @@ def _decode(
     policy: Policy,
     coupling: float,
     choice: Choice,
-) -> tuple[Float[Array, "B H D"], DecodeInfo]:
-    by = functools.partial(_decode_by, policy=policy, coupling=coupling)
+    report: bool,
+) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
+    by = functools.partial(_decode_by, policy=policy, coupling=coupling, report=report)
     keys = None
     if policy.tokens is not None and key is not None:
         keys = sequence_keys(key, cache.batch)
@@ -146,20 +184,21 @@ def _decode_by(
     *,
     policy: Policy,
     coupling: float,
+    report: bool,
     choice: Choice,
-) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
     def one_device(part: PagedKV) -> Backend:
         return KernelBackend(part, query.dtype, policy, choice) if choice.names else PlainBackend()
 
     if isinstance(cache, PagedKV):
         asked = scale, keys, sinks, cap
-        return _attend(query, cache, *asked, policy, coupling, one_device(cache))
+        return _attend(query, cache, *asked, policy, coupling, report, one_device(cache))
     pages, dealing = cache.pages_per_sequence, cache.dealing
 
     def attend(part: PagedKV, lengths: Array, query: Array, *asked: Any) -> Any:
         whole = whole_context(part, lengths, pages, dealing)
         backend = ShardedBackend(part, dealing, one_device(part))
-        return (), _attend(query, whole, *asked, policy, coupling, backend)
+        return (), _attend(query, whole, *asked, policy, coupling, report, backend)
 
     asked = scale, keys, sinks, cap
     return dealing.on_each(attend, cache.parts, cache.lengths, query, *asked)[1]
@@ -174,8 +213,9 @@ def _attend(
     cap: Float[Array, ""] | None,
     policy: Policy,
     coupling: float,
+    report: bool,
     backend: Backend,
-) -> tuple[Float[Array, "B H D"], DecodeInfo]:
+) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
     batch, heads, d = query.shape
     rows = widened(query, scale.dtype).reshape(batch * cache.kv_heads, -1, d)
     if sinks is not None:
@@ -191,4 +231,7 @@ def _attend(
     else:
         outcome = read_until_proved(query_, cache, pools, policy, backend)
     output = outcome.output.reshape(batch, heads, d).astype(query.dtype)
-    return output, report(query_, cache, policy, outcome, output, backend)
+    result = result_of(query_, cache, outcome, output, backend)
+    if not report:
+        return output, result
+    return output, report_of(query_, cache, policy, outcome, output, result)

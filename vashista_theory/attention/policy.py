@@ -30,9 +30,9 @@ class Policy:
         superpages: Superpages of 16 pages whose children are judged; the others are judged as one.
             None judges every page.
         dense_below: Contexts with room for at most so many tokens are read densely.
-        tokens: Tokens that each kv head reads on average, sink and recent ones included: all others
-            are drawn at random by their sketch and weighted, so that nothing is left out on average
-            (T8). None reads pages.
+        tokens: Tokens that a kv head reads, on average over draws and over the kv heads of a
+            sequence, sink and recent ones included: all others are drawn at random by their sketch
+            and weighted, so that nothing is left out on average (T8). None reads pages.
         confidence: With `tokens`, the probability with which `DecodeInfo.error_bound` has to hold,
             in (0, 1); None asks for no bound.
         seed: With `tokens`, where draws start that no key was given for.
@@ -156,7 +156,8 @@ class Policy:
         most `tokens` is read whole.
 
         Args:
-            tokens: Expected tokens read by each kv head, sure ones included.
+            tokens: Expected tokens read by a kv head, sure ones included. One that is spread out
+                draws more than one that few tokens serve, from half as many to half as many again.
             tolerance: Estimated relative error above which a row reads twice as many tokens, up to
                 8 times, and then everything.
             confidence: Probability with which `DecodeInfo.error_bound` holds, for example

@@ -3,6 +3,7 @@
 # pyright: reportUntypedFunctionDecorator=false, reportIncompatibleMethodOverride=false
 """One layer of a paged cache: keys and values of its tokens in pages, and attention to them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,12 @@ import torch
 from jaxtyping import Array, Float, Int
 from transformers.cache_utils import DynamicLayer
 
-from vashista_theory._results import Result
-from vashista_theory.attention import PagedKV, Policy, SummarySpec
+from vashista_theory._results import Result, is_successful
+from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec
 from vashista_theory.models import refusals, settings, steps, watching
-from vashista_theory.models.bridge import precision, to_jax, to_torch
+from vashista_theory.models.bridge import as_argument, precision, to_jax, to_torch
 from vashista_theory.models.dense_chunk import attend_chunk, merge
-from vashista_theory.models.kept_layer import check_crop, has_states
+from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
 
 _LEAST_PAGES = 64
@@ -35,17 +36,30 @@ def _precisely(method: Callable[..., Any]) -> Any:
     return wrapper
 
 
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A decode step whose outcome nobody has looked at yet, and what the layer was before it."""
+
+    result: Result
+    info: DecodeInfo | None
+    log: settings.DecodeLog | None
+    seen: int
+    valid: torch.Tensor | None
+    held: Int[np.ndarray, " B"]
+
+
 class PagedLayer(DynamicLayer):
     """One layer's pages. `update` announces tokens; attention, which has the mask, appends them.
 
     Attributes:
         index: Of the layer.
         siblings: All layers of the cache.
-        interrupted: Whether a call failed when other layers may have seen its tokens.
+        interrupted: Whether a call failed of which windows or states may have seen tokens.
         pages: Keys and values; None before the first token.
         dtype: Torch's type of them.
         seen: Tokens the model has seen, padding included.
         valid: (B, seen), which of them were not padding; None when none was.
+        held: Tokens in the pages of each sequence: their lengths, known without asking JAX.
     """
 
     is_compileable = False
@@ -76,6 +90,8 @@ class PagedLayer(DynamicLayer):
         self.seen = 0
         self.interrupted = False
         self.valid: torch.Tensor | None = None
+        self.held: Int[np.ndarray, " B"] = np.zeros(0, np.int32)
+        self._unsettled: _Step | None = None
         self.is_initialized = False
 
     def lazy_initialization(self, key_states: Any, value_states: Any = None) -> None:  # noqa: ARG002
@@ -97,9 +113,10 @@ class PagedLayer(DynamicLayer):
                 "Keys and values are in its pages, not in torch: read it with the model, and the "
                 "implementation, that filled it, or start with a new cache.",
             )
-        if self.interrupted and has_states(self.siblings):
+        if self.interrupted:
             raise refusals.unsupported(
-                "a cache with layers that remember a state, after a call that was interrupted",
+                "a cache of windows or states after a call that was interrupted: they may have "
+                "seen its tokens",
                 "Start with a new cache.",
             )
         tokens = key_states.shape[2]
@@ -127,12 +144,12 @@ class PagedLayer(DynamicLayer):
         """Append the tokens announced and attend to everything before: sparsely if it is one.
 
         Several tokens on a cache that is not empty (a prompt in pieces) attend densely, like any
-        prompt.
+        prompt. What became of a single token is said by `failure`, once the model was called.
 
         Raises:
             UnsupportedModelError: for a mask with a row that shows tokens which are not stored, or
                 hides some.
-            ValueError: for numbers that are not finite.
+            ValueError: for several tokens whose numbers are not finite.
         """
         past = self._past(query.shape[0])
         rows, new = self._read(mask, query.shape[0], query.shape[2], query.device)
@@ -140,19 +157,22 @@ class PagedLayer(DynamicLayer):
         sinks = None if given.sinks is None else _wide(given.sinks)
         if query.shape[2] == 1:
             counts = self._counts(new, query.shape[0], 1)
-            self._make_room(past.lengths + counts)
+            self._make_room(counts)
             policy = self._policy or settings.current().policy
-            arrays = (to_jax(query), to_jax(key), to_jax(value))
-            past, output, info, result = steps.decode(
-                self._past(query.shape[0]), *arrays, counts, scale, sinks, given.cap, policy
-            )
-            self.pages = past
-            self._check(result)
+            arrays = (as_argument(query), as_argument(key), as_argument(value))
             log = settings.current_log()
-            if log is not None:
-                held = -(-np.asarray(past.lengths) // past.page_size)
-                log.add(self.index, info, held)
-            self._remember(new, query.shape[0], 1)
+            self.pages, output, info, result = steps.decode(
+                self._past(query.shape[0]),
+                *arrays,
+                counts,
+                scale,
+                sinks,
+                given.cap,
+                policy,
+                report=log is not None,
+            )
+            self._unsettled = _Step(result, info, log, self.seen, self.valid, self.held)
+            self._remember(new, counts, 1)
             return to_torch(output)
         output, log_mass, result = steps.read_all(past, to_jax(query), scale, given.cap)
         self._check(result)
@@ -182,10 +202,30 @@ class PagedLayer(DynamicLayer):
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
             self.dtype = key.dtype
-        self._make_room(self.pages.lengths + counts)
-        self.pages, result = steps.append(self.pages, keys, values, counts)
+            self.held = np.zeros(batch, np.int32)
+        self._make_room(counts)
+        self.pages, result = steps.append(self._past(batch), keys, values, counts)
         self._check(result)
-        self._remember(new, batch, tokens)
+        self._remember(new, counts, tokens)
+
+    def failure(self) -> str | None:
+        """What is wrong with the last decode step, None for nothing."""
+        step = self._unsettled
+        if step is None or is_successful(step.result):
+            return None
+        return self._failure(step.result, step.seen)
+
+    def settle(self, *, keep: bool) -> None:
+        """Report the last decode step, or undo it."""
+        step, self._unsettled = self._unsettled, None
+        if step is None:
+            return
+        if keep and step.log is not None and step.info is not None:
+            step.log.add(self.index, step.info, -(-self.held // self._page_size))
+        if not keep:
+            self.seen, self.valid, self.held = step.seen, step.valid, step.held
+            with precision(self.dtype):
+                self.pages = steps.truncate(self._past(self.held.size), self.held)
 
     def _empty(self, keys: Float[Array, "B T Hkv D"]) -> PagedKV:
         batch, tokens, heads, d = keys.shape
@@ -211,10 +251,10 @@ class PagedLayer(DynamicLayer):
             )
         return self.pages
 
-    def _make_room(self, lengths: Int[Array, " B"]) -> None:
+    def _make_room(self, counts: Int[np.ndarray, " B"]) -> None:
         pages = self.pages
         assert pages is not None
-        longest = int(np.max(np.asarray(lengths)))
+        longest = int(np.max(self.held + counts))
         width = pages.pages_per_sequence
         if longest > width * self._page_size:
             width = self._pages_for(longest)
@@ -273,11 +313,14 @@ class PagedLayer(DynamicLayer):
         new = recent[:, -1].expand(batch, -1)
         return recent, None if new.all() and self.valid is None else new
 
-    def _remember(self, new: torch.Tensor | None, batch: int, tokens: int) -> None:
+    def _remember(
+        self, new: torch.Tensor | None, counts: Int[np.ndarray, " B"], tokens: int
+    ) -> None:
+        self.held = self.held + counts
         if new is not None:
             before = self.valid
             if before is None:
-                before = torch.ones((batch, self.seen), dtype=torch.bool, device=new.device)
+                before = torch.ones((counts.size, self.seen), dtype=torch.bool, device=new.device)
             self.valid = torch.cat([before, new], dim=1)
         self.seen += tokens
 
@@ -287,8 +330,11 @@ class PagedLayer(DynamicLayer):
         return new.sum(dim=1).cpu().numpy().astype(np.int32)
 
     def _check(self, result: Result) -> None:
-        if not bool(result == Result.successful):
-            raise ValueError(f"decoding layer {self.index} failed: {Result[result]}")
+        if not is_successful(result):
+            raise ValueError(self._failure(result, self.seen))
+
+    def _failure(self, result: Result, token: int) -> str:
+        return f"decoding layer {self.index} failed at token {token}: {Result[result]}"
 
     def get_seq_length(self, *_: Any) -> int:
         """Tokens seen, padding included."""
@@ -316,6 +362,7 @@ class PagedLayer(DynamicLayer):
         counts = self._counts(self.valid, self.pages.batch, kept)
         with precision(self.dtype):
             self.pages = steps.truncate(self.pages, counts)
+        self.held = np.minimum(self.held, counts)
         self.seen = kept
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -334,7 +381,9 @@ class PagedLayer(DynamicLayer):
         if indices.dtype == torch.bool:
             indices = torch.nonzero(indices)[:, 0]
         with precision(self.dtype):
-            self.pages = steps.select(self.pages, indices.cpu().numpy().astype(np.int32))
+            chosen = indices.cpu().numpy().astype(np.int32)
+            self.pages = steps.select(self.pages, chosen)
+        self.held = self.held[chosen]
         if self.valid is not None:
             self.valid = self.valid[indices.to(self.valid.device)]
 

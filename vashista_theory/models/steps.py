@@ -21,7 +21,7 @@ def append(
     return pages.append(keys.swapaxes(1, 2), values.swapaxes(1, 2), counts=counts)
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnames="policy")
+@functools.partial(jax.jit, donate_argnums=0, static_argnames=("policy", "report"))
 def decode(
     pages: PagedKV,
     query: Float[Array, "B 1 H D"],
@@ -32,13 +32,21 @@ def decode(
     sinks: Float[Array, " H"] | Float[np.ndarray, " H"] | None,
     cap: float | Float[Array, ""] | None,
     policy: Policy,
-) -> tuple[PagedKV, Float[Array, "B 1 H D"], DecodeInfo, Result]:
-    """Append one token to each sequence, then read what the policy asks for."""
+    report: bool,
+) -> tuple[PagedKV, Float[Array, "B 1 H D"], DecodeInfo | None, Result]:
+    """Append one token to each sequence, then read what the policy asks for.
+
+    The report is None unless it is asked for: it costs as much as reading a few pages.
+    """
     pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts)
-    output, info = vashista_attention(
-        query[:, 0], pages, policy, scale=scale, sinks=sinks, softcap=cap
-    )
-    result = Result.where(appended == Result.successful, info.result, appended)
+    asked = {"scale": scale, "sinks": sinks, "softcap": cap}
+    info = None
+    if report:
+        output, info = vashista_attention(query[:, 0], pages, policy, **asked)
+        read = info.result
+    else:
+        output, read = vashista_attention(query[:, 0], pages, policy, **asked, report=False)
+    result = Result.where(appended == Result.successful, read, appended)
     return pages, output[:, None], info, result
 
 

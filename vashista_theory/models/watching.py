@@ -99,7 +99,11 @@ class Call:
 
         Raises:
             UnsupportedModelError: saying how many did.
+            ValueError: naming the first layer whose step failed, and the token.
         """
+        failures = self.settle()
+        if failures:
+            raise ValueError(failures[0])
         self._check_taken()
         layers = refusals.attention_layers(self.config)
         if len(self.modules) < layers:
@@ -118,11 +122,27 @@ class Call:
             )
 
     def interrupt(self) -> None:
-        """Note in its caches that the call failed: a state does not show what it has seen."""
+        """Note in mixed caches that the call failed: what is not paged cannot be undone."""
         for cache in (*self.given, *self.caches.values()):
-            for layer in cache:
-                if hasattr(layer, "interrupted"):
+            paged = [layer for layer in cache if hasattr(layer, "interrupted")]
+            if len({getattr(layer, "seen", None) for layer in cache}) > 1 and len(paged) < len(
+                cache
+            ):
+                for layer in paged:
                     layer.interrupted = True
+
+    def settle(self) -> list[str]:
+        """What went wrong in the layers; then no layer keeps the token, and all may go on.
+
+        They are asked once a call: the answer of a layer may have to be waited for.
+        """
+        layers = [
+            layer for cache in self.caches.values() for layer in cache if hasattr(layer, "settle")
+        ]
+        failures = [said for layer in layers if (said := layer.failure()) is not None]
+        for layer in layers:
+            layer.settle(keep=not failures)
+        return failures
 
     def _check_taken(self) -> None:
         if self.announced is not None:
@@ -185,6 +205,7 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         output = torch.nn.Module.__call__(model, *args, **options)
         call.finish(model)
     except BaseException as error:
+        call.settle()
         call.interrupt()
         if not isinstance(error, torch._dynamo.exc.Unsupported):
             raise
@@ -193,6 +214,7 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
             "Compile without `fullgraph`; what surrounds attention is compiled all the same.",
         ) from error
     finally:
+        call.settle()
         _thread.call = outer
     return output
 

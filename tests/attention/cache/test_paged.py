@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from vashista_theory import Result
 from vashista_theory.attention import PagedKV, SummarySpec
@@ -46,6 +47,8 @@ def check_accounts(cache: PagedKV) -> None:
 sequence = st.integers(0, BATCH - 1)
 operation = st.one_of(
     st.tuples(st.just("append"), st.tuples(*[st.integers(0, 7)] * BATCH)),
+    # One token at most to each: written as a row, not as a page.
+    st.tuples(st.just("append"), st.tuples(*[st.integers(0, 1)] * BATCH)),
     st.tuples(st.just("fork"), st.tuples(sequence, sequence, st.floats(0, 1))),
     st.tuples(st.just("free"), sequence),
     st.tuples(st.just("truncate"), st.tuples(*[st.integers(0, WIDTH * PAGE)] * BATCH)),
@@ -60,7 +63,7 @@ def test_equals_a_list_of_tokens_for_each_sequence(operations, seed):
     model = [(np.zeros((HEADS, 0, D)),) * 2 for _ in range(BATCH)]
     for name, detail in operations:
         if name == "append":
-            keys, values = rng.normal(size=(2, BATCH, HEADS, 7, D))
+            keys, values = rng.normal(size=(2, BATCH, HEADS, 1 if max(detail) < 2 else 7, D))
             before = jax.tree.map(np.array, cache)
             cache, result = cache.append(keys, values, counts=np.asarray(detail))
             if bool(result == Result.successful):
@@ -180,6 +183,69 @@ def test_token_by_token_in_a_scan_equals_one_block():
             for c in (cache, block)
         )
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_rows_that_complete_pages_at_different_steps_under_vmap_equal_blocks():
+    """Two caches of three sequences; some step completes a page, or a superpage, of only one."""
+    rng = np.random.default_rng(3)
+    lengths, room = np.array([[3, 0, 62], [64, 17, 1]]), 40
+    keys, values = rng.normal(size=(2, 2, BATCH, HEADS, 128, D))
+    counts = rng.integers(0, 2, size=(room, 2, BATCH))
+    sizes = {"page_size": PAGE, "pages": 100, "pages_per_sequence": 32}
+    starts = [
+        PagedKV.from_tokens(k[:, :, :64], v[:, :, :64], lengths=n, **sizes)
+        for k, v, n in zip(keys, values, lengths, strict=True)
+    ]
+    caches = jax.tree.map(lambda *parts: jnp.stack(parts), *starts)
+
+    @jax.jit
+    @jax.vmap
+    def append(cache, keys, values, count):
+        row = cache.lengths[:, None, None, None]
+        token = [jnp.take_along_axis(part, row, axis=2)[:, :, 0] for part in (keys, values)]
+        return cache.append(*token, counts=count)
+
+    for step in range(room):
+        caches, result = append(caches, keys, values, counts[step])
+        assert bool(jnp.all(result == Result.successful))
+    for i, (k, v) in enumerate(zip(keys, values, strict=True)):
+        cache = jax.tree.map(lambda part, i=i: part[i], caches)
+        held = lengths[i] + counts.sum(0)[i]
+        np.testing.assert_array_equal(cache.lengths, held)
+        block = PagedKV.from_tokens(k, v, lengths=held, **sizes)
+        for b, n in enumerate(held):
+            np.testing.assert_array_equal(tokens_of(cache, b, cache.keys), k[b, :, :n])
+            one, other = (
+                jax.tree.map(
+                    lambda a, c=c, b=b, n=n: a[:, c.page_table[b, : n // PAGE]], c.summaries
+                )
+                for c in (cache, block)
+            )
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+            one, other = (
+                jax.tree.map(lambda a, b=b, n=n: a[b, :, : n // (16 * PAGE)], c.superpages)
+                for c in (cache, block)
+            )
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_token_that_completes_no_page_computes_no_summary():
+    """Every step writes one row a sequence; the rest is in conditionals and empty loops."""
+    cache = PagedKV.create(batch=2, kv_heads=2, head_size=64, pages=64)
+    token = np.ones((2, 2, 64), np.float32)
+    graph = jax.make_jaxpr(lambda c: c.append(token, token))(cache).jaxpr
+    sizes = [v.aval.size for v in _every_step(graph) if v.aval.dtype == jnp.float32]
+    page, pool = cache.page_size * cache.head_size, cache.keys.size
+    assert sizes
+    assert all(size < page or size == pool for size in sizes), sorted(set(sizes))
+
+
+def _every_step(graph):
+    for equation in graph.eqns:
+        yield from equation.outvars
+        if equation.primitive.name not in ("cond", "while"):
+            for inner in jaxprs_in_params(equation.params):
+                yield from _every_step(inner)
 
 
 @pytest.mark.parametrize("bits", [None, 1, 2, 4, 6, 8])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
 
+from tests.attention.sampled_reference import shared_numbers
 from vashista_theory.attention.bounds import random_bits
 from vashista_theory.attention.step import drawing
 
@@ -21,7 +22,9 @@ keys_from_content = jax.jit(random_bits.keys_from_content)
 token_numbers = jax.jit(random_bits.token_numbers, static_argnums=2)
 inclusion = jax.jit(drawing.inclusion)
 list_drawn = jax.jit(drawing.list_drawn, static_argnums=1)
-proxies_of = jax.jit(drawing.group_proxies, static_argnums=3)
+proxies_of = jax.jit(drawing.group_proxies, static_argnums=(3, 4))
+thresholds = jax.jit(drawing.thresholds, static_argnums=(2, 3))
+within_limits = jax.jit(drawing.within_limits)
 
 
 def test_threefry_is_that_of_jax():
@@ -103,7 +106,9 @@ def exact_inclusion(mass, m):
     mass = np.asarray(mass, np.float64)
     order = np.sort(mass)[::-1]
     rest = np.append(np.cumsum(order[::-1])[::-1], 0.0)
-    for sure in range(min(m, len(mass))):
+    if m >= len(mass):
+        return np.ones_like(mass)
+    for sure in range(m):
         c = (m - sure) / max(rest[sure], 1e-300)
         if c * order[sure] <= 1:
             return np.minimum(1.0, c * mass)
@@ -137,7 +142,7 @@ def test_threshold_meets_the_number_asked_for(seed, kind, m, dtype):
     tail = drawing.Tail(
         jnp.ones((1, 15), bool), jnp.asarray(mass.reshape(1, 15, 4)), jnp.asarray([60], jnp.int32)
     )
-    asked = jnp.asarray([m], jnp.int32)
+    asked = jnp.asarray([m], dtype)
     inverse = solve(tail, asked, ALONE)
     found = np.asarray(inclusion(tail, asked, inverse), np.float64).reshape(-1)
     grid = found * 2.0**24
@@ -162,7 +167,7 @@ def test_a_group_draws_by_shares_and_a_head_that_is_served_does_not_care():
     for row in range(2):
         kept = logits[row][:, meant[row]].reshape(3, -1)
         total = np.logaddexp(np.logaddexp.reduce(kept, axis=1), sure[row])
-        shares = np.exp(kept - total[:, None]).sum(axis=0)
+        shares = np.sqrt((np.exp(kept - total[:, None]) ** 2).sum(axis=0))
         mine = found[row][meant[row]].reshape(-1)
         np.testing.assert_allclose(mine / mine.sum(), shares / shares.sum(), rtol=1e-10)
         assert not found[row][~meant[row]].any()
@@ -171,8 +176,51 @@ def test_a_group_draws_by_shares_and_a_head_that_is_served_does_not_care():
     np.testing.assert_allclose(alone[0], np.exp(logits[0, 1] - top), rtol=1e-12)
 
 
+@given(
+    seed=st.integers(0, 2**20),
+    m=st.integers(1, 30),
+    depth=st.sampled_from([0.0, 1.0, 10.0, 60.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_heads_of_a_sequence_share_what_they_draw(seed, m, depth, dtype):
+    """Two sequences of three heads with 24 tokens each, of the second a part is meant."""
+    rng = np.random.default_rng(seed)
+    mass = np.exp(-depth * rng.uniform(size=(6, 1, 1)) - rng.exponential(3, size=(6, 6, 4)))
+    meant = np.ones((6, 6), bool)
+    meant[3:, 4:] = False
+    mass = np.where(meant[..., None], mass, 0.0).astype(dtype)
+    tokens = 4 * meant.sum(axis=1)
+    tail = drawing.Tail(*map(jnp.asarray, (meant, mass, tokens.astype(np.int32))))
+    numbers, inverse = thresholds(tail, jnp.full(6, m, jnp.int32), ALONE, 3)
+    probability = np.asarray(inclusion(tail, numbers, inverse), np.float64)
+    slack = 24 * 2.0**-24 + 24 * 64 * np.finfo(dtype).eps
+    for rows in (slice(0, 3), slice(3, 6)):
+        there = int(tokens[rows][0])
+        tails = [mass[r][meant[r]].astype(np.float64).ravel() for r in range(6)[rows]]
+        expected = shared_numbers(tails, m) if m < there else np.full(3, float(there))
+        np.testing.assert_allclose(numbers[rows], expected, rtol=2e-5)
+        for r, number in zip(range(6)[rows], expected, strict=True):
+            here = probability[r][meant[r]].sum()
+            assert abs(here - number) <= slack + 2e-5 * number
+
+
+@given(seed=st.integers(0, 2**20), heads=st.integers(1, 5), depth=st.floats(0.0, 30.0))
+def test_limits_are_kept_and_the_total_is_met(seed, heads, depth):
+    rng = np.random.default_rng(seed)
+    numbers = np.exp(-depth * rng.uniform(size=(1, heads)))
+    least, most = np.full((1, heads), 0.5), rng.uniform(0.6, 1.5, size=(1, heads))
+    total = np.array([rng.uniform(0.3, 1.7) * heads])
+    found = np.asarray(within_limits(*map(jnp.asarray, (numbers, least, most, total))))
+    assert np.all((found >= least) & (found <= most))
+    inside = np.clip(total, least.sum(), most.sum())
+    np.testing.assert_allclose(found.sum(axis=1), inside, rtol=1e-12)
+    free = (found > least * (1 + 1e-9)) & (found < most * (1 - 1e-9))
+    factors = (found / numbers)[free]
+    assert factors.size == 0 or np.ptp(factors) <= 1e-9 * factors.max()
+
+
 @given(seed=st.integers(0, 2**20), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 4, 16, 32, 37, 48, 64])
 def test_the_list_holds_what_was_drawn_in_order(seed, share, size):
     drawn = np.random.default_rng(seed).uniform(size=(2, 9, size)) < share
     listed, by_page = list_drawn(jnp.asarray(drawn), 12)

@@ -19,6 +19,7 @@ from vashista_theory.attention.bounds.summaries import (
 from vashista_theory.attention.cache.state import CacheArrays
 
 _Cache = TypeVar("_Cache", bound=CacheArrays)
+_T = TypeVar("_T")
 
 
 class _Plan(NamedTuple):
@@ -79,18 +80,34 @@ def append(
 
     full = written & ((plan.slots + 1) * size <= ends[:, None])
     old, page, where = plan.old.ravel(), plan.page.ravel(), written.ravel()
-    key_pool, value_pool = (
-        _write_tokens(pool, _arriving(new, plan, cache.lengths, counts, size), old, page, where)
-        for pool, new in ((cache.keys, keys), (cache.values, values))
+    table, references, stack, height = _where_any(
+        (plan.fresh | plan.shared) & done,
+        lambda held: (_name_pages(held[0], plan, written), *_account(held[1:], plan, done)),
+        (cache.page_table, cache.reference_counts, cache.free_pages, cache.free_count),
     )
-    # Read back from the pools: were both the old pool and the new one read, XLA would keep both.
-    fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec)
-    summaries = _write_pages(cache.summaries, fresh, page, full.ravel())
-    rows = jnp.arange(counts.shape[0], dtype=jnp.int32)[:, None]
-    column = jnp.where(written, plan.slots, cache.pages_per_sequence)
-    table = cache.page_table.at[rows, column].set(plan.page, mode="drop")
-    superpages = _complete_superpages(cache, summaries, table, ends, keys.shape[2], done)
-    references, stack, height = _account(cache, plan, done)
+    if keys.shape[2] == 1:
+        shared = (plan.shared & done).ravel()
+        slots = cache.lengths % size
+        key_pool, value_pool = (
+            _write_rows(_copy_pages(pool, old, page, shared), new[:, :, 0], page, slots, where)
+            for pool, new in ((cache.keys, keys), (cache.values, values))
+        )
+    else:
+        key_pool, value_pool = (
+            _write_tokens(pool, _arriving(new, plan, cache.lengths, counts, size), old, page, where)
+            for pool, new in ((cache.keys, keys), (cache.values, values))
+        )
+
+    def complete(held: tuple[Summaries, Summaries]) -> tuple[Summaries, Summaries]:
+        # Read back from the pools: were the old pool and the new one read, XLA would keep both.
+        fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec)
+        summaries = _write_pages(held[0], fresh, page, full.ravel())
+        return summaries, _complete_superpages(
+            cache, held[1], summaries, table, ends, keys.shape[2], done
+        )
+
+    # What a summary says of a page that is not full is never asked: such a page is always read.
+    summaries, superpages = _where_any(full, complete, (cache.summaries, cache.superpages))
     result = Result.where(
         finite, Result.where(fits, Result.successful, Result.pool_full), Result.nonfinite_input
     )
@@ -106,6 +123,11 @@ def append(
         superpages,
     )
     return type(cache)(*fields, spec=cache.spec), result
+
+
+def _where_any(flags: Bool[Array, "*n"], change: Callable[[_T], _T], held: _T) -> _T:
+    """Change arrays only if some flag is set; most tokens neither begin a page nor complete one."""
+    return jax.lax.cond(jnp.any(flags), change, lambda same: same, held)
 
 
 class _Arriving(NamedTuple):
@@ -155,6 +177,42 @@ def _write_tokens(
     return jax.lax.fori_loop(0, old.shape[0], write, pool)
 
 
+def _copy_pages(
+    pool: Float[Array, "Hkv N S D"],
+    old: Int[Array, " K"],
+    page: Int[Array, " K"],
+    shared: Bool[Array, " K"],
+) -> Float[Array, "Hkv N S D"]:
+    """Give each sequence that leaves a shared page a copy of it, in place."""
+
+    def copy(index: Array, pool: Array) -> Array:
+        before = jax.lax.dynamic_slice_in_dim(pool, old[index], 1, axis=1)
+        place = jnp.where(shared[index], page[index], old[index])
+        return jax.lax.dynamic_update_slice_in_dim(pool, before, place, axis=1)
+
+    count = jnp.where(jnp.any(shared), old.shape[0], 0)
+    return jax.lax.fori_loop(0, count, copy, pool)
+
+
+def _write_rows(
+    pool: Float[Array, "Hkv N S D"],
+    tokens: Float[Array, "B Hkv D"],
+    page: Int[Array, " B"],
+    slots: Int[Array, " B"],
+    written: Bool[Array, " B"],
+) -> Float[Array, "Hkv N S D"]:
+    """Write one token of each sequence and nothing else, in place."""
+
+    def write(index: Array, pool: Array) -> Array:
+        zero = jnp.int32(0)
+        place = (zero, page[index], slots[index], zero)
+        before = jax.lax.dynamic_slice(pool, place, (pool.shape[0], 1, 1, pool.shape[3]))
+        after = jnp.where(written[index], tokens[index][:, None, None, :], before)
+        return jax.lax.dynamic_update_slice(pool, after, place)
+
+    return jax.lax.fori_loop(0, page.shape[0], write, pool)
+
+
 def _write_pages(
     held: Summaries, new: Summaries, page: Int[Array, " K"], written: Bool[Array, " K"]
 ) -> Summaries:
@@ -174,6 +232,7 @@ def _write_pages(
 
 def _complete_superpages(
     cache: CacheArrays,
+    superpages: Summaries,
     summaries: Summaries,
     table: Int[Array, "B P"],
     ends: Int[Array, " B"],
@@ -184,7 +243,7 @@ def _complete_superpages(
     span = PAGES_PER_SUPERPAGE * cache.page_size
     count = cache.pages_per_sequence // PAGES_PER_SUPERPAGE
     if count == 0:
-        return cache.superpages
+        return superpages
     most = min(count, (tokens + span - 2) // span + 1)
     number = (cache.lengths // span)[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
     complete = ((number + 1) * span <= ends[:, None]) & done
@@ -200,21 +259,33 @@ def _complete_superpages(
         lambda held, new: held.at[rows[:, None], :, place].set(
             jnp.moveaxis(new, 0, 2), mode="drop"
         ),
-        cache.superpages,
+        superpages,
         combined,
     )
 
 
+def _name_pages(
+    table: Int[Array, "B P"], plan: _Plan, written: Bool[Array, "B M"]
+) -> Int[Array, "B P"]:
+    """The page table after a block was written."""
+    rows = jnp.arange(table.shape[0], dtype=jnp.int32)[:, None]
+    column = jnp.where(written, plan.slots, table.shape[1])
+    return table.at[rows, column].set(plan.page, mode="drop")
+
+
 def _account(
-    cache: CacheArrays, plan: _Plan, done: Bool[Array, ""]
+    held: tuple[Int[Array, " N"], Int[Array, " N"], Int[Array, ""]],
+    plan: _Plan,
+    done: Bool[Array, ""],
 ) -> tuple[Int[Array, " N"], Int[Array, " N"], Int[Array, ""]]:
-    """Reference counts and the free stack after a block was written."""
-    pages = cache.reference_counts.shape[0]
+    """Reference counts, the free stack and its height after a block was written."""
+    references, stack, height = held
+    pages = references.shape[0]
     new = (plan.fresh | plan.shared) & done
     left = plan.shared & done
-    references = cache.reference_counts.at[jnp.where(new, plan.page, pages)].set(1, mode="drop")
+    references = references.at[jnp.where(new, plan.page, pages)].set(1, mode="drop")
     references = references.at[jnp.where(left, plan.old, pages)].add(-1, mode="drop")
-    height = cache.free_count - jnp.where(done, plan.needed, 0)
+    height = height - jnp.where(done, plan.needed, 0)
     # Two sequences that leave a page they shared alone return it once. Only the first touched
     # page of a sequence can be shared.
     leaving, page = left[:, 0], plan.old[:, 0]
@@ -223,7 +294,7 @@ def _account(
     freed = leaving & ~repeated & (references[page] == 0)
     rank = jnp.cumsum(freed, dtype=jnp.int32) - 1
     place = jnp.where(freed, height + rank, pages)
-    stack = cache.free_pages.at[place].set(page, mode="drop")
+    stack = stack.at[place].set(page, mode="drop")
     return references, stack, height + jnp.sum(freed, dtype=jnp.int32)
 
 

@@ -16,6 +16,9 @@ from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.random_bits import BITS, token_numbers
 
 _PASSES = 64  # of Newton's method; 3 to 8 are usual, and fewer than needed draw fewer tokens
+_WORD = 32  # bits
+LEAST, MOST = 0.5, 1.5
+"""Tokens that a kv head may draw, in terms of what each would draw if all drew the same."""
 AllDevices = Callable[[Array], Array]
 """Adds an axis in front: what every device has."""
 
@@ -39,46 +42,128 @@ def group_proxies(
     meant: Bool[Array, "R P"],
     sure: Float[Array, "R G"],
     every: AllDevices,
+    kv_heads: int = 1,
 ) -> Float[Array, "R P S"]:
-    """What a group draws its tokens by: their shares of each head's mass, added over the group.
+    """What a group draws its tokens by: the root of the sum of squares of their shares.
 
-    Shares, not masses: a head whose logits are large must not choose for the others. And shares of
-    everything: where the sure tokens hold all, a head does not care which others are read.
+    The variance of a head is Σ p²(1/π − 1) ‖v − o‖² with the share p of each token; over the heads
+    of a group, π in proportion to √(Σ p²) makes the sum least for so many tokens. Shares, not
+    masses: a head whose logits are large must not choose for the others. And shares of everything:
+    where the sure tokens hold all, a head does not care which others are read.
 
     Args:
         logits: Sketched logits.
         meant: Pages of the tail.
         sure: Log-mass of the tokens that are read anyway.
         every: Hears from all devices.
+        kv_heads: So many consecutive rows are a sequence, and of one scale.
     """
+    rows, group = logits.shape[:2]
     shown = jnp.where(meant[:, None, :, None], logits, -jnp.inf)
     top = jnp.max(every(jnp.max(shown, axis=(2, 3), initial=-jnp.inf)), axis=0)
     mass = jnp.exp(shown - finite_or_zero(top)[..., None, None])
-    if logits.shape[1] == 1:
+    if group == 1 and kv_heads == 1:
         return mass[:, 0]
     tail = top + jnp.log(jnp.sum(every(jnp.sum(mass, axis=(2, 3))), axis=0))
-    share = top - jnp.logaddexp(sure, tail)
-    share = jnp.exp(share - finite_or_zero(jnp.max(share, axis=1, keepdims=True)))
-    # Head by head: XLA adds whole rows of tokens, where a sum over an axis goes one by one.
-    heads = [mass[:, g] * share[:, g, None, None] for g in range(logits.shape[1])]
-    return functools.reduce(operator.add, heads)
+    share = (top - jnp.logaddexp(sure, tail)).reshape(rows // kv_heads, kv_heads, group)
+    share = jnp.exp(share - finite_or_zero(jnp.max(share, axis=(1, 2), keepdims=True)))
+    share = share.reshape(rows, group)
+    if group == 1:
+        return mass[:, 0] * share[..., None]
+    # Head by head: XLA adds whole rows of tokens, where a sum over an axis goes one by one. Scaled
+    # by the row's greatest, so that no square of a token that matters underflows.
+    greatest = jnp.max(share, axis=1)
+    relative = share / jnp.where(greatest > 0, greatest, 1.0)[:, None]
+    squares = [(mass[:, g] * relative[:, g, None, None]) ** 2 for g in range(group)]
+    return jnp.sqrt(functools.reduce(operator.add, squares)) * greatest[:, None, None]
+
+
+def thresholds(
+    tail: Tail, expected: Int[Array, " R"], every: AllDevices, kv_heads: int
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+    """How many tokens each kv head draws, and its 1/τ.
+
+    On average over the kv heads of a sequence they draw what is expected. One threshold for all of
+    them makes the sum of their variances least: a head that is spread out draws more than one that
+    a few tokens serve. But each draws half of what is expected at least, so that it knows its own
+    error, and half as many again at most, so that there is room for them.
+    """
+    base = expected.astype(tail.proxy.dtype)
+    if kv_heads == 1:
+        return base, inverse_threshold(tail, base, every)
+    rows, pages, size = tail.proxy.shape
+    sequences = rows // kv_heads
+    together = Tail(
+        tail.meant.reshape(sequences, kv_heads * pages),
+        tail.proxy.reshape(sequences, kv_heads * pages, size),
+        tail.tokens.reshape(sequences, kv_heads).sum(axis=1, dtype=jnp.int32),
+    )
+    total = base.reshape(sequences, kv_heads).sum(axis=1)
+    shared = jnp.repeat(inverse_threshold(together, total, every), kv_heads)
+    drawn = jnp.minimum(1.0, tail.proxy * shared[:, None, None])
+    drawn = jnp.sum(every(jnp.sum(drawn, axis=(1, 2))), axis=0)
+    there = tail.tokens.astype(base.dtype)
+    numbers = within_limits(
+        drawn.reshape(sequences, kv_heads),
+        (LEAST * base).reshape(sequences, kv_heads),
+        jnp.minimum(MOST * base, there).reshape(sequences, kv_heads),
+        total,
+    ).reshape(rows)
+    numbers = jnp.where(tail.tokens <= expected, there, numbers)
+    # Where the shared threshold draws no more than that, it is not far below the head's own.
+    start = jnp.where(drawn <= numbers * (1 + 1e-5), shared, 0.0)
+    return numbers, inverse_threshold(tail, numbers, every, start)
+
+
+def within_limits(
+    numbers: Float[Array, "B K"],
+    least: Float[Array, "B K"],
+    most: Float[Array, "B K"],
+    total: Float[Array, " B"],
+) -> Float[Array, "B K"]:
+    """The numbers times one factor, clipped, so that they add up to the total if they can.
+
+    The sum is linear in the factor between those at which a number meets one of its limits, so all
+    of these are tried at once.
+    """
+    tiny = jnp.finfo(numbers.dtype).eps * total[:, None]
+    numbers = jnp.maximum(numbers, jnp.where(tiny > 0, tiny, 1.0))
+    factors = jnp.concatenate([least / numbers, most / numbers], axis=1)
+
+    def clipped(factors: Float[Array, "B F"]) -> Float[Array, "B F K"]:
+        scaled = factors[..., None] * numbers[:, None]
+        return jnp.clip(scaled, least[:, None], most[:, None])
+
+    sums = jnp.sum(clipped(factors), axis=2)
+    below, above = sums <= total[:, None], sums >= total[:, None]
+    low = jnp.max(jnp.where(below, factors, -jnp.inf), axis=1, keepdims=True)
+    high = jnp.min(jnp.where(above, factors, jnp.inf), axis=1, keepdims=True)
+    low = jnp.where(jnp.isfinite(low), low, jnp.min(factors, axis=1, keepdims=True))
+    high = jnp.where(jnp.isfinite(high), high, low)
+    ends = jnp.sum(clipped(jnp.concatenate([low, high], axis=1)), axis=2)
+    rise = ends[:, 1] - ends[:, 0]
+    part = jnp.where(rise > 0, (total - ends[:, 0]) / jnp.where(rise > 0, rise, 1.0), 0.0)
+    return clipped(low + jnp.clip(part, 0.0, 1.0)[:, None] * (high - low))[:, 0]
 
 
 def inverse_threshold(
-    tail: Tail, expected: Int[Array, " R"], every: AllDevices
+    tail: Tail,
+    expected: Float[Array, " R"],
+    every: AllDevices,
+    start: Float[Array, " R"] | None = None,
 ) -> Float[Array, " R"]:
-    """The c = 1/τ with Σ min(1, c ŵ) = `expected`; 0 where there are no more tokens than that.
+    """The c = 1/τ with Σ min(1, c ŵ) = `expected`; the start where there are no more tokens.
 
     The sum is concave in c, so Newton's method from c = expected / Σ ŵ, where no token counts more
-    than c ŵ, climbs to the root and never passes it. It has arrived when no further token is sure.
+    than c ŵ, or from any other `start` below the root, climbs to the root and never passes it. It
+    has arrived when no further token is sure.
     """
-    wanted = expected.astype(tail.proxy.dtype)
-    enough = tail.tokens <= expected
+    enough = tail.tokens.astype(expected.dtype) <= expected
 
     def sums(inverse: Float[Array, " R"]) -> tuple[Array, Array]:
         sure = tail.proxy * inverse[:, None, None] >= 1
         own = [
-            jnp.sum(sure, axis=(1, 2), dtype=jnp.int32).astype(wanted.dtype),
+            jnp.sum(sure, axis=(1, 2), dtype=jnp.int32).astype(expected.dtype),
             jnp.sum(jnp.where(sure, 0.0, tail.proxy), axis=(1, 2)),
         ]
         count, rest = jnp.sum(every(jnp.stack(own)), axis=0)
@@ -87,19 +172,20 @@ def inverse_threshold(
     def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
         inverse, count, _, passes = state
         now, rest = sums(inverse)
-        higher = (wanted - now) / jnp.where(rest > 0, rest, 1.0)
+        higher = (expected - now) / jnp.where(rest > 0, rest, 1.0)
         higher = jnp.where((rest > 0) & ~enough, jnp.maximum(inverse, higher), inverse)
         return higher, now, now != count, passes + 1
 
-    nowhere = jnp.zeros_like(wanted)
-    start = (nowhere, nowhere - 1, jnp.ones(wanted.shape, bool), jnp.int32(0))
+    nowhere = jnp.zeros_like(expected)
+    first = nowhere if start is None else start
+    state = (first, nowhere - 1, jnp.ones(expected.shape, bool), jnp.int32(0))
     # Two passes at least: at c = 0 no token is sure, and the first step goes to expected / Σ ŵ.
-    last = jax.lax.while_loop(lambda s: jnp.any(s[2]) & (s[3] < _PASSES), climb, start)
+    last = jax.lax.while_loop(lambda s: jnp.any(s[2]) & (s[3] < _PASSES), climb, state)
     return last[0]
 
 
 def inclusion(
-    tail: Tail, expected: Int[Array, " R"], inverse: Float[Array, " R"]
+    tail: Tail, expected: Float[Array, " R"], inverse: Float[Array, " R"]
 ) -> Float[Array, "R P S"]:
     """π of every token of the tail, and 1 elsewhere.
 
@@ -109,7 +195,7 @@ def inclusion(
     steps = 2.0**BITS
     probability = jnp.ceil(tail.proxy * (inverse * steps)[:, None, None])
     probability = jnp.clip(probability, 1.0, steps) * (1.0 / steps)
-    certain = (tail.tokens <= expected)[:, None] | ~tail.meant
+    certain = (tail.tokens.astype(expected.dtype) <= expected)[:, None] | ~tail.meant
     return jnp.where(certain[..., None], 1.0, probability)
 
 
@@ -134,14 +220,32 @@ class Listed(NamedTuple):
 
 def list_drawn(drawn: Bool[Array, "R P S"], capacity: int) -> tuple[Listed, Int[Array, "R P"]]:
     """The first `capacity` drawn tokens of each row, and how many each page has."""
-    by_page = jnp.sum(drawn, axis=2, dtype=jnp.int32)
-    up_to = jnp.cumsum(by_page, axis=1, dtype=jnp.int32)
+    rows, pages, size = drawn.shape
+    # A block is a page, or an equal part of one, whose flags fit in a word: of those the one that
+    # is wanted is found by counting bits.
+    span = max(number for number in range(1, _WORD + 1) if size % number == 0)
+    bits = jnp.uint32(1) << jnp.arange(span, dtype=jnp.uint32)
+    flags = jnp.where(drawn.reshape(rows, -1, span), bits, jnp.uint32(0))
+    words = jnp.sum(flags, axis=2, dtype=jnp.uint32)
+    counts = jax.lax.population_count(words).astype(jnp.int32)
+    up_to = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     places = jnp.arange(capacity, dtype=jnp.int32)
-    page = jax.vmap(lambda row: jnp.searchsorted(row, places, side="right"))(up_to)
-    page = jnp.minimum(page, by_page.shape[1] - 1).astype(jnp.int32)
-    before = jnp.take_along_axis(up_to - by_page, page, axis=1)
-    inside = jnp.take_along_axis(drawn, page[..., None], axis=1)
-    rank = jnp.cumsum(inside, axis=2, dtype=jnp.int32)
-    wanted = (places[None, :] - before + 1)[..., None]
-    slot = jnp.argmax(inside & (rank == wanted), axis=2).astype(jnp.int32)
-    return Listed(page, slot, places[None, :] < up_to[:, -1:]), by_page
+    block = jax.vmap(lambda row: jnp.searchsorted(row, places, side="right"))(up_to)
+    block = jnp.minimum(block, words.shape[1] - 1).astype(jnp.int32)
+    before = jnp.take_along_axis(up_to - counts, block, axis=1)
+    place = _place_of_bit(jnp.take_along_axis(words, block, axis=1), places[None, :] - before)
+    token = block * span + jnp.minimum(place, span - 1)
+    listed = Listed(token // size, token % size, places[None, :] < up_to[:, -1:])
+    return listed, jnp.sum(counts.reshape(rows, pages, -1), axis=2)
+
+
+def _place_of_bit(words: UInt32[Array, "*n"], rank: Int[Array, "*n"]) -> Int[Array, "*n"]:
+    """The place of the bit of a word that has `rank` set ones below it, by halving the word."""
+    place = jnp.zeros_like(rank)
+    for half in (16, 8, 4, 2, 1):
+        lower = jax.lax.population_count(words & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        above = rank >= lower
+        place = place + jnp.where(above, half, 0)
+        rank = rank - jnp.where(above, lower, 0)
+        words = jnp.where(above, words >> jnp.uint32(half), words)
+    return place

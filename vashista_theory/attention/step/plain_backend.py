@@ -27,6 +27,7 @@ from vashista_theory.attention.step.softmax_sums import (
 )
 
 _CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
+_NEAR = 2**19  # bytes of keys and values that a core has next to it; twice as many are slower
 
 
 class PlainBackend(Backend):
@@ -123,22 +124,30 @@ class PlainBackend(Backend):
         return jax.lax.while_loop(lambda s: s[0] < ends[-1], read, (jnp.int32(0), sums))[1]
 
     def read_everything(self, query: Query, pools: Pools) -> Partial:
-        """Softmax sums over all keys of every row, a few pages at a time."""
-        chunk = min(_CHUNK, pools.table.shape[1])
-        size = pools.keys.shape[2]
-        rows = pools.table.shape[0]
+        """Softmax sums over all keys of every row, a few pages at a time.
+
+        On a CPU so few that keys and values of all rows stay next to the core between the fetch and
+        the two products; and so that hardly more is read than there is.
+        """
+        size, rows, width = pools.keys.shape[2], *pools.table.shape
         needed = jnp.max(-(-pools.lengths // size))
 
-        def body(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
-            place, sums = state
-            pages = place + jnp.arange(chunk, dtype=jnp.int32)
-            pages = jnp.broadcast_to(pages[None, :], (rows, chunk))
-            inside = pages < pools.table.shape[1]
-            new = PlainBackend.read_pages(self, query, pools, pages, inside)
-            return place + chunk, merge(sums, new)
+        def read(chunk: int) -> Partial:
+            def body(state: tuple[Array, Partial]) -> tuple[Array, Partial]:
+                place, sums = state
+                pages = place + jnp.arange(chunk, dtype=jnp.int32)
+                pages = jnp.broadcast_to(pages[None, :], (rows, chunk))
+                new = PlainBackend.read_pages(self, query, pools, pages, pages < width)
+                return place + chunk, merge(sums, new)
 
-        start = (jnp.int32(0), nothing_read(query))
-        return jax.lax.while_loop(lambda s: s[0] < needed, body, start)[1]
+            start = (jnp.int32(0), nothing_read(query))
+            return jax.lax.while_loop(lambda s: s[0] < needed, body, start)[1]
+
+        page_bytes = 2 * rows * size * pools.keys.shape[3] * pools.keys.dtype.itemsize
+        few = max(8, 1 << max(1, _NEAR // page_bytes).bit_length() - 1)
+        return jax.lax.platform_dependent(
+            cpu=lambda: read(min(few, width)), default=lambda: read(min(_CHUNK, width))
+        )
 
     def token_scores(
         self, query: Query, cache: PagedKV, pools: Pools, policy: Policy

@@ -40,19 +40,18 @@ class _Dropped(NamedTuple):
     certified: Bool[Array, "R G"]
 
 
-def report(
+def report_of(
     query: Query,
     cache: PagedKV,
     policy: Policy,
     outcome: Outcome,
     output: Float[Array, "B H D"],
-    backend: Backend,
+    result: Result,
 ) -> DecodeInfo:
-    """The `DecodeInfo` of a step that answered with `output`."""
+    """The `DecodeInfo` of a step that answered with `output`, and whose outcome is `result`."""
     flat = query.vectors[..., 0]
     partial, candidates, group = outcome.partial, outcome.candidates, flat.shape[1]
     batch = output.shape[0]
-    result = _result(query, cache, outcome, output, backend)
     dropped = _dropped(query, policy, outcome)
     dropped = _proved_by_answers(dropped, result == Result.successful)
     judged_bytes = 0.0 if candidates is None else candidates.bytes_read
@@ -168,7 +167,7 @@ def _proved_by_answers(dropped: _Dropped, successful: Bool[Array, ""]) -> _Dropp
     )
 
 
-def _result(
+def result_of(
     query: Query, cache: PagedKV, outcome: Outcome, output: Float[Array, "B H D"], backend: Backend
 ) -> Result:
     """What is wrong with the step, the gravest of it."""

@@ -19,13 +19,14 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import summary_bytes
 from vashista_theory.attention.step.drawing import (
+    MOST,
     Listed,
     Tail,
     draw,
     group_proxies,
     inclusion,
-    inverse_threshold,
     list_drawn,
+    thresholds,
 )
 from vashista_theory.attention.step.routing import forced_pages
 from vashista_theory.attention.step.softmax_sums import (
@@ -77,13 +78,14 @@ class _Split(NamedTuple):
     sure_pages: Int[Array, " R"]
 
 
-def capacity_for(tokens: int) -> int:
-    """Room for the tokens that are drawn when `tokens` are expected.
+def capacity_for(tokens: int, kv_heads: int = 1) -> int:
+    """Room for the tokens that a kv head draws when `tokens` are expected of each.
 
-    Their number has a variance of no more than `tokens`. Beyond 8 standard deviations it is once in
-    10^11 rows, and such a row is read densely.
+    Their number has a variance of no more than what is expected. Beyond 8 standard deviations it is
+    once in 10^11 rows, and such a row is read densely.
     """
-    return tokens + math.ceil(8 * math.sqrt(tokens))
+    most = tokens if kv_heads == 1 else math.ceil(MOST * tokens)
+    return most + math.ceil(8 * math.sqrt(most))
 
 
 def attempts(policy: Policy, room: int) -> list[int]:
@@ -110,15 +112,18 @@ def read_sampled(
     inside = (scores.pages[None] >= split.first[:, None]) & (
         scores.pages[None] < split.last[:, None]
     )
-    proxy = group_proxies(scores.logits, inside, split.kept.log_mass(), backend.every_device)
+    sure = beside_sinks(query, split.kept).log_mass()
+    proxy = group_proxies(scores.logits, inside, sure, backend.every_device, cache.kv_heads)
     tail = Tail(inside, proxy, (split.last - split.first) * size)
     numbers = attempts(policy, cache.pages_per_sequence * size)
 
     def attempt(number: int) -> _Read:
         words = row_keys(keys, cache.kv_heads, number)
         failure = None if policy.confidence is None else (1 - policy.confidence) / len(numbers)
+        # A row that reads again reads as many tokens as it is said to, whatever the others need.
+        together = cache.kv_heads if number == 0 else 1
         once = functools.partial(_attempt, query, split, scores, tail, backend=backend)
-        return once(words, numbers[number], failure)
+        return once(words, numbers[number], failure, kv_heads=together)
 
     read = attempt(0)
     read = read._replace(fetched=split.sure_tokens + read.fetched)
@@ -161,13 +166,19 @@ def _attempt(
     failure: float | None,
     *,
     backend: Backend,
+    kv_heads: int,
 ) -> _Read:
-    """Draw so that `tokens` are read on average, sure ones included, and read them."""
+    """Draw so that `tokens` are read on average, sure ones included, and read them.
+
+    So many consecutive kv heads share what they may read.
+    """
     every = backend.every_device
     expected = tokens - split.sure_tokens
-    probability = inclusion(tail, expected, inverse_threshold(tail, expected, every))
+    numbers, inverse = thresholds(tail, expected, every, kv_heads)
+    probability = inclusion(tail, numbers, inverse)
     drawn = draw(tail, probability, keys, scores.pages)
-    capacity = min(capacity_for(tokens), probability.shape[1] * probability.shape[2])
+    most = capacity_for(tokens, kv_heads)
+    capacity = min(most, probability.shape[1] * probability.shape[2])
     listed, by_page = list_drawn(drawn, capacity)
     own = jnp.stack([jnp.sum(by_page, axis=1), jnp.sum(by_page > 0, axis=1)])
     number, pages = jnp.sum(every(own.astype(jnp.int32)), axis=0, dtype=jnp.int32)
@@ -195,7 +206,7 @@ def _attempt(
         estimate=jnp.sqrt(jnp.sum(every(variance), axis=0)),
         bound=jnp.where(whole[:, None], 0.0, bound),
         whole=whole,
-        overflown=number > capacity_for(tokens),
+        overflown=number > most,
     )
 
 
