@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.evaluation import tiny
-from vashista_theory.evaluation import policies
+from vashista_theory.evaluation import plan, policies
 from vashista_theory.evaluation.__main__ import main
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.models.commands import Generate
