@@ -15,7 +15,6 @@ sys.path.insert(0, str(ROOT))  # `mkdocs` does not look in the folder it is star
 
 from docs import examples, statements, told_notebooks  # noqa: E402
 
-_MATH = re.compile(r"^(?P<pad> *)\.\. math::(?P<body>.*(?:\n(?P=pad) +\S.*)*)", re.MULTILINE)
 _BEYOND = re.compile(r"\[([^\]]+)\]\((?!https?://|docs/|#)[^)]+\)")
 _FIGURE = re.compile(r"<!-- figure (\w+) -->")
 
@@ -70,14 +69,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     return "".join([*pieces, markdown[last:]])
 
 
-def on_config(config: Any) -> Any:
-    """Let docstrings write ``.. math::`` as reStructuredText does."""
-    extension = str(ROOT / "docs" / "hooks.py")
-    options = config["plugins"]["mkdocstrings"].config["handlers"]["python"]["options"]
-    options.setdefault("extensions", []).append(f"{extension}:Mathematics")
-    return config
-
-
 def _run_everything() -> None:
     """Fill the cache, two at a time: what follows finds all outcomes there."""
     paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -126,28 +117,3 @@ def _title(notebook: Path) -> str:
 
 def _words(stem: str) -> str:
     return stem.replace("_", " ").capitalize()
-
-
-def _as_markdown(text: str) -> str:
-    def display(found: re.Match[str]) -> str:
-        body = " ".join(line.strip() for line in found["body"].strip().splitlines())
-        return f"{found['pad']}\\[{body}\\]"
-
-    text = _MATH.sub(display, text)
-    text = re.sub(r":math:`([^`]+)`", r"\\(\1\\)", text)
-    return re.sub(r":(?:func|class|meth|mod|attr|data):`~?([^`]+)`", r"`\1`", text)
-
-
-try:
-    import griffe
-
-    class Mathematics(griffe.Extension):
-        """Rewrites mathematics and references of docstrings."""
-
-        def on_object(self, *, obj: Any, **kwargs: Any) -> None:
-            """Called for every object once it is read."""
-            del kwargs
-            if obj.docstring:
-                obj.docstring.value = _as_markdown(obj.docstring.value)
-except ImportError:  # the extra `docs` has it
-    pass

@@ -86,7 +86,7 @@ def _sections() -> dict[str, str]:
 
 def _tag(label: str) -> str:
     name = label.partition(":")[2]
-    return {"star": "★"}.get(name, name)
+    return {"id:star": "★", "ineq:gap": "gap≤"}.get(label, name)
 
 
 def _name(found: re.Match[str]) -> str:

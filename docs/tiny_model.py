@@ -21,7 +21,11 @@ def main() -> None:
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="?", pad_token="?", padding_side="left"
+        tokenizer_object=core,
+        unk_token="?",
+        pad_token="?",
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
     )
     tokenizer.save_pretrained(FOLDER)
     torch.manual_seed(0)
