@@ -42,15 +42,15 @@ def filled(page: str) -> str:
 
 
 def verdict_table(verdicts: Outcome) -> str:
-    """Claim, statement, module, experiment, verdict."""
-    heads = ("claim", "statement", "module", "experiment", "verdict")
+    """Claim, verdict, statement, experiment, module."""
+    heads = ("claim", "verdict", "statement", "experiment", "module")
     rows = [
         (
             row["sentence"],
-            row["statement"],
-            _code(row["module"]),
-            _code(row["experiment"]),
             f"**{row['verdict']}**",
+            row["statement"],
+            _code(row["experiment"]),
+            _code(row["module"]),
         )
         for row in verdicts.tables["verdicts"].rows
     ]

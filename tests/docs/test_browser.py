@@ -22,7 +22,7 @@ if CHROMIUM is None:
     pytest.skip("no chromium on this machine (apt install chromium)", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WINDOWS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 # Commands and delimiters that a reader would see if mathematics were not rendered.
 RAW_TEX = re.compile(r"\\(?:[([]|[a-zA-Z]{2,})|\$\$|<!-- ")
 # What is on the page as text, without code and without the copy of formulas for screen readers.
@@ -42,6 +42,11 @@ WIDER = """() => {
     .filter((e) => out(e) && !scrolls(e.parentElement))
     .map((e) => `${e.tagName} ${e.textContent.slice(0, 60)}`);
 }"""
+# Numbers of formulas that stand on their formula.
+HIDDEN = """() => [...document.querySelectorAll(".katex-html > .katex-tag")]
+  .filter((tag) => tag.previousElementSibling.getBoundingClientRect().right
+    > tag.firstElementChild.getBoundingClientRect().left + 1 && tag.offsetWidth)
+  .map((tag) => tag.textContent)"""
 RENDERED = ".arithmatex > .katex, .arithmatex > .katex-display"
 LINKS = "() => [...document.querySelectorAll('a[href]')].map((a) => a.href)"
 ANCHORS = "() => [...document.querySelectorAll('[id], a[name]')].map((e) => e.id || e.name)"
@@ -74,7 +79,7 @@ class Visit:
     """A page as it was found, and what its opening asked for and complained of."""
 
     def __init__(self, browser: Any, path: Path) -> None:
-        page = browser.new_page(viewport=DESKTOP)
+        page = browser.new_page(viewport=WINDOWS["desktop"])
         self.complaints: list[str] = []
         self.asked: list[str] = []
         page.on("console", self._note)
@@ -86,13 +91,17 @@ class Visit:
         self.rendered: int = page.locator(
             ".arithmatex > .katex, .arithmatex > .katex-display"
         ).count()
+        self.numbered: int = page.locator(".katex-tag").count()
         self.wrong_formulas: int = page.locator(".katex-error").count()
         self.links: list[str] = page.evaluate(LINKS)
         self.anchors: set[str] = set(page.evaluate(ANCHORS))
         self.broken_pictures: list[str] = page.evaluate(BROKEN)
-        self.wide = {"desktop": page.evaluate(WIDER)}
-        page.set_viewport_size(PHONE)
-        self.wide["phone"] = page.evaluate(WIDER)
+        self.wide, self.hidden_numbers = {}, {}
+        page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+        for window, size in WINDOWS.items():
+            page.set_viewport_size(size)
+            self.wide[window] = page.evaluate(WIDER)
+            self.hidden_numbers[window] = page.evaluate(HIDDEN)
         page.close()
 
     def _note(self, message: Any) -> None:
@@ -143,13 +152,20 @@ def test_links_lead_somewhere(site: Path, visits: dict[Path, Visit]) -> None:
     assert not dead
 
 
-@pytest.mark.parametrize("window", ["desktop", "phone"])
+@pytest.mark.parametrize("window", WINDOWS)
 def test_nothing_sticks_out_of_the_window(visits: dict[Path, Visit], window: str) -> None:
     assert not {path.name: v.wide[window][:3] for path, v in visits.items() if v.wide[window]}
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_formula_runs_into_its_number(visits: dict[Path, Visit], window: str) -> None:
+    assert sum(v.numbered for v in visits.values()) > 30
+    found = {path.name: v.hidden_numbers[window] for path, v in visits.items()}
+    assert not {name: numbers for name, numbers in found.items() if numbers}
+
+
 def test_search_finds_a_statement(site: Path, browser: Any) -> None:
-    page = browser.new_page(viewport=DESKTOP)
+    page = browser.new_page(viewport=WINDOWS["desktop"])
     page.goto((site / "index.html").as_uri())
     page.locator("input[data-md-component=search-query]").fill("glossary")
     page.locator(".md-search-result__item a").first.wait_for(timeout=20_000)
