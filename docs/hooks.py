@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `mkdocs` does not look in the folder it is started in
 
-from docs import examples, statements, told_notebooks  # noqa: E402
+from docs import page_code, statements, told_notebooks  # noqa: E402
 
 _BEYOND = re.compile(r"\[([^\]]+)\]\((?!https?://|docs/|#)[^)]+\)")
 _FIGURE = re.compile(r"<!-- figure (\w+) -->")
@@ -55,8 +55,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if source.startswith(("notebooks/", "api/")):
         return markdown
     pieces, last = [], 0
-    outcomes = examples.stored(markdown, source)
-    found = zip(examples.blocks(markdown), outcomes, strict=True)
+    outcomes = page_code.stored(markdown, source)
+    found = zip(page_code.blocks(markdown), outcomes, strict=True)
     for number, (block, outcome) in enumerate(found):
         pieces.append(markdown[last : block.end])
         last = block.end
@@ -76,11 +76,11 @@ def _run_everything() -> None:
     with ThreadPoolExecutor(2) as pool:
         notebooks = pool.map(told_notebooks.told, sorted((ROOT / "notebooks").glob("*.py")))
         texts = [path.read_text(encoding="utf-8") for path in paths]
-        pages = pool.map(examples.stored, texts, names)
+        pages = pool.map(page_code.stored, texts, names)
         list(notebooks), list(pages)
 
 
-def _output(outcome: examples.Outcome, pictures: list[str]) -> str:
+def _output(outcome: page_code.Outcome, pictures: list[str]) -> str:
     if outcome.missing:
         said = f"Not run when this site was built: {', '.join(outcome.missing)} was not installed."
         return f'\n\n<div class="output" markdown>\n\n{said}\n\n</div>\n'

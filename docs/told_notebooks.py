@@ -10,7 +10,7 @@ from typing import Any
 import jupytext
 from nbclient import NotebookClient
 
-from docs import examples
+from docs import page_code
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -48,18 +48,18 @@ def told(path: Path) -> tuple[str, dict[str, bytes]]:
 
 def _executed(path: Path) -> list[dict[str, Any]]:
     source = path.read_text(encoding="utf-8")
-    kept = examples.CACHE / f"{path.stem}.ipynb.json"
-    mark = examples.fingerprint(source)
+    kept = page_code.CACHE / f"{path.stem}.ipynb.json"
+    mark = page_code.fingerprint(source)
     if kept.is_file():
         found = json.loads(kept.read_text(encoding="utf-8"))
-        if found["mark"] == mark or examples.DRAFT:
+        if found["mark"] == mark or page_code.DRAFT:
             return found["cells"]
     notebook = jupytext.read(path)
-    if examples.DRAFT:
+    if page_code.DRAFT:
         return json.loads(json.dumps([{"outputs": [], **cell} for cell in notebook.cells]))
     settings = {
         "VASHISTA_QUICK": "1",
-        "PYTHONPATH": os.pathsep.join([str(examples.ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(page_code.ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     client = NotebookClient(
         notebook,
@@ -69,7 +69,7 @@ def _executed(path: Path) -> list[dict[str, Any]]:
     )
     client.execute(env={**os.environ, **settings})
     cells = json.loads(json.dumps(notebook.cells))
-    examples.CACHE.mkdir(exist_ok=True)
+    page_code.CACHE.mkdir(exist_ok=True)
     kept.write_text(json.dumps({"mark": mark, "cells": cells}), encoding="utf-8")
     return cells
 

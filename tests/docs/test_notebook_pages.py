@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("nbclient", reason="the extra `docs` is not installed")
 from nbclient.exceptions import CellExecutionError
 
-from docs import examples, told_notebooks
+from docs import page_code, told_notebooks
 
 NOTEBOOK = """# %% [markdown]
 # # 1. A title
@@ -25,7 +25,7 @@ plt.figure(figsize=(1, 1)); plt.plot([1, 2]); plt.show()
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(examples, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(page_code, "CACHE", tmp_path / "cache")
     written = tmp_path / "01_small.py"
     written.write_text(NOTEBOOK, encoding="utf-8")
     return written
