@@ -1,4 +1,4 @@
-"""What the three stages take and return, and the checks that hold for every back end.
+"""What the stages of a read of pages take and return, and the checks that hold for every back end.
 
 Two words for two failures: `ValueError` means that nobody can do it, `NotImplementedError` that
 this back end cannot and the next one may.
@@ -17,7 +17,7 @@ from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
-Stage = Literal["attend", "score", "select"]
+Stage = Literal["attend", "score", "select", "attend_tokens"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DTYPES = ("bfloat16", "float16", "float32")
@@ -66,7 +66,12 @@ class Selected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class QueryShape:
+class Shape:
+    """What is static about a call of a stage."""
+
+
+@dataclass(frozen=True)
+class QueryShape(Shape):
     """What is static about any call with queries, for pages of a pool.
 
     Attributes:
@@ -160,7 +165,7 @@ class ScoreCall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SelectShape:
+class SelectShape(Shape):
     """Everything static about a call of `select_pages`."""
 
     batch: int
@@ -174,9 +179,6 @@ class SelectCall(NamedTuple):
 
     shape: SelectShape
     priority: Float[Array, "B Hkv P"]
-
-
-Shape = AttendShape | ScoreShape | SelectShape
 
 
 @dataclass(frozen=True)
@@ -226,12 +228,13 @@ def attend_call(
     tokens = fit(sizes, "tokens", tokens, ("B", "Hkv"), ("int32",))
     check_groups(sizes)
     listed, pool_dtype = sizes["K"][0], str(keys.dtype)
-    shape = AttendShape(**_query_shape(sizes, query), listed=listed, pool_dtype=pool_dtype)
+    shape = AttendShape(**query_shape(sizes, query), listed=listed, pool_dtype=pool_dtype)
     factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
     return AttendCall(shape, query, keys, values, pages, tokens, factor)
 
 
-def _query_shape(sizes: Sizes, query: Array) -> dict[str, Any]:
+def query_shape(sizes: Sizes, query: Array) -> dict[str, Any]:
+    """What `QueryShape` says, from the arguments checked so far."""
     axes = {"batch": "B", "heads": "H", "kv_heads": "Hkv", "head_size": "D", "page_size": "S"}
     axes["pool_pages"] = "N"
     return {name: sizes[axis][0] for name, axis in axes.items()} | {"query_dtype": str(query.dtype)}
@@ -276,7 +279,7 @@ def score_call(
     numbers = {"ball": parts.mean, "box": parts.box, "sketch": parts.residual}[kind]
     half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
-        **_query_shape(sizes, query),
+        **query_shape(sizes, query),
         kind=kind,
         bits=bits,
         packed=packed,

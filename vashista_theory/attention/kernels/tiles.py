@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.kernels.spec import AttendShape, ScoreShape, SelectShape
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape
 
 TPU_MEMORY = 12 * 2**20
 """Bytes beside a TPU's vector units that are counted on; since v4 a core has 16 MiB or more."""
@@ -69,6 +70,14 @@ def tpu_attend_config(shape: AttendShape) -> TpuAttendConfig:
     while pages > 1 and _attend_bytes(pages, shape) > TPU_MEMORY:
         pages //= 2
     return TpuAttendConfig(pages_per_block=pages)
+
+
+def tpu_attend_tokens_bytes(shape: AttendTokensShape) -> int:
+    """What all tokens of a kv head, and the scores of its query heads, take in a core."""
+    width = 2 if shape.pool_dtype == "bfloat16" else 4
+    tokens, lanes = _whole(shape.listed, 128), _whole(shape.head_size, 128)
+    # Keys and values, two of each; a float32 copy of both and a distance; scores, masses, weights.
+    return tokens * lanes * (4 * width + 12) + 8 * tokens * max(8, shape.group) * 4
 
 
 @dataclass(frozen=True)
