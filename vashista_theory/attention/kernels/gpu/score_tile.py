@@ -161,7 +161,7 @@ def _of_boxes(
     With centre c = lower + upper and width w = upper − lower, twice the greatest score is ⟨q, c⟩ +
     ⟨|q|, w⟩, and (|c_i| + w_i)/2 = max(|lower_i|, |upper_i|): `score_slack` has room for both sums.
     """
-    layout = _by_dimension(g)
+    layout = by_dimension(g.tile, g.lanes)
     shape = (g.tile, 4 * g.lanes)
 
     def add(i: jax.Array, sums: Sums) -> Sums:
@@ -172,7 +172,7 @@ def _of_boxes(
         new = [sums[0] + reach * reach]
         for k, row in enumerate(rows):
             query = load(query_sm.at[row, columns], layout.reduce((0,)))
-            query = _spread(query, shape, 1, layout)
+            query = spread(query, shape, 1, layout)
             new += [sums[1 + 2 * k] + query * centre, sums[2 + 2 * k] + jnp.abs(query) * width]
         return tuple(new)
 
@@ -199,7 +199,7 @@ def _of_balls(
 ) -> list[tuple[jax.Array, jax.Array]]:
     """Greatest score in each ball, ⟨q, c⟩ + ‖q‖ρ, from above, and that of its centre, by head."""
     mean_sm, radius_sm = slot_sm
-    layout = _by_dimension(g)
+    layout = by_dimension(g.tile, g.lanes)
     shape = (g.tile, 4 * g.lanes)
 
     def add(i: jax.Array, sums: Sums) -> Sums:
@@ -208,7 +208,7 @@ def _of_balls(
         new = [sums[0] + mean * mean]
         for k, row in enumerate(rows):
             query = load(query_sm.at[row, columns], layout.reduce((0,)))
-            new.append(sums[1 + k] + _spread(query, shape, 1, layout) * mean)
+            new.append(sums[1 + k] + spread(query, shape, 1, layout) * mean)
         return tuple(new)
 
     zero = plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
@@ -253,7 +253,7 @@ def _of_sketches(
     layout = _by_word(g)
 
     def of_page(numbers: jax.Array) -> jax.Array:
-        return _spread(numbers, shape, 0, layout)
+        return spread(numbers, shape, 0, layout)
 
     def page_sum(i: int) -> jax.Array:
         return load(pages_sm.at[i], _by_page(g))
@@ -310,7 +310,7 @@ def _sketch_sums(
             ]
             for k, row in enumerate(rows):
                 query = load(query_sm.at[row, columns], by_lane.reduce((0,)))
-                query = _spread(query, flat, 1, by_lane)
+                query = spread(query, flat, 1, by_lane)
                 new[1 + 2 * k] = new[1 + 2 * k] + query * lower
                 new[2 + 2 * k] = new[2 + 2 * k] + jnp.abs(query) * step
                 folded = plgpu.layout_cast(
@@ -363,18 +363,19 @@ def _norm(squares: jax.Array, d: int) -> jax.Array:
     return safe * lax.rsqrt(safe) * raising(d, jnp.float32) + lost_length(d, jnp.float32)
 
 
-def _spread(numbers: jax.Array, shape: tuple[int, int], axis: int, layout: Any) -> jax.Array:
+def spread(numbers: jax.Array, shape: tuple[int, int], axis: int, layout: Any) -> jax.Array:
+    """Numbers along one axis, the same along the other."""
     return plgpu.layout_cast(lax.broadcast_in_dim(numbers, shape, (axis,)), layout)
 
 
 # ---------------------------------------------------------------- who holds what
 
 
-def _by_dimension(g: ScoreGeometry) -> Any:
-    """[tile, 4 lanes]: pages by warp and lane; a thread has four dimensions side by side."""
-    shape = (g.tile, 4 * g.lanes)
+def by_dimension(tile: int, lanes: int) -> Any:
+    """[tile, 4 lanes]: rows by warp and lane; a thread has four dimensions side by side."""
+    shape = (tile, 4 * lanes)
     return plgpu.Layout.TILED(
-        plgpu.Tiling((shape, (g.tile // _WARPS, shape[1]), (4,))),
+        plgpu.Tiling((shape, (tile // _WARPS, shape[1]), (4,))),
         warp_dims=(-5,),
         lane_dims=(-3, -2),
         vector_dim=-1,
@@ -413,4 +414,4 @@ def _by_word(g: ScoreGeometry) -> Any:
 
 def _by_page(g: ScoreGeometry) -> Any:
     """[tile]: what is left of a tile when its dimensions or tokens are summed."""
-    return (_by_word(g) if g.kind == "sketch" else _by_dimension(g)).reduce((1,))
+    return (_by_word(g) if g.kind == "sketch" else by_dimension(g.tile, g.lanes)).reduce((1,))
