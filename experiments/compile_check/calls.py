@@ -128,4 +128,5 @@ def _summary_parts(shape: spec.ScoreShape) -> spec.SummaryParts:
         return spec.SummaryParts(box=box)
     code_bytes = sketch.row_bytes(shape.bits, d, packed=shape.packed)
     codes = of((*pool, code_bytes, shape.page_size), jnp.uint8)
-    return spec.SummaryParts(box=box, codes=codes, residual=of((*pool, shape.page_size), number))
+    residual = None if shape.by_token else of((*pool, shape.page_size), number)
+    return spec.SummaryParts(box=box, codes=codes, residual=residual)

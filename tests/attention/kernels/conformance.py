@@ -350,7 +350,66 @@ class AttendsTokens(Conformance):
         assert not np.array_equal(one.spread.scatter, two.spread.scatter)
 
 
-class Together(Attends, Scores, Selects, AttendsTokens):
+class ScoresTokens(Conformance):
+    def test_score_tokens_refuses_what_it_says_and_nothing_else(self):
+        self.check_refused("score_tokens")
+
+    def check_score_tokens(self, call: spec.ScoreCall) -> None:
+        found, exact = self.run("score_tokens", call), reference.score_tokens(call)
+        assert found.dtype == jnp.float32
+        assert found.shape == exact.shape
+        # Sums of d products, some of which cancel; an offset and a heavy channel are among them.
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=2e-5)
+
+    @pytest.mark.parametrize("name", SMALL)
+    def test_score_tokens_agrees_with_the_reference(self, name):
+        small = SMALL[name]
+        if not self.refused("score_tokens", small.score_tokens()):
+            self.check_score_tokens(problems.score_problem(small.score_tokens(), small.lengths)[0])
+
+    @pytest.mark.parametrize(
+        ("bits", "packed"), [(1, True), (2, True), (4, True), (4, False), (6, True), (8, True)]
+    )
+    def test_score_tokens_by_bits(self, bits, packed):
+        small = replace(SMALL["smollm2_135m"], bits=bits)
+        shape = replace(small.score_tokens(), packed=packed)
+        if not self.refused("score_tokens", shape):
+            self.check_score_tokens(problems.score_problem(shape, small.lengths)[0])
+
+    def test_score_tokens_at_random_shapes(self):
+        @hypothesis.settings(max_examples=self.examples)
+        @hypothesis.given(shape=score_shapes(), bits=st.sampled_from([1, 2, 4, 8]), data=st.data())
+        def check(shape, bits, data):
+            shape = replace(shape, kind="sketch", bits=bits, by_token=True)
+            hypothesis.assume(not self.refused("score_tokens", shape))
+            most = shape.pages * shape.page_size
+            lengths = st.lists(st.integers(0, most), min_size=shape.batch, max_size=shape.batch)
+            seed = data.draw(st.integers(0, 99))
+            self.check_score_tokens(problems.score_problem(shape, data.draw(lengths), seed)[0])
+
+        check()
+
+    def test_score_tokens_consumes_every_argument(self):
+        small = SMALL["published_8kv"]
+        call, _ = problems.score_problem(small.score_tokens(), small.lengths)
+        before = np.asarray(self.run("score_tokens", call))
+        table = jnp.where(call.page_table[:, ::-1] < 2**20, call.page_table[:, ::-1], 0)
+        changes = {
+            "query": -call.query,
+            "scale": call.scale * jnp.float32(0.5),
+            "lengths": call.lengths - 32,
+            "page_table": table,
+        }
+        for name in ("box", "codes"):
+            rolled = {name: jnp.roll(getattr(call.parts, name), 1, axis=1)}
+            changes[f"parts {name}"] = call.parts._replace(**rolled)
+        for name, value in changes.items():
+            other = call._replace(**{name.split()[0]: value})
+            self.check_score_tokens(other)
+            assert not np.array_equal(before, self.run("score_tokens", other)), name
+
+
+class Together(Attends, Scores, Selects, AttendsTokens, ScoresTokens):
     def test_all_stages_inside_one_jit(self):
         small = SMALL["published_8kv"]
         scored, _ = problems.score_problem(small.score(), small.lengths)

@@ -127,6 +127,7 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
         bits=shape.bits,
         packed=shape.packed,
         scale=None,
+        by_token=shape.by_token,
     )
     return call, keys
 

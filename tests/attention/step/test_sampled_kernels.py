@@ -105,4 +105,8 @@ def test_a_sampled_step_is_a_few_kernels(monkeypatch):
         return vashista_attention(query, cache, POLICIES["sampled"], implementation="xla")
 
     # Sure pages, and the rows that drew more than there is room for.
-    assert stages_asked_for(step, monkeypatch) == {"attend": 2, "attend_tokens": 1}
+    assert stages_asked_for(step, monkeypatch) == {
+        "attend": 2,
+        "attend_tokens": 1,
+        "score_tokens": 1,
+    }

@@ -194,6 +194,45 @@ def attend_tokens(
     return _run("attend_tokens", call, implementation, config)
 
 
+def score_tokens(
+    query: ArrayLike,
+    summaries: Summaries | SummaryParts,
+    page_table: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    page_size: int,
+    bits: int,
+    packed: bool = True,
+    scale: ArrayLike | None = None,
+    implementation: str | None = None,
+    config: Any = None,
+) -> Array:
+    """Logits of every token of the full pages of each sequence, by its sketch.
+
+    What tokens are drawn by (T8). The arguments are those of `score_pages` by sketch.
+
+    Returns:
+        (B, H, P, S) float32, −inf for a page that is not full. Nothing is bounded.
+
+    Raises:
+        ValueError: for arguments that no back end can take.
+        NotImplementedError: if `implementation` cannot do this; None never raises it.
+    """
+    call = spec.score_call(
+        query,
+        summaries,
+        page_table,
+        lengths,
+        kind="sketch",
+        page_size=page_size,
+        bits=bits,
+        packed=packed,
+        scale=scale,
+        by_token=True,
+    )
+    return _run("score_tokens", call, implementation, config)
+
+
 class Capability(NamedTuple):
     """Whether a back end can do a call, and if not, why."""
 

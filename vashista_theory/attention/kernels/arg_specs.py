@@ -80,6 +80,10 @@ class ArgSpec:
             stored="bfloat16",
         )
 
+    def score_tokens(self) -> ScoreShape:
+        """The call of `score_tokens`, by two bits where pages are judged by no sketch."""
+        return replace(self.score(), kind="sketch", bits=self.bits or 2, by_token=True)
+
     def select(self) -> SelectShape:
         """The call of `select_pages`."""
         return SelectShape(self.batch, self.kv_heads, self.pages, min(self.listed, self.pages))
@@ -139,4 +143,5 @@ def shapes(specs: Sequence[ArgSpec] = ARG_SPECS) -> dict[Stage, list[Shape]]:
         "score": [spec.score() for spec in specs],
         "select": [spec.select() for spec in specs],
         "attend_tokens": [spec.attend_tokens() for spec in specs],
+        "score_tokens": [spec.score_tokens() for spec in specs],
     }

@@ -4,6 +4,8 @@ What device kernels fall back to, so it refuses nothing.
 """
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,7 @@ from vashista_theory.attention.kernels.token_spec import (
 
 _CHUNK = 512  # pages judged at once: their codes, one float each, stay in the cache
 _EXACT = jax.lax.Precision.HIGHEST
+_Scores = TypeVar("_Scores")
 
 
 def attend(call: AttendCall, config: None = None) -> Attended:
@@ -178,6 +181,46 @@ def _score(
     lengths: Int[Array, " B"],
     scale: Float[Array, ""],
 ) -> PageScores:
+    judge = _JUDGES[shape.kind]
+    return _over_pages(
+        lambda *asked: judge(*asked, shape), shape, query, parts, page_table, lengths, scale
+    )
+
+
+def score_tokens(call: ScoreCall, config: None = None) -> Float[Array, "B H P S"]:
+    """Fetch the sketches of each sequence's pages and score every token of them."""
+    del config
+    return _score_tokens(call.shape, *call[1:])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_tokens(
+    shape: ScoreShape,
+    query: Float[Array, "B H D"],
+    parts: SummaryParts,
+    page_table: Int[Array, "B P"],
+    lengths: Int[Array, " B"],
+    scale: Float[Array, ""],
+) -> Float[Array, "B H P S"]:
+    def judge(asked: Query, parts: SummaryParts) -> Float[Array, "R G P S"]:
+        return _sketched(asked, parts, shape)
+
+    return _over_pages(judge, shape, query, parts, page_table, lengths, scale)
+
+
+def _over_pages(
+    judge: Callable[[Query, SummaryParts], _Scores],
+    shape: ScoreShape,
+    query: Float[Array, "B H D"],
+    parts: SummaryParts,
+    page_table: Int[Array, "B P"],
+    lengths: Int[Array, " B"],
+    scale: Float[Array, ""],
+) -> _Scores:
+    """What a judge says of the pages of each sequence, (R, G, C, ...) of so many at once.
+
+    −inf for a page that is not full.
+    """
     rows = query.astype(jnp.float32).reshape(-1, shape.group, shape.head_size)
     asked = as_query(rows, scale)
     full = jnp.arange(shape.pages, dtype=jnp.int32)[None, :] < lengths[:, None] // shape.page_size
@@ -191,13 +234,15 @@ def _score(
     ) -> Shaped[Array, "R C ..."]:
         return jnp.swapaxes(part[:, pages], 0, 1).reshape(-1, *pages.shape[1:], *part.shape[2:])
 
-    def of_chunk(pages: Int[Array, "B C"]) -> PageScores:
-        scores = _JUDGES[shape.kind](asked, jax.tree.map(lambda a: fetch(a, pages), parts), shape)
-        return jax.tree.map(lambda a: a.reshape(*query.shape[:2], -1), scores)
+    def of_chunk(pages: Int[Array, "B C"]) -> _Scores:
+        scores = judge(asked, jax.tree.map(lambda a: fetch(a, pages), parts))
+        return jax.tree.map(lambda a: a.reshape(*query.shape[:2], *a.shape[2:]), scores)
 
-    def joined(scores: Float[Array, "n B H C"]) -> Float[Array, "B H P"]:
-        whole = jnp.moveaxis(scores, 0, 2).reshape(*query.shape[:2], -1)[..., : shape.pages]
-        return jnp.where(full[:, None, :], whole, -jnp.inf)
+    def joined(scores: Float[Array, "n B H C *S"]) -> Float[Array, "B H P *S"]:
+        each = scores.shape[4:]
+        whole = jnp.moveaxis(scores, 0, 2).reshape(*query.shape[:2], -1, *each)
+        known = full.reshape(shape.batch, 1, shape.pages, *(1 for _ in each))
+        return jnp.where(known, whole[:, :, : shape.pages], -jnp.inf)
 
     return jax.tree.map(joined, jax.lax.map(of_chunk, jnp.swapaxes(chunks, 0, 1)))
 
@@ -218,14 +263,20 @@ def _of_ball(query: Query, parts: SummaryParts, shape: ScoreShape) -> PageScores
 def _of_sketch(query: Query, parts: SummaryParts, shape: ScoreShape) -> PageScores:
     """Every sketched key, plus what its rounding can have taken away; without it."""
     lower, upper = corners(parts.part("box"), jnp.float32)
+    errors = sketch_errors(query, lower, upper, shape.bits or 8, parts.part("residual"))
+    scores = sketched_keys(_sketched(query, parts, shape), errors)
+    return PageScores(scores.upper, scores.estimate, scores.best)
+
+
+def _sketched(query: Query, parts: SummaryParts, shape: ScoreShape) -> Float[Array, "R G P S"]:
+    """Logits of every sketched key."""
+    lower, upper = corners(parts.part("box"), jnp.float32)
     bits, step = shape.bits or 8, sketch.grid_step(lower, upper, shape.bits or 8)
     codes = sketch.unpack(parts.part("codes"), bits) if shape.packed else parts.part("codes")
     # ⟨q, lower + code × step⟩, the query folded with the step so that codes enter as they are.
     folded = query.vectors[:, :, None] * step[:, None]
     inner = jnp.einsum("rgpd,rpds->rgps", folded, codes.astype(jnp.float32), precision=_EXACT)
-    logits = query.scale * (dot((query.vectors, lower))[..., None] + inner)
-    scores = sketched_keys(logits, sketch_errors(query, lower, upper, bits, parts.part("residual")))
-    return PageScores(scores.upper, scores.estimate, scores.best)
+    return query.scale * (dot((query.vectors, lower))[..., None] + inner)
 
 
 _JUDGES = {"box": _of_box, "ball": _of_ball, "sketch": _of_sketch}
@@ -298,5 +349,6 @@ IMPLEMENTATION = Implementation(
         "score": StageKernel(score, _nothing_in_the_way),
         "select": StageKernel(select, _nothing_in_the_way),
         "attend_tokens": StageKernel(attend_tokens, _nothing_in_the_way),
+        "score_tokens": StageKernel(score_tokens, _nothing_in_the_way),
     },
 )

@@ -125,6 +125,22 @@ def score(call: ScoreCall) -> Reference:
     return Reference(upper, estimate, greatest)
 
 
+def score_tokens(call: ScoreCall) -> np.ndarray:
+    """Logits of `score_tokens`."""
+    shape = call.shape
+    query, scale = _float64(call.query), float(call.scale)
+    table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
+    low, high = _corners(call.parts.box)
+    codes = _codes(call)
+    found = np.full((shape.batch, shape.heads, shape.pages, shape.page_size), -np.inf)
+    for b, h, p in np.ndindex(found.shape[:3]):
+        if p < lengths[b] // shape.page_size:
+            at = h // shape.group, table[b, p]
+            step = (high[at] - low[at]) / (2.0 ** (shape.bits or 8) - 1.0)
+            found[b, h, p] = scale * (query[b, h] @ (low[at][:, None] + codes[at] * step[:, None]))
+    return found
+
+
 def _corners(box: Any) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper corners; nothing if no box is held."""
     if box is None:

@@ -17,7 +17,7 @@ from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
-Stage = Literal["attend", "score", "select", "attend_tokens"]
+Stage = Literal["attend", "score", "select", "attend_tokens", "score_tokens"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DTYPES = ("bfloat16", "float16", "float32")
@@ -124,6 +124,7 @@ class ScoreShape(QueryShape):
         bits: Bits a dimension of the sketch, None for the other kinds.
         packed: Whether codes below 8 bits share bytes.
         stored: Type the numbers beside the codes are stored in.
+        by_token: Whether each token's score is asked for, not those of its page.
     """
 
     kind: Kind
@@ -131,6 +132,7 @@ class ScoreShape(QueryShape):
     packed: bool
     pages: int
     stored: str
+    by_token: bool = False
 
 
 class SummaryParts(NamedTuple):
@@ -251,8 +253,11 @@ def score_call(
     bits: int | None,
     packed: bool,
     scale: Any,
+    by_token: bool = False,
 ) -> ScoreCall:
     """Check the arguments of `score_pages` and keep the parts of the summaries that are read.
+
+    By token, those of `score_tokens`, which reads all but the residuals of a sketch.
 
     Raises:
         ValueError: naming the argument, what it was, what is expected and what to do.
@@ -274,9 +279,9 @@ def score_call(
             f"bits={bits!r}, packed={packed!r} say how a sketch is held, but kind is {kind!r}. "
             "Leave them out, or use kind='sketch'."
         )
-    parts = _parts_of(sizes, summaries, kind, bits, packed)
+    parts = _parts_of(sizes, summaries, kind, bits, packed, by_token=by_token)
     check_groups(sizes)
-    numbers = {"ball": parts.mean, "box": parts.box, "sketch": parts.residual}[kind]
+    numbers = parts.mean if kind == "ball" else parts.box
     half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
         **query_shape(sizes, query),
@@ -285,6 +290,7 @@ def score_call(
         packed=packed,
         pages=sizes["P"][0],
         stored="bfloat16" if half else "float32",
+        by_token=by_token,
     )
     factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
     return ScoreCall(shape, query, parts, page_table, lengths, factor)
@@ -309,7 +315,13 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 
 def _parts_of(
-    sizes: Sizes, summaries: Summaries | SummaryParts, kind: Kind, bits: int | None, packed: bool
+    sizes: Sizes,
+    summaries: Summaries | SummaryParts,
+    kind: Kind,
+    bits: int | None,
+    packed: bool,
+    *,
+    by_token: bool,
 ) -> SummaryParts:
     def part(name: str, axes: tuple[str, ...], dtypes: tuple[str, ...]) -> Shaped[Array, "..."]:
         held = getattr(summaries, name, None)
@@ -333,5 +345,7 @@ def _parts_of(
     code_bytes = sketch.row_bytes(bits or 8, sizes["D"][0], packed=packed)
     sizes["c"] = (code_bytes, f"bits={bits}, packed={packed}")
     codes = part("codes", ("Hkv", "N", "c", "S"), ("uint8",))
+    if by_token:
+        return SummaryParts(box=box, codes=codes)
     residual = part("residual", ("Hkv", "N", "S"), ("uint16" if pair else "float32",))
     return SummaryParts(box=box, codes=codes, residual=residual)

@@ -118,7 +118,9 @@ def _whole(count: int, of: int) -> int:
 
 
 def _score_bytes(pages_per_block: int, shape: ScoreShape) -> int:
-    rows, d = _whole(shape.batch * shape.group, 8), shape.head_size
+    # By token each sequence's own queries meet its pages, else those of all.
+    together = shape.group if shape.by_token else shape.batch * shape.group
+    rows, d = _whole(together, 8), shape.head_size
     lanes = _whole(d, 128)
     numbers = {"bfloat16": 1, "float32": 2}[shape.stored] * (1 if shape.kind == "ball" else 2)
     # What is held twice and in float32 once more, two outputs twice, products and their sums.
@@ -129,6 +131,7 @@ def _score_bytes(pages_per_block: int, shape: ScoreShape) -> int:
         # a third output twice.
         each += 2 * code_bytes * _whole(shape.page_size, 32) + 3 * 4 * shape.page_size
         each += 4 * d * (2 + 8) + 4 * rows * (8 + 4 + 2)
+        each += 2 * 4 * rows * shape.page_size * shape.by_token
     return pages_per_block * each + 2 * rows * lanes * 4
 
 
@@ -372,6 +375,8 @@ class GpuScoreConfig:
             ),
         }[shape.kind]
         staged = [(shape.group + 3) * tile * 4] * (3 if shape.kind == "sketch" else 2)
+        if shape.by_token:
+            slots, staged = slots[:2], [staged[0] * shape.page_size]
         changed = (4 * tile * shape.page_size * 4, 9 * tile * 4) if shape.kind == "sketch" else ()
         parts = [self.stages * slot for slot in slots]
         parts += [(shape.group + 3) * d * 4, *staged, *changed, 8 * (1 + self.stages)]

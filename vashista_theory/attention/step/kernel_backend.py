@@ -28,7 +28,7 @@ from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.api import Choice
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.step.backend import TokensRead
+from vashista_theory.attention.step.backend import TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates, pick
 from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
@@ -260,6 +260,37 @@ class KernelBackend(PlainBackend):
             return super().read_everything(query, pools)
         pages = pools.every_page()
         return self._attend(stage, query, pools, pages, pools.lengths)
+
+    def token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
+    ) -> TokenScores:
+        """Score the sketch of every key; where something is proved, plain JAX knows the errors."""
+        _, group, d = query.vectors.shape
+        kv_heads, pool_pages = cache.keys.shape[:2]
+        if policy.proves or cache.summaries.codes is None:
+            return super().token_scores(query, cache, pools, policy)
+        table = jnp.clip(cache.page_table, 0, pool_pages - 1)
+        call = spec.score_call(
+            query.vectors.reshape(cache.batch, kv_heads * group, d).astype(self.dtype),
+            cache.summaries,
+            table,
+            pools.lengths[::kv_heads],
+            kind="sketch",
+            page_size=cache.page_size,
+            bits=cache.spec.sketch_bits,
+            packed=cache.spec.packed,
+            scale=query.scale,
+            by_token=True,
+        )
+        stage = self.choice.kernel_if_any("score_tokens", call.shape)
+        if stage is None:
+            return super().token_scores(query, cache, pools, policy)
+        logits = stage.run(call, None).reshape(-1, group, table.shape[1], cache.page_size)
+        physical = jnp.repeat(table, kv_heads, axis=0)
+        values = from_bits(
+            cache.summaries.value_bound[pools.heads[:, None], physical], query.vectors.dtype
+        )
+        return TokenScores(pools, pools.every_page()[0], logits, None, values)
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]

@@ -131,7 +131,7 @@ def attend_tokens_splits(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
         ),
     )
-    log2_e = jnp.asarray([_LOG2_E, 1.0], jnp.float32)[:, None]
+    log2_e = jnp.asarray([_LOG2_E, 1.0], jnp.float32)[None, None, None, :, None]
     return run(query, keys, values, places, tokens, weights * log2_e, scale * jnp.float32(_LOG2_E))
 
 

@@ -56,6 +56,7 @@ class ScoreGeometry:
         lanes: Threads that share a page's dimensions.
         stages: Slots of the ring.
         splits: Shares that the pages of a row are cut into.
+        by_token: Whether each token's score is wanted, and nothing else.
         interpreted: Whether Mosaic GPU's interpreter runs it, which knows no reshaped references.
     """
 
@@ -72,6 +73,7 @@ class ScoreGeometry:
     lanes: int
     stages: int
     splits: int
+    by_token: bool = False
     interpreted: bool = False
 
     @property
@@ -81,7 +83,9 @@ class ScoreGeometry:
 
     @property
     def outputs(self) -> int:
-        """Upper bounds, estimates, and of a sketch the greatest bounds of a key."""
+        """Upper bounds, estimates, and of a sketch the greatest bounds of a key; or by token."""
+        if self.by_token:
+            return 1
         return 3 if self.kind == "sketch" else 2
 
     @property
@@ -108,6 +112,13 @@ def scratch(g: ScoreGeometry) -> tuple[Any, ...]:
 
 def nothing(g: ScoreGeometry, scores_sm: tuple[Any, ...]) -> None:
     """Write −inf for every page of a tile."""
+    if g.by_token:
+        words = (g.tile, g.page_size // _TOKENS_OF_WORD)
+        none = plgpu.layout_cast(jnp.full(words, -jnp.inf, jnp.float32), _by_word(g))
+        for row in range(g.group):
+            for token in range(_TOKENS_OF_WORD):
+                scores_sm[0][row, token] = none
+        return
     least = jnp.full((g.tile,), -jnp.inf, jnp.float32)
     for row in range(g.group):
         for score_sm in scores_sm:
@@ -120,7 +131,7 @@ def judge_tile(
     norm_of: Callable[[jax.Array], jax.Array],
     slot_sm: tuple[Any, ...],  # [tile, ...] for each part
     scratch_sm: tuple[Any, ...],
-    scores_sm: tuple[Any, ...],  # upper, estimate, and best of a sketch: [rows, tile]
+    scores_sm: tuple[Any, ...],  # upper, estimate, and best of a sketch: [rows, tile]; or by token
     scale: jax.Array,
     counted: jax.Array,  # pages of the tile that are full
 ) -> None:
@@ -144,6 +155,8 @@ def judge_tile(
             found = _of_balls(g, query_sm, rows, norms, slot_sm)
             for row, (greatest, middle) in zip(rows, found, strict=True):
                 write(row, raised(count + scale * greatest), count + scale * middle)
+        elif g.by_token:
+            _of_tokens(g, query_sm, rows, slot_sm, scratch_sm, scores_sm[0], scale, counted)
         else:
             found = _of_sketches(g, query_sm, rows, norms, slot_sm, scratch_sm, scale)
             for row, (upper, estimate, best) in zip(rows, found, strict=True):
@@ -239,16 +252,7 @@ def _of_sketches(
     """
     box_sm, codes_sm, residual_sm = slot_sm
     tokens_sm, pages_sm = scratch_sm
-    sums = _sketch_sums(g, query_sm, rows, box_sm, codes_sm)
-    by_page = 1 + 2 * len(rows)
-    for i in range(by_page):
-        pages_sm[i] = jnp.sum(sums[i], axis=1)
-    for k in range(len(rows)):
-        for token in range(_TOKENS_OF_WORD):
-            of_token = sums[by_page + _TOKENS_OF_WORD * k + token]
-            tokens_sm[k, token] = jnp.sum(of_token, axis=1)
-    plgpu.commit_smem()
-
+    _exchange_sums(g, query_sm, rows, box_sm, codes_sm, scratch_sm)
     shape = (g.tile, g.page_size // _TOKENS_OF_WORD)
     layout = _by_word(g)
 
@@ -276,6 +280,49 @@ def _of_sketches(
         (above, best), (sketched, _) = (_log_mass(terms, of_page) for terms in (upper, estimate))
         found.append((above, sketched, best))
     return found
+
+
+def _exchange_sums(
+    g: ScoreGeometry,
+    query_sm: Any,
+    rows: list[jax.Array],
+    box_sm: Any,
+    codes_sm: Any,
+    scratch_sm: tuple[Any, ...],
+) -> None:
+    """The sums over dimensions of a page and of a token, through shared memory."""
+    tokens_sm, pages_sm = scratch_sm
+    sums = _sketch_sums(g, query_sm, rows, box_sm, codes_sm)
+    by_page = 1 + 2 * len(rows)
+    for i in range(by_page):
+        pages_sm[i] = jnp.sum(sums[i], axis=1)
+    for k in range(len(rows)):
+        for token in range(_TOKENS_OF_WORD):
+            of_token = sums[by_page + _TOKENS_OF_WORD * k + token]
+            tokens_sm[k, token] = jnp.sum(of_token, axis=1)
+    plgpu.commit_smem()
+
+
+def _of_tokens(
+    g: ScoreGeometry,
+    query_sm: Any,
+    rows: list[jax.Array],
+    slot_sm: tuple[Any, ...],
+    scratch_sm: tuple[Any, ...],
+    scores_sm: Any,  # [rows, 4, tile, words]
+    scale: jax.Array,
+    counted: jax.Array,
+) -> None:
+    """Logits of the sketched keys, of every token of a word apart; −inf in pages not full."""
+    tokens_sm, pages_sm = scratch_sm
+    _exchange_sums(g, query_sm, rows, *slot_sm, scratch_sm)
+    layout, shape = _by_word(g), (g.tile, g.page_size // _TOKENS_OF_WORD)
+    full = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=layout) < counted
+    for k, row in enumerate(rows):
+        base = spread(load(pages_sm.at[1 + 2 * k], _by_page(g)), shape, 0, layout)
+        for token in range(_TOKENS_OF_WORD):
+            logits = scale * (load(tokens_sm.at[k, token], layout) + base)
+            scores_sm[row, token] = jnp.where(full, logits, -jnp.inf)
 
 
 def _sketch_sums(

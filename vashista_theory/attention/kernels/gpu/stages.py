@@ -279,6 +279,32 @@ def score(
         ValueError: if the tiles do not fit the call.
     """
     shape = call.shape
+    found, _ = _score_tiles(call, config, interpreted=interpreted)
+    rows = (shape.batch, shape.heads, -1)
+    return PageScores(*(scores.reshape(rows)[..., : shape.pages] for scores in found))
+
+
+def score_tokens(
+    call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool = False
+) -> Float[Array, "B H P S"]:
+    """Score every token of the full pages of each sequence.
+
+    Raises:
+        ValueError: if the tiles do not fit the call.
+    """
+    shape = call.shape
+    (found,), g = _score_tiles(call, config, interpreted=interpreted)
+    logits = found.reshape(shape.batch, shape.kv_heads, g.tiles, shape.group, 4, g.tile, -1)
+    # Heads of a group first, then pages, then words, then the tokens of a word.
+    logits = jnp.transpose(logits, (0, 1, 3, 2, 5, 6, 4))
+    logits = logits.reshape(shape.batch, shape.heads, -1, shape.page_size)
+    return logits[:, :, : shape.pages]
+
+
+def _score_tiles(
+    call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool
+) -> tuple[tuple[Array, ...], judge.ScoreGeometry]:
+    shape = call.shape
     tiles = gpu_score_config(shape) if config is None else config
     assert tiles is not None, "why_not_score refuses it"
     tiles.check(shape)
@@ -296,8 +322,7 @@ def score(
         call.scale.reshape(1),
         geometry=geometry,
     )
-    rows = (shape.batch, shape.heads, -1)
-    return PageScores(*(scores.reshape(rows)[..., : shape.pages] for scores in found))
+    return found, geometry
 
 
 def _parts(call: ScoreCall, g: judge.ScoreGeometry) -> tuple[Array, ...]:
@@ -321,6 +346,8 @@ def _parts(call: ScoreCall, g: judge.ScoreGeometry) -> tuple[Array, ...]:
     words = codes.reshape(*codes.shape[:2], g.words, 4)
     words = jax.lax.bitcast_convert_type(words, jnp.uint32)
     words = words.reshape(*codes.shape[:2], -1, sm90_score.ROW)
+    if g.by_token:
+        return parts.part("box"), words
     residual = own(parts.part("residual"))
     residual = residual.reshape(*residual.shape[:-1], -1, 4)
     return parts.part("box"), words, jnp.moveaxis(residual, -1, 3)
@@ -343,6 +370,7 @@ def _score_geometry(
         lanes=tiles.lanes,
         stages=tiles.stages,
         splits=tiles.splits,
+        by_token=shape.by_token,
         interpreted=interpreted,
     )
 
@@ -397,5 +425,6 @@ IMPLEMENTATION = Implementation(
         "score": StageKernel(score, why_not_score, GpuScoreConfig),
         "select": StageKernel(select, why_not_select),
         "attend_tokens": StageKernel(attend_tokens, why_not_attend_tokens, GpuTokensConfig),
+        "score_tokens": StageKernel(score_tokens, why_not_score, GpuScoreConfig),
     },
 )

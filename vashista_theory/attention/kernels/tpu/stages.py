@@ -40,6 +40,7 @@ from vashista_theory.attention.kernels.tpu.attend_kernel import attend_kernel
 from vashista_theory.attention.kernels.tpu.attend_tokens import attend_tokens
 from vashista_theory.attention.kernels.tpu.grid import LANES, on_grid, whole_registers
 from vashista_theory.attention.kernels.tpu.score import score
+from vashista_theory.attention.kernels.tpu.score_tokens import score_tokens
 from vashista_theory.attention.kernels.tpu.select_kernel import select
 
 _HEAD_SIZES = (64, 128, 256)
@@ -165,5 +166,6 @@ IMPLEMENTATION = Implementation(
         "score": StageKernel(score, why_not_score, TpuScoreConfig, scans_pool=True),
         "select": StageKernel(select, why_not_select),
         "attend_tokens": StageKernel(attend_tokens, why_not_attend_tokens),
+        "score_tokens": StageKernel(score_tokens, why_not_score, TpuScoreConfig),
     },
 )
