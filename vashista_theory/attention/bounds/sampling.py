@@ -84,9 +84,10 @@ class Spread(NamedTuple):
     def joined(self) -> "Spread":
         """That of all parts along the first axis, whose masses are in the same unit."""
         mass = jnp.sum(self.mass, axis=0)
-        shares = self.mass / jnp.where(mass > 0, mass, 1.0)
+        shares = self.mass / jnp.where(mass > 0, mass, 1.0)[None]
         mean = jnp.sum(shares[..., None] * self.mean, axis=0)
-        return Spread(mass, mean, jnp.sum(self.about(mean[None]), axis=0))
+        of_parts = self.about(jnp.broadcast_to(mean[None], self.mean.shape))
+        return Spread(mass, mean, jnp.sum(of_parts, axis=0))
 
 
 def sketch_dispersion(log_mass: Float[Array, "*n U"], log_proxy: Float[Array, "*n U"]) -> Array:
