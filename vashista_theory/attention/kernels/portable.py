@@ -181,10 +181,10 @@ def _score(
     lengths: Int[Array, " B"],
     scale: Float[Array, ""],
 ) -> PageScores:
-    judge = _JUDGES[shape.kind]
-    return _over_pages(
-        lambda *asked: judge(*asked, shape), shape, query, parts, page_table, lengths, scale
-    )
+    def judge(asked: Query, parts: SummaryParts) -> PageScores:
+        return _JUDGES[shape.kind](asked, parts, shape)
+
+    return _over_pages(judge, shape, query, parts, page_table, lengths, scale)
 
 
 def score_tokens(call: ScoreCall, config: None = None) -> Float[Array, "B H P S"]:

@@ -314,8 +314,9 @@ def _of_tokens(
     counted: jax.Array,
 ) -> None:
     """Logits of the sketched keys, of every token of a word apart; −inf in pages not full."""
+    box_sm, codes_sm = slot_sm
     tokens_sm, pages_sm = scratch_sm
-    _exchange_sums(g, query_sm, rows, *slot_sm, scratch_sm)
+    _exchange_sums(g, query_sm, rows, box_sm, codes_sm, scratch_sm)
     layout, shape = _by_word(g), (g.tile, g.page_size // _TOKENS_OF_WORD)
     full = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=layout) < counted
     for k, row in enumerate(rows):
