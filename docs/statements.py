@@ -2,7 +2,8 @@ r"""Statements and proofs of the paper, as Markdown: a formula stands in the pap
 
 ``<!-- statement thm:T1 -->`` in a page becomes the theorem (lemma, proposition, example) of that
 label with its proof folded, and the file that tries each of its formulas in numbers;
-``<!-- paragraph Projection -->`` becomes a paragraph of the section on objects.
+``<!-- paragraph Projection -->`` becomes a paragraph of the section on objects, and
+``<!-- before thm:T8 -->`` the paragraph before a statement, which says what its letters mean.
 """
 
 import re
@@ -60,11 +61,20 @@ def fill(markdown: str) -> str:
         lambda asked: _text(paragraphs[asked[1]], names),
         markdown,
     )
+    markdown = re.sub(
+        r"<!-- before (\S+) -->",
+        lambda asked: _text(_paragraph_before(stated[asked[1]]), names),
+        markdown,
+    )
     return re.sub(
         r"<!-- statement (\S+) -->",
         lambda asked: _statement(stated[asked[1]], names),
         markdown,
     )
+
+
+def _paragraph_before(found: re.Match[str]) -> str:
+    return found.string[: found.start()].rstrip().rpartition("\n\n")[2]
 
 
 def tests() -> dict[str, str]:
@@ -86,7 +96,7 @@ def _sections() -> dict[str, str]:
 
 def _tag(label: str) -> str:
     name = label.partition(":")[2]
-    return {"id:star": "★", "ineq:gap": "gap≤"}.get(label, name)
+    return {"id:star": "★", "ineq:gap": "gap≤", "ineq:T8": "T8size"}.get(label, name)
 
 
 def _name(found: re.Match[str]) -> str:
@@ -141,8 +151,8 @@ def _text(text: str, names: dict[str, str]) -> str:
     for pattern, said in (
         (r"(?:Theorem|Lemma|Proposition|Example)~(?=Theorem|Lemma|Prop|Example|T\d|\(★)", ""),
         (r"\\emph\{([^}]*)\}", r"*\1*"),
-        (r"\\hfill", ""),
-        (r"\\cite[tp]?\{[^}]*\}", ""),
+        (r"\\hfill|\\subsection\*\{[^}]*\}\n", ""),
+        (r"\s*\\cite[tp]?\{[^}]*\}", ""),
         (r"\\paragraph\{([^}]*)\}", r"\n\n**\1**"),
         (r"~", "\N{NO-BREAK SPACE}"),
         (r"---?", "–"),

@@ -39,6 +39,15 @@ def test_every_formula_names_its_test() -> None:
     assert not [tag for tag in tags if f"({tag})" not in said and tag not in in_paragraphs]
 
 
+def test_every_command_is_known_to_what_renders_it() -> None:
+    katex = (statements.ROOT / "docs" / "vendored" / "katex" / "katex.min.js").read_text("utf-8")
+    used = {c for tex in MATHEMATICS.findall(FILLED) for c in re.findall(r"\\[a-zA-Z]+", tex)}
+    assert len(used) > 50
+    known = {c for c in used if re.search(rf'"\\{re.escape(c)}"', katex)}
+    grammar = {r"\left", r"\right", r"\begin", r"\end", r"\tag"}
+    assert used - known - statements.macros().keys() <= grammar
+
+
 def test_commands_are_those_of_the_paper() -> None:
     found = statements.macros()
     assert found["\\eps"] == r"\varepsilon"
