@@ -11,7 +11,8 @@ help:
 	@echo "make experiments  the results whose sources changed; docs/experiments.md has the time of each"
 	@echo "make figures      every figure from the results, in figures/output (half a minute)"
 	@echo "make readme       the generated parts of README.md and docs/ (seconds)"
-	@echo "make docs         the documentation site, in site/ (half a minute; pip install -e '.[docs]')"
+	@echo "make docs         the documentation site, in site/: runs the code of its pages and the notebooks"
+	@echo "                  (minutes, seconds where nothing changed; pip install -e '.[docs]')"
 	@echo "make test         the tests (a quarter of an hour on two cores; pip install -e '.[test]')"
 
 # The steps depend on files that the earlier ones write, so each is its own make.
@@ -34,11 +35,10 @@ readme: figures/output/readme
 figures/output/readme: $(RESULTS) $(shell find experiments -name "*.py")
 	@mkdir -p figures/output
 	$(PYTHON) -m figures theorem --output docs/images
-	$(PYTHON) -m figures sampled_text --output docs/images
 	$(PYTHON) -m experiments.framework.pages
 	touch $@
 
-docs:
+docs: figures
 	$(PYTHON) -m mkdocs build --strict
 
 test:

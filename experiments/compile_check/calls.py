@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vashista_theory.attention.bounds import sketch
-from vashista_theory.attention.kernels import api, spec
+from vashista_theory.attention.kernels import api, spec, token_spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS, ArgSpec
 
 
@@ -48,7 +48,7 @@ def kernels(platform: str, names: list[str]) -> Iterator[Kernel]:
 
 def shape_of(one: ArgSpec, stage: spec.Stage) -> spec.Shape:
     """The static part of an arg_spec's call."""
-    return {"attend": one.attend, "score": one.score, "select": one.select}[stage]()
+    return getattr(one, stage)()
 
 
 def lower_call(kernel: Kernel, platform: str, sharding: Any = None) -> Any:
@@ -86,6 +86,8 @@ def _abstract(shape: spec.Shape) -> Any:
             of(rows, jnp.int32),
             of((), jnp.float32),
         )
+    if isinstance(shape, token_spec.AttendTokensShape):
+        return _abstract_attend_tokens(shape)
     if isinstance(shape, spec.ScoreShape):
         return spec.ScoreCall(
             shape,
@@ -95,7 +97,23 @@ def _abstract(shape: spec.Shape) -> Any:
             of((shape.batch,), jnp.int32),
             of((), jnp.float32),
         )
+    assert isinstance(shape, spec.SelectShape)
     return spec.SelectCall(shape, of((shape.batch, shape.kv_heads, shape.pages), jnp.float32))
+
+
+def _abstract_attend_tokens(shape: token_spec.AttendTokensShape) -> token_spec.AttendTokensCall:
+    of, rows = jax.ShapeDtypeStruct, (shape.batch, shape.kv_heads)
+    pool = (shape.kv_heads, shape.pool_pages, shape.page_size, shape.head_size)
+    return token_spec.AttendTokensCall(
+        shape,
+        of((shape.batch, shape.heads, shape.head_size), shape.query_dtype),
+        of(pool, shape.pool_dtype),
+        of(pool, shape.pool_dtype),
+        of((*rows, shape.listed), jnp.int32),
+        of(rows, jnp.int32),
+        of((*rows, shape.listed), jnp.float32),
+        of((), jnp.float32),
+    )
 
 
 def _summary_parts(shape: spec.ScoreShape) -> spec.SummaryParts:
@@ -110,4 +128,5 @@ def _summary_parts(shape: spec.ScoreShape) -> spec.SummaryParts:
         return spec.SummaryParts(box=box)
     code_bytes = sketch.row_bytes(shape.bits, d, packed=shape.packed)
     codes = of((*pool, code_bytes, shape.page_size), jnp.uint8)
-    return spec.SummaryParts(box=box, codes=codes, residual=of((*pool, shape.page_size), number))
+    residual = None if shape.by_token else of((*pool, shape.page_size), number)
+    return spec.SummaryParts(box=box, codes=codes, residual=residual)

@@ -19,6 +19,16 @@ PAGES = (
     "docs/scaling.md",
     "docs/supported_models.md",
 )
+# The README's five lines: sentences of the verdicts, each in words that stand alone.
+HEADLINES = {
+    "Mass off the face falls like exp(−Ω(Δ/ε))": "Weight off the face falls at the gap's rate",
+    "Real heads run in the regime of the theorem": "Real heads run in the theorem's regime",
+    "… as the gap Δ̂ and the certificate of the mechanism": "A proof says when a read is safe",
+    "Minimal loss of quality: predictions, by drawn tokens": (
+        "Drawn tokens keep a language model's predictions"
+    ),
+    "Strong wall-clock speed-ups: a decode step on CPU": "A decode step is faster on a CPU",
+}
 _PART = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -32,19 +42,30 @@ def filled(page: str) -> str:
 
 
 def verdict_table(verdicts: Outcome) -> str:
-    """Claim, statement, module, experiment, verdict."""
-    heads = ("claim", "statement", "module", "experiment", "verdict")
+    """Claim, verdict, statement, experiment, module."""
+    heads = ("claim", "verdict", "statement", "experiment", "module")
     rows = [
         (
             row["sentence"],
-            row["statement"],
-            _code(row["module"]),
-            _code(row["experiment"]),
             f"**{row['verdict']}**",
+            row["statement"],
+            _code(row["experiment"]),
+            _code(row["module"]),
         )
         for row in verdicts.tables["verdicts"].rows
     ]
     return _table(heads, rows)
+
+
+def headlines(verdicts: Outcome) -> str:
+    """How many claims became what, and five of them.
+
+    Raises:
+        KeyError: a headline is of a sentence that no claim has.
+    """
+    judged = {str(row["sentence"]): row["verdict"] for row in verdicts.tables["verdicts"].rows}
+    lines = [f"- {said}: **{judged[sentence]}**." for sentence, said in HEADLINES.items()]
+    return "\n".join([verdicts.findings[0], "", *lines])
 
 
 def evidence(verdicts: Outcome) -> str:
@@ -152,6 +173,7 @@ def _verdicts() -> Outcome:
 
 
 _PARTS: Mapping[str, Callable[[], str]] = {
+    "headlines": lambda: headlines(_verdicts()),
     "verdicts": lambda: f"{_verdicts().findings[0]}\n\n{verdict_table(_verdicts())}",
     "evidence": lambda: evidence(_verdicts()),
     "experiments": experiment_table,

@@ -18,6 +18,7 @@ from vashista_theory.attention import (
     dense_attention,
     vashista_attention,
 )
+from vashista_theory.attention.step import plain_backend
 
 U = np.finfo(np.float64).eps
 
@@ -265,3 +266,15 @@ def test_without_a_report_nothing_is_computed_for_it():
 
     # Two bounds, an error and a gap over all judged pages.
     assert cost(report=False) < 0.9 * cost()
+
+
+def test_pieces_of_any_size_are_dense_attention(monkeypatch):
+    """Eight pages a piece, the least there is: six pieces of ragged, forked rows."""
+    monkeypatch.setattr(plain_backend, "_NEAR", 1)
+    shape = Shape(3, 1, 2, 16, 4, 45)  # of no other test: compiled anew
+    for seed in range(6):
+        cache, tokens, query = make(shape, seed)
+        output, _ = vashista_attention(query, cache, Policy.dense(), implementation="jax")
+        noise = 256 * shape.d * U * longest_value(tokens)  # as above
+        exact = reference(tokens, query, shape.group)
+        np.testing.assert_allclose(output, exact, rtol=0, atol=noise)

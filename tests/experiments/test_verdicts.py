@@ -165,6 +165,16 @@ def test_pages_have_the_numbers_of_the_results(page: str) -> None:
     assert "<!-- end -->" in text
 
 
+def test_headlines_have_the_verdicts_of_their_sentences() -> None:
+    rows = [{"sentence": s, "verdict": f"verdict {n}"} for n, s in enumerate(pages.HEADLINES)]
+    said = pages.headlines(Outcome({"verdicts": table(*rows)}, findings=["Of 5 claims all."]))
+    words = list(pages.HEADLINES.values())
+    assert said.splitlines()[:3] == ["Of 5 claims all.", "", f"- {words[0]}: **verdict 0**."]
+    assert said.endswith(f"- {words[4]}: **verdict 4**.")
+    with pytest.raises(KeyError):
+        pages.headlines(Outcome({"verdicts": table(*rows[:4])}, findings=["Of 4."]))
+
+
 def test_pictures_are_of_committed_results_and_shown() -> None:
     folder = pages.ROOT / "docs" / "images"
     shown = "".join(

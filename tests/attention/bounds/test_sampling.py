@@ -294,3 +294,34 @@ def test_the_gap_of_the_face_multiplies_the_sample(seed, exponent, drawn):
     log_bound = np.log(float(size_bound(*map(jnp.asarray, (radius, 1.0, rho, m))))) + leak
     assert log_error <= log_bound
     assert leak <= -0.5 * float(stability.gap) / epsilon + 10  # and it is exponentially small
+
+
+def part_of(masses: np.ndarray, values: np.ndarray) -> sampling.Spread:
+    """The spread of some tokens, by its definition in float64, as a kernel would hand it on."""
+    mass = masses.sum()
+    mean = masses @ values / (mass or 1.0)
+    scatter = masses @ ((values - mean) ** 2).sum(axis=1)
+    return sampling.Spread(*(jnp.asarray(x, jnp.float32)[None] for x in (mass, mean, scatter)))
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    offset=st.sampled_from([0.0, 10.0, 1e4]),
+    parts=st.integers(1, 4),
+    sure=st.booleans(),
+)
+def test_a_spread_in_parts_gives_the_estimated_variance_about_any_output(seed, offset, parts, sure):
+    rng = np.random.default_rng(seed)
+    masses = rng.exponential(size=(parts, 5)) ** 3
+    masses[0] *= not sure  # a part whose tokens are all sure has no mass
+    values = offset + rng.normal(size=(parts, 5, 3))
+    output = offset + rng.normal(size=3)
+    of_parts = [part_of(m, v) for m, v in zip(masses, values, strict=True)]
+    joined = jax.tree.map(lambda *each: jnp.stack(each), *of_parts)
+    found = joined.joined().about(jnp.asarray(output, jnp.float32)[None])[0]
+    exact = (masses * ((values - output) ** 2).sum(axis=2)).sum()
+    # Means and output are rounded to float32 at the size of the offset; what they differ by is of
+    # size 1, and its square is off by twice that.
+    away = np.finfo(np.float32).eps * (offset + 4.0)
+    total = masses.sum()
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=32 * away * (total + exact) + 1e-12)

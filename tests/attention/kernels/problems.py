@@ -1,11 +1,11 @@
-"""Calls of the three stages with random content, hidden traps included, for any shape."""
+"""Calls of the stages with random content, hidden traps included, for any shape."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vashista_theory.attention.bounds.summaries import Summaries, SummarySpec, summarise_pages
-from vashista_theory.attention.kernels import spec
+from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.arg_specs import ArgSpec
 
 NOWHERE = 2**30  # a page that is in no pool: reading it shows
@@ -52,6 +52,41 @@ def attend_call(
     )
 
 
+def attend_tokens_call(
+    shape: token_spec.AttendTokensShape, tokens, seed: int = 0, *, traps: bool = True
+) -> token_spec.AttendTokensCall:
+    """Each row reads tokens of its own, ascending, some of them sure and some of little chance.
+
+    With traps entries behind those in use lead nowhere, and what no row may see is infinite.
+    """
+    rng = np.random.default_rng(seed)
+    keys, values = random_pools(shape, seed)
+    tokens = np.asarray(tokens, np.int32)
+    size = (shape.batch, shape.kv_heads, shape.listed)
+    places = np.full(size, NOWHERE, np.int32)
+    log_weights = np.where(rng.uniform(size=size) < 0.3, 0.0, rng.exponential(2.0, size))
+    seen = np.full((shape.kv_heads, shape.pool_pages * shape.page_size), not traps)
+    for b, h in np.ndindex(shape.batch, shape.kv_heads):
+        own = rng.permutation(seen.shape[1])[: shape.listed]
+        places[b, h, : len(own)] = np.sort(own)
+        seen[h, places[b, h, : tokens[b, h]]] = True
+        if traps:
+            places[b, h, tokens[b, h] :] = NOWHERE
+            log_weights[b, h, tokens[b, h] :] = np.nan
+    seen = seen.reshape(keys.shape[:3])
+    keys[~seen] = values[~seen] = np.inf
+    query = rng.standard_normal((shape.batch, shape.heads, shape.head_size))
+    return token_spec.attend_tokens_call(
+        jnp.asarray(query, shape.query_dtype),
+        jnp.asarray(keys, shape.pool_dtype),
+        jnp.asarray(values, shape.pool_dtype),
+        jnp.asarray(places),
+        jnp.asarray(tokens),
+        jnp.asarray(log_weights, jnp.float32),
+        None,
+    )
+
+
 def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool = False):
     """A call, and the keys whose summaries it judges.
 
@@ -92,6 +127,7 @@ def score_problem(shape: spec.ScoreShape, lengths, seed: int = 0, *, tight: bool
         bits=shape.bits,
         packed=shape.packed,
         scale=None,
+        by_token=shape.by_token,
     )
     return call, keys
 

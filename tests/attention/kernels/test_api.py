@@ -112,6 +112,27 @@ def test_what_nobody_can_do_is_a_value_error_with_its_remedy():
         refused(ValueError, lambda count=count: kernels.select_pages(PRIORITY, count), text)
 
 
+def test_arguments_of_token_stages_that_nobody_can_take_are_named():
+    shape = SMALL["published_8kv"].attend_tokens()
+    call = problems.attend_tokens_call(shape, [[40, 16], [3, 0]], traps=False)
+    given = dict(zip(call._fields[1:], call[1:], strict=True))
+    for changes, *texts in [
+        ({"places": call.places[..., :5]}, "log_weights has shape", "C is 80 here and 5 in places"),
+        ({"log_weights": call.log_weights.astype(jnp.int32)}, "log_weights has type int32"),
+        ({"tokens": call.tokens[0]}, "tokens has shape (2,)", "(B, Hkv)"),
+        ({"query": call.query[:, :3]}, "3 heads", "multiple of Hkv"),
+    ]:
+        refused(
+            ValueError, lambda changes=changes: kernels.attend_tokens(**(given | changes)), *texts
+        )
+    scored = [SCORED.query, SCORED.parts, SCORED.page_table, SCORED.lengths]
+    whole = kernels.score_tokens(*scored, page_size=16, bits=4)
+    assert whole.shape == (*SCORED.query.shape[:2], SCORED.shape.pages, 16)
+    for changes, text in [({"bits": 3}, "bits is 3"), ({"page_size": 32}, "S is 16 here and 32")]:
+        asked = {"page_size": 16, "bits": 4} | changes
+        refused(ValueError, lambda asked=asked: kernels.score_tokens(*scored, **asked), text)
+
+
 def test_what_one_back_end_cannot_do_names_it_and_the_reason():
     refused(
         NotImplementedError,

@@ -57,6 +57,39 @@ def estimated_variance(
     return jnp.sum(jnp.exp(2 * (log_mass - log_inclusion)) * odds * distance**2, axis=-1)
 
 
+class Spread(NamedTuple):
+    r"""What V̂ is made of while ô is not yet known, of some of the drawn tokens.
+
+    With c = (w/π)² (1 − π), V̂ = Σ c ‖v − ô‖² is the scatter of the values about their own mean m,
+    and what the distance of ô from it adds: neither is a difference of large numbers.
+
+    .. math:: \hat V = M + A \|\hat o - m\|^2, \qquad A = \sum c, \quad m = \frac1A \sum c v,
+              \quad M = \sum c \|v - m\|^2.
+
+    Attributes:
+        mass: A.
+        mean: m; anything where A is 0.
+        scatter: M.
+    """
+
+    mass: Float[Array, "*n"]
+    mean: Float[Array, "*n D"]
+    scatter: Float[Array, "*n"]
+
+    def about(self, output: Float[Array, "*n D"]) -> Float[Array, "*n"]:
+        """V̂ for the output ô, or any other point."""
+        away = jnp.sum((output - self.mean) ** 2, axis=-1)
+        return self.scatter + jnp.where(self.mass > 0, self.mass * away, 0.0)
+
+    def joined(self) -> "Spread":
+        """That of all parts along the first axis, whose masses are in the same unit."""
+        mass = jnp.sum(self.mass, axis=0)
+        shares = self.mass / jnp.where(mass > 0, mass, 1.0)[None]
+        mean = jnp.sum(shares[..., None] * self.mean, axis=0)
+        of_parts = self.about(jnp.broadcast_to(mean[None], self.mean.shape))
+        return Spread(mass, mean, jnp.sum(of_parts, axis=0))
+
+
 def sketch_dispersion(log_mass: Float[Array, "*n U"], log_proxy: Float[Array, "*n U"]) -> Array:
     r"""How badly proxies follow masses: ρ = (Σ w²/ŵ)(Σ ŵ)/(Σ w)² over the tail, at least 1.
 

@@ -1,7 +1,7 @@
-"""The three stages of a sparse decode step, by the best back end there is.
+"""The stages of a sparse decode step, by the best back end there is.
 
 Arrays in, arrays out: nothing here knows of policies, certificates or caches. Score the pages of a
-context by their summaries, select the best, attend to them.
+context by their summaries, select the best, attend to them; or attend to single tokens, by weights.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from vashista_theory._types import ArrayLike
 from vashista_theory.attention.bounds.summaries import Summaries
-from vashista_theory.attention.kernels import spec
+from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.spec import (
     Attended,
     Implementation,
@@ -28,12 +28,13 @@ from vashista_theory.attention.kernels.spec import (
     StageKernel,
     SummaryParts,
 )
+from vashista_theory.attention.kernels.token_spec import AttendedTokens
 
 _MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "xla": "portable"}
 IMPLEMENTATIONS = tuple(_MODULES)
 """By name; the first that can is taken. Each has a module here with an `IMPLEMENTATION`."""
 STEP_IMPLEMENTATIONS = ("jax", *IMPLEMENTATIONS)
-"""What a decode step can be told to use: plain JAX without these three stages, or one of them."""
+"""What a decode step can be told to use: plain JAX without these stages, or one of them."""
 
 _EXTRAS = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
 _ACCELERATORS = ("cuda", "rocm", "tpu")
@@ -149,6 +150,89 @@ def select_pages(priority: ArrayLike, count: int, *, implementation: str | None 
     return _run("select", spec.select_call(priority, count), implementation, None)
 
 
+def attend_tokens(
+    query: ArrayLike,
+    keys: ArrayLike,
+    values: ArrayLike,
+    places: ArrayLike,
+    tokens: ArrayLike,
+    log_weights: ArrayLike,
+    *,
+    scale: ArrayLike | None = None,
+    implementation: str | None = None,
+    config: Any = None,
+) -> AttendedTokens:
+    """Softmax attention of one query a head over listed tokens, each counted by a weight.
+
+    What reads a sample (T8): with weights 1/π the sums are unbiased, and `spread` tells their
+    error.
+
+    Args:
+        query: (B, H, D); query heads share kv heads, and what is read of them, in equal consecutive
+            groups.
+        keys: (Hkv, N, S, D), a pool of N pages of S keys; bfloat16, float16 or float32, accumulated
+            in float32.
+        values: A pool of the same shape and type.
+        places: (B, Hkv, C) int32, the tokens that each kv head reads: page × S + place in the page.
+            Entries behind those in use may hold anything. An entry in use must lie in the pool:
+            that depends on numbers, so it is not checked here.
+        tokens: (B, Hkv) int32, how many of the places are in use, at most C; 0 reads nothing.
+        log_weights: (B, Hkv, C) float32, log 1/π of each, at least 0; it is added to its logit.
+        scale: Positive factor on the scores, D^(−1/2) by default.
+        implementation: One of `IMPLEMENTATIONS`, or None for the best there is on this device.
+        config: Tiles for that implementation; None chooses them by the shape.
+
+    Returns:
+        The output, zero where nothing was read, the log of the weighted softmax mass, in nats, and
+        what the variance of the output is estimated by.
+
+    Raises:
+        ValueError: for arguments that no back end can take.
+        NotImplementedError: if `implementation` cannot do this; None never raises it.
+    """
+    call = token_spec.attend_tokens_call(query, keys, values, places, tokens, log_weights, scale)
+    return _run("attend_tokens", call, implementation, config)
+
+
+def score_tokens(
+    query: ArrayLike,
+    summaries: Summaries | SummaryParts,
+    page_table: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    page_size: int,
+    bits: int,
+    packed: bool = True,
+    scale: ArrayLike | None = None,
+    implementation: str | None = None,
+    config: Any = None,
+) -> Array:
+    """Logits of every token of the full pages of each sequence, by its sketch.
+
+    What tokens are drawn by (T8). The arguments are those of `score_pages` by sketch.
+
+    Returns:
+        (B, H, P, S) float32, −inf for a page that is not full. Nothing is bounded.
+
+    Raises:
+        ValueError: for arguments that no back end can take.
+        NotImplementedError: if `implementation` cannot do this; None never raises it.
+    """
+    call = spec.score_call(
+        query,
+        summaries,
+        page_table,
+        lengths,
+        kind="sketch",
+        page_size=page_size,
+        bits=bits,
+        packed=packed,
+        scale=scale,
+        by_token=True,
+    )
+    return _run("score_tokens", call, implementation, config)
+
+
 class Capability(NamedTuple):
     """Whether a back end can do a call, and if not, why."""
 
@@ -235,7 +319,7 @@ class Choice(NamedTuple):
 
         Scoring and selecting may do without: reading is most of a step.
         """
-        if stage == "attend" and self.platform is not None:
+        if stage in ("attend", "attend_tokens") and self.platform is not None:
             reasons = [f"{name!r}: {_why_not(load(name), stage, shape)}" for name in self.names]
             _tell(self.platform, f"{'; '.join(reasons)}.")
 

@@ -12,6 +12,7 @@ from vashista_theory.attention.kernels.spec import (
     Shape,
     Stage,
 )
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class ArgSpec:
         listed = min(self.listed, self.pages)
         return AttendShape(**self._query_shape(), listed=listed, pool_dtype=self.dtype)
 
+    def attend_tokens(self) -> AttendTokensShape:
+        """The call of `attend_tokens`, with room for as many tokens as the pages would be."""
+        shape = self.attend()
+        listed = shape.listed * shape.page_size
+        return AttendTokensShape(**self._query_shape(), listed=listed, pool_dtype=self.dtype)
+
     def _query_shape(self) -> dict[str, Any]:
         names = ("batch", "heads", "kv_heads", "head_size", "page_size", "pool_pages")
         return {name: getattr(self, name) for name in names} | {"query_dtype": self.dtype}
@@ -72,6 +79,10 @@ class ArgSpec:
             pages=self.pages,
             stored="bfloat16",
         )
+
+    def score_tokens(self) -> ScoreShape:
+        """The call of `score_tokens`, by two bits where pages are judged by no sketch."""
+        return replace(self.score(), kind="sketch", bits=self.bits or 2, by_token=True)
 
     def select(self) -> SelectShape:
         """The call of `select_pages`."""
@@ -131,4 +142,6 @@ def shapes(specs: Sequence[ArgSpec] = ARG_SPECS) -> dict[Stage, list[Shape]]:
         "attend": [spec.attend() for spec in specs],
         "score": [spec.score() for spec in specs],
         "select": [spec.select() for spec in specs],
+        "attend_tokens": [spec.attend_tokens() for spec in specs],
+        "score_tokens": [spec.score_tokens() for spec in specs],
     }

@@ -1,4 +1,4 @@
-"""The three stages in float64, written as they are defined: no tiles, no trick, one row at a time.
+"""The stages in float64, written as they are defined: no tiles, no trick, one row at a time.
 
 What every back end is held against. It takes concrete arrays and returns numpy arrays, and refuses
 a page outside the pool, which device kernels cannot.
@@ -11,6 +11,7 @@ import numpy as np
 
 from vashista_theory.attention.bounds.bits import from_bits, pair_from_bits
 from vashista_theory.attention.kernels.spec import AttendCall, ScoreCall, SelectCall
+from vashista_theory.attention.kernels.token_spec import AttendTokensCall
 
 
 class Reference(NamedTuple):
@@ -49,6 +50,45 @@ def attend(call: AttendCall) -> Reference:
     return Reference(output, log_mass, top)
 
 
+class TokensReference(NamedTuple):
+    """The results of `attend_tokens`; the variance by T8's own formula, about the output."""
+
+    output: np.ndarray
+    log_mass: np.ndarray
+    top: np.ndarray
+    variance: np.ndarray
+
+
+def attend_tokens(call: AttendTokensCall) -> TokensReference:
+    """Output, log-mass, top and estimated variance V̂/Ẑ² of `attend_tokens`.
+
+    Raises:
+        IndexError: for a place in use that is not in the pool.
+    """
+    shape = call.shape
+    query, keys, values = (_float64(a) for a in (call.query, call.keys, call.values))
+    keys, values = (a.reshape(shape.kv_heads, -1, shape.head_size) for a in (keys, values))
+    places, tokens = np.asarray(call.places), np.asarray(call.tokens)
+    weights, scale = _float64(call.log_weights), float(call.scale)
+    output = np.zeros((shape.batch, shape.heads, shape.head_size))
+    log_mass = np.full((shape.batch, shape.heads), -np.inf)
+    top, variance = np.full_like(log_mass, -np.inf), np.zeros_like(log_mass)
+    for b, h in np.ndindex(shape.batch, shape.heads):
+        kv = h // shape.group
+        count = int(tokens[b, kv])
+        used, log_weight = places[b, kv, :count], weights[b, kv, :count]
+        if count and not (used.min() >= 0 and used.max() < keys.shape[1]):
+            raise IndexError(f"places[{b}, {kv}] names a token outside the pool: {used}")
+        if count:
+            logits = scale * (keys[kv, used] @ query[b, h]) + log_weight
+            log_mass[b, h], top[b, h] = _logsumexp(logits), logits.max()
+            shares = np.exp(logits - log_mass[b, h])
+            output[b, h] = shares @ values[kv, used]
+            squares = ((values[kv, used] - output[b, h]) ** 2).sum(axis=1)
+            variance[b, h] = (shares**2 * -np.expm1(-log_weight) * squares).sum()
+    return TokensReference(output, log_mass, top, variance)
+
+
 def score(call: ScoreCall) -> Reference:
     """Upper bound, estimate and best of `score_pages`, all without any slack for rounding."""
     shape, parts = call.shape, call.parts
@@ -83,6 +123,22 @@ def score(call: ScoreCall) -> Reference:
                 estimate[b, h, p] = times + _logsumexp(np.asarray(middle))
                 greatest[b, h, p] = np.max(best)
     return Reference(upper, estimate, greatest)
+
+
+def score_tokens(call: ScoreCall) -> np.ndarray:
+    """Logits of `score_tokens`."""
+    shape = call.shape
+    query, scale = _float64(call.query), float(call.scale)
+    table, lengths = np.asarray(call.page_table), np.asarray(call.lengths)
+    low, high = _corners(call.parts.box)
+    codes = _codes(call)
+    found = np.full((shape.batch, shape.heads, shape.pages, shape.page_size), -np.inf)
+    for b, h, p in np.ndindex(found.shape[:3]):
+        if p < lengths[b] // shape.page_size:
+            at = h // shape.group, table[b, p]
+            step = (high[at] - low[at]) / (2.0 ** (shape.bits or 8) - 1.0)
+            found[b, h, p] = scale * (query[b, h] @ (low[at][:, None] + codes[at] * step[:, None]))
+    return found
 
 
 def _corners(box: Any) -> tuple[np.ndarray, np.ndarray]:

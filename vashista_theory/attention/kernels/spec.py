@@ -1,4 +1,4 @@
-"""What the three stages take and return, and the checks that hold for every back end.
+"""What the stages of a read of pages take and return, and the checks that hold for every back end.
 
 Two words for two failures: `ValueError` means that nobody can do it, `NotImplementedError` that
 this back end cannot and the next one may.
@@ -17,7 +17,7 @@ from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
-Stage = Literal["attend", "score", "select"]
+Stage = Literal["attend", "score", "select", "attend_tokens", "score_tokens"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DTYPES = ("bfloat16", "float16", "float32")
@@ -66,7 +66,12 @@ class Selected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class QueryShape:
+class Shape:
+    """What is static about a call of a stage."""
+
+
+@dataclass(frozen=True)
+class QueryShape(Shape):
     """What is static about any call with queries, for pages of a pool.
 
     Attributes:
@@ -119,6 +124,7 @@ class ScoreShape(QueryShape):
         bits: Bits a dimension of the sketch, None for the other kinds.
         packed: Whether codes below 8 bits share bytes.
         stored: Type the numbers beside the codes are stored in.
+        by_token: Whether each token's score is asked for, not those of its page.
     """
 
     kind: Kind
@@ -126,6 +132,7 @@ class ScoreShape(QueryShape):
     packed: bool
     pages: int
     stored: str
+    by_token: bool = False
 
 
 class SummaryParts(NamedTuple):
@@ -160,7 +167,7 @@ class ScoreCall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SelectShape:
+class SelectShape(Shape):
     """Everything static about a call of `select_pages`."""
 
     batch: int
@@ -174,9 +181,6 @@ class SelectCall(NamedTuple):
 
     shape: SelectShape
     priority: Float[Array, "B Hkv P"]
-
-
-Shape = AttendShape | ScoreShape | SelectShape
 
 
 @dataclass(frozen=True)
@@ -226,12 +230,13 @@ def attend_call(
     tokens = fit(sizes, "tokens", tokens, ("B", "Hkv"), ("int32",))
     check_groups(sizes)
     listed, pool_dtype = sizes["K"][0], str(keys.dtype)
-    shape = AttendShape(**_query_shape(sizes, query), listed=listed, pool_dtype=pool_dtype)
+    shape = AttendShape(**query_shape(sizes, query), listed=listed, pool_dtype=pool_dtype)
     factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
     return AttendCall(shape, query, keys, values, pages, tokens, factor)
 
 
-def _query_shape(sizes: Sizes, query: Array) -> dict[str, Any]:
+def query_shape(sizes: Sizes, query: Array) -> dict[str, Any]:
+    """What `QueryShape` says, from the arguments checked so far."""
     axes = {"batch": "B", "heads": "H", "kv_heads": "Hkv", "head_size": "D", "page_size": "S"}
     axes["pool_pages"] = "N"
     return {name: sizes[axis][0] for name, axis in axes.items()} | {"query_dtype": str(query.dtype)}
@@ -248,8 +253,11 @@ def score_call(
     bits: int | None,
     packed: bool,
     scale: Any,
+    by_token: bool = False,
 ) -> ScoreCall:
     """Check the arguments of `score_pages` and keep the parts of the summaries that are read.
+
+    By token, those of `score_tokens`, which reads all but the residuals of a sketch.
 
     Raises:
         ValueError: naming the argument, what it was, what is expected and what to do.
@@ -271,17 +279,18 @@ def score_call(
             f"bits={bits!r}, packed={packed!r} say how a sketch is held, but kind is {kind!r}. "
             "Leave them out, or use kind='sketch'."
         )
-    parts = _parts_of(sizes, summaries, kind, bits, packed)
+    parts = _parts_of(sizes, summaries, kind, bits, packed, by_token=by_token)
     check_groups(sizes)
-    numbers = {"ball": parts.mean, "box": parts.box, "sketch": parts.residual}[kind]
+    numbers = parts.mean if kind == "ball" else parts.box
     half = numbers is not None and numbers.dtype in (jnp.uint16, jnp.uint32)
     shape = ScoreShape(
-        **_query_shape(sizes, query),
+        **query_shape(sizes, query),
         kind=kind,
         bits=bits,
         packed=packed,
         pages=sizes["P"][0],
         stored="bfloat16" if half else "float32",
+        by_token=by_token,
     )
     factor = as_scale(scale, shape.head_size, jnp.dtype("float32"))
     return ScoreCall(shape, query, parts, page_table, lengths, factor)
@@ -306,7 +315,13 @@ def select_call(priority: Any, count: int) -> SelectCall:
 
 
 def _parts_of(
-    sizes: Sizes, summaries: Summaries | SummaryParts, kind: Kind, bits: int | None, packed: bool
+    sizes: Sizes,
+    summaries: Summaries | SummaryParts,
+    kind: Kind,
+    bits: int | None,
+    packed: bool,
+    *,
+    by_token: bool,
 ) -> SummaryParts:
     def part(name: str, axes: tuple[str, ...], dtypes: tuple[str, ...]) -> Shaped[Array, "..."]:
         held = getattr(summaries, name, None)
@@ -330,5 +345,7 @@ def _parts_of(
     code_bytes = sketch.row_bytes(bits or 8, sizes["D"][0], packed=packed)
     sizes["c"] = (code_bytes, f"bits={bits}, packed={packed}")
     codes = part("codes", ("Hkv", "N", "c", "S"), ("uint8",))
+    if by_token:
+        return SummaryParts(box=box, codes=codes)
     residual = part("residual", ("Hkv", "N", "S"), ("uint16" if pair else "float32",))
     return SummaryParts(box=box, codes=codes, residual=residual)

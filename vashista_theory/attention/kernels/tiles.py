@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.kernels.spec import AttendShape, ScoreShape, SelectShape
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape
 
 TPU_MEMORY = 12 * 2**20
 """Bytes beside a TPU's vector units that are counted on; since v4 a core has 16 MiB or more."""
@@ -71,6 +72,14 @@ def tpu_attend_config(shape: AttendShape) -> TpuAttendConfig:
     return TpuAttendConfig(pages_per_block=pages)
 
 
+def tpu_attend_tokens_bytes(shape: AttendTokensShape) -> int:
+    """What all tokens of a kv head, and the scores of its query heads, take in a core."""
+    width = 2 if shape.pool_dtype == "bfloat16" else 4
+    tokens, lanes = _whole(shape.listed, 128), _whole(shape.head_size, 128)
+    # Keys and values, two of each; a float32 copy of both and a distance; scores, masses, weights.
+    return tokens * lanes * (4 * width + 12) + 8 * tokens * max(8, shape.group) * 4
+
+
 @dataclass(frozen=True)
 class TpuScoreConfig:
     """How the TPU kernels of `score_pages` cut their work.
@@ -109,7 +118,9 @@ def _whole(count: int, of: int) -> int:
 
 
 def _score_bytes(pages_per_block: int, shape: ScoreShape) -> int:
-    rows, d = _whole(shape.batch * shape.group, 8), shape.head_size
+    # By token each sequence's own queries meet its pages, else those of all.
+    together = shape.group if shape.by_token else shape.batch * shape.group
+    rows, d = _whole(together, 8), shape.head_size
     lanes = _whole(d, 128)
     numbers = {"bfloat16": 1, "float32": 2}[shape.stored] * (1 if shape.kind == "ball" else 2)
     # What is held twice and in float32 once more, two outputs twice, products and their sums.
@@ -120,6 +131,7 @@ def _score_bytes(pages_per_block: int, shape: ScoreShape) -> int:
         # a third output twice.
         each += 2 * code_bytes * _whole(shape.page_size, 32) + 3 * 4 * shape.page_size
         each += 4 * d * (2 + 8) + 4 * rows * (8 + 4 + 2)
+        each += 2 * 4 * rows * shape.page_size * shape.by_token
     return pages_per_block * each + 2 * rows * lanes * 4
 
 
@@ -242,13 +254,81 @@ def gpu_attend_config(shape: AttendShape) -> GpuAttendConfig:
     stages = max(range(2, _MOST_STAGES + 1), key=lambda s: (resident(s), s))
     slots = _MULTIPROCESSORS * resident(stages)
     rows = shape.batch * shape.kv_heads * -(-shape.head_size // GPU_MOST_COLUMNS)
-    blocks = _gpu_blocks(shape, 64)
+    return GpuAttendConfig(64, stages, _fewest_waves(slots, rows, _gpu_blocks(shape, 64)))
+
+
+def _fewest_waves(slots: int, rows: int, blocks: int) -> int:
+    """Splits of rows of so many blocks for which waves of `slots` blocks of threads end first."""
 
     def time(splits: int) -> int:
         return -(-rows * splits // slots) * (-(-blocks // splits) + 1)
 
     most = min(blocks, max(1, 2 * slots // rows))
-    return GpuAttendConfig(64, stages, min(range(1, most + 1), key=time))
+    return min(range(1, most + 1), key=time)
+
+
+GPU_TOKENS = 32
+"""Single tokens attended to at once: a lane of a warp each."""
+GPU_TOKENS_HEADS = 4
+"""Query heads of a block of threads that attends to them: a warp each."""
+
+
+@dataclass(frozen=True)
+class GpuTokensConfig:
+    """How the Hopper kernel of `attend_tokens` cuts its work.
+
+    Attributes:
+        stages: Blocks of 32 tokens held at once; one is read, the others are on their way.
+        splits: Shares that the tokens of each row are cut into.
+    """
+
+    stages: int
+    splits: int
+
+    def __post_init__(self) -> None:
+        _check_stages(self.stages)
+        _check_multiple("splits", self.splits, 1, "shares of the tokens")
+
+    def shared_bytes(self, shape: AttendTokensShape) -> int:
+        """Shared memory of a block of threads, bytes."""
+        width, d = 4 if shape.pool_dtype == "float32" else 2, shape.head_size
+        ring = [GPU_TOKENS * d * width, GPU_TOKENS * d * width, 2 * GPU_TOKENS * 4]
+        of_heads = GPU_TOKENS_HEADS * 4
+        parts = [self.stages * slot for slot in ring]
+        parts += [of_heads * d, of_heads * GPU_TOKENS, 2 * of_heads * GPU_TOKENS, 5 * of_heads]
+        parts += [3 * of_heads * d, 3 * of_heads, 8 * (1 + self.stages)]
+        # Each part starts at a multiple of 1,024 bytes.
+        return sum(-(-part // 1024) * 1024 for part in parts) + GPU_REDUCTION_BYTES
+
+    def check(self, shape: AttendTokensShape) -> None:
+        """Raise a ValueError that names the tile, what it would take and what there is."""
+        if (needed := self.shared_bytes(shape)) > _SHARED_OF_BLOCK:
+            raise ValueError(
+                f"stages is {self.stages}: blocks of {GPU_TOKENS} tokens take {needed} bytes of "
+                f"the {_SHARED_OF_BLOCK} there are. Use "
+                f"stages={gpu_tokens_config(shape).stages}."
+            )
+        if self.splits > (most := -(-shape.listed // GPU_TOKENS)):
+            raise ValueError(
+                f"splits is {self.splits}, but a row has at most {most} blocks of {GPU_TOKENS} "
+                f"tokens. Use splits={most} or fewer."
+            )
+
+
+def gpu_tokens_config(shape: AttendTokensShape) -> GpuTokensConfig:
+    """As many blocks of threads on a multiprocessor as fit, and then as many stages.
+
+    Splits as for `attend_pages`, and as there that is arithmetic, not tuned on a device.
+    """
+
+    def resident(stages: int) -> int:
+        needed = GpuTokensConfig(stages, 1).shared_bytes(shape) + _SHARED_RESERVED
+        return min(_SHARED_OF_MULTIPROCESSOR // needed, _MOST_RESIDENT)
+
+    stages = max(range(2, _MOST_STAGES + 1), key=lambda s: (resident(s), s))
+    rows = shape.batch * shape.kv_heads * -(-shape.group // GPU_TOKENS_HEADS)
+    blocks = -(-shape.listed // GPU_TOKENS)
+    return GpuTokensConfig(stages, _fewest_waves(_MULTIPROCESSORS * resident(stages), rows, blocks))
 
 
 _JUDGED_LANES = (4, 8)
@@ -295,6 +375,8 @@ class GpuScoreConfig:
             ),
         }[shape.kind]
         staged = [(shape.group + 3) * tile * 4] * (3 if shape.kind == "sketch" else 2)
+        if shape.by_token:
+            slots, staged = slots[:2], [staged[0] * shape.page_size]
         changed = (4 * tile * shape.page_size * 4, 9 * tile * 4) if shape.kind == "sketch" else ()
         parts = [self.stages * slot for slot in slots]
         parts += [(shape.group + 3) * d * 4, *staged, *changed, 8 * (1 + self.stages)]

@@ -1,5 +1,6 @@
 """How a decode step reaches the cache, whether by plain JAX, by kernels or on many devices."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.candidates import Candidates
+from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import Gathered, Partial, Pools
 
@@ -29,6 +31,19 @@ class TokenScores(NamedTuple):
     logits: Float[Array, "R G P S"]
     errors: Float[Array, "R G P S"] | None
     value_bounds: Float[Array, "R P"]
+
+
+class TokensRead(NamedTuple):
+    """What reading drawn tokens of this device gave.
+
+    Attributes:
+        sums: Softmax sums, each token counted 1/π times.
+        variance: What these tokens add to V̂/Ẑ² (T8), given the output and the log-mass of all that
+            was read.
+    """
+
+    sums: Partial
+    variance: Callable[[Float[Array, "R G D"], Float[Array, "R G"]], Float[Array, "R G"]]
 
 
 @runtime_checkable
@@ -92,6 +107,15 @@ class Backend(Protocol):
         self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
     ) -> TokenScores:
         """Sketched scores of the tokens of this device."""
+        ...
+
+    def read_tokens(
+        self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
+    ) -> TokensRead:
+        """Softmax sums over drawn tokens of this device, weighted by 1/π.
+
+        Those that exist come first in the list; their pages are full.
+        """
         ...
 
     def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "devices *n"]:

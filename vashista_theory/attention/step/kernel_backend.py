@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import unit_roundoff
+from vashista_theory._numerics import softmax_shares, unit_roundoff
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.page_bounds import (
     PageBounds,
@@ -25,11 +25,13 @@ from vashista_theory.attention.bounds.summaries import (
     corners,
 )
 from vashista_theory.attention.cache.paged import PagedKV
-from vashista_theory.attention.kernels import spec
+from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.api import Choice
 from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step.backend import TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates, pick
-from vashista_theory.attention.step.plain_backend import PlainBackend
+from vashista_theory.attention.step.drawing import Listed
+from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
 from vashista_theory.attention.step.routing import Layout, ranking
 from vashista_theory.attention.step.softmax_sums import Partial, Pools, merge, physical_pages
 
@@ -259,20 +261,95 @@ class KernelBackend(PlainBackend):
         pages = pools.every_page()
         return self._attend(stage, query, pools, pages, pools.lengths)
 
-    def _shape(self, query: Query, pools: Pools, listed: int) -> spec.AttendShape:
+    def token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
+    ) -> TokenScores:
+        """Score the sketch of every key; where something is proved, plain JAX knows the errors."""
+        _, group, d = query.vectors.shape
+        kv_heads, pool_pages = cache.keys.shape[:2]
+        if policy.proves or cache.summaries.codes is None:
+            return super().token_scores(query, cache, pools, policy)
+        table = jnp.clip(cache.page_table, 0, pool_pages - 1)
+        call = spec.score_call(
+            query.vectors.reshape(cache.batch, kv_heads * group, d).astype(self.dtype),
+            cache.summaries,
+            table,
+            pools.lengths[::kv_heads],
+            kind="sketch",
+            page_size=cache.page_size,
+            bits=cache.spec.sketch_bits,
+            packed=cache.spec.packed,
+            scale=query.scale,
+            by_token=True,
+        )
+        stage = self.choice.kernel_if_any("score_tokens", call.shape)
+        if stage is None:
+            return super().token_scores(query, cache, pools, policy)
+        logits = stage.run(call, None).reshape(-1, group, table.shape[1], cache.page_size)
+        physical = jnp.repeat(table, kv_heads, axis=0)
+        values = from_bits(
+            cache.summaries.value_bound[pools.heads[:, None], physical], query.vectors.dtype
+        )
+        return TokenScores(pools, pools.every_page()[0], logits, None, values)
+
+    def read_tokens(
+        self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
+    ) -> TokensRead:
+        """Softmax sums over drawn tokens, and the error by the spread of their values."""
+        rows, group, d = query.vectors.shape
+        count = listed.pages.shape[1]
+        shape = token_spec.AttendTokensShape(
+            **self._query_shape(query, pools), listed=count, pool_dtype=str(pools.keys.dtype)
+        )
+        stage = self.choice.kernel("attend_tokens", shape)
+        if stage is None:
+            return super().read_tokens(query, pools, listed, log_pi)
+        by_row = (shape.batch, shape.kv_heads)
+        tokens = jnp.sum(listed.exists, axis=1, dtype=jnp.int32)
+        call = token_spec.attend_tokens_call(
+            query.vectors.astype(self.dtype).reshape(shape.batch, shape.heads, d),
+            pools.keys,
+            pools.values,
+            physical_places(pools, listed).reshape(*by_row, count),
+            tokens.reshape(by_row),
+            -log_pi.reshape(*by_row, count),
+            query.scale,
+        )
+        found: token_spec.AttendedTokens = stage.run(call, None)
+        sums = _partial(found, group, tokens, self._longest_of(pools, listed))
+        spread = jax.tree.map(lambda a: a.reshape(rows, group, *a.shape[2:]), found.spread)
+
+        def variance(output: Float[Array, "R G D"], log_mass: Float[Array, "R G"]) -> Array:
+            # The spread is that of masses in units of e^(2 top).
+            share = softmax_shares(sums.top, log_mass)
+            return spread.about(output) * share**2
+
+        return TokensRead(sums, variance)
+
+    def _longest_of(self, pools: Pools, listed: Listed) -> Float[Array, " R"]:
+        """Bound on the length of any key listed, from the summary of its page, which is full."""
+        if not self.policy.proves:  # nothing is proved, so nothing asks
+            return jnp.full(listed.pages.shape[:1], jnp.inf, jnp.float32)
+        physical = physical_pages(pools, listed.pages)
+        longest = _longest_key(self.cache.summaries, pools.heads[:, None], physical)
+        return jnp.max(jnp.where(listed.exists, longest, 0.0), axis=1, initial=0.0)
+
+    def _query_shape(self, query: Query, pools: Pools) -> dict[str, Any]:
         rows, group, d = query.vectors.shape
         heads, pool_pages, size, _ = pools.keys.shape
-        return spec.AttendShape(
-            batch=rows // heads,
-            heads=heads * group,
-            kv_heads=heads,
-            head_size=d,
-            page_size=size,
-            pool_pages=pool_pages,
-            listed=listed,
-            query_dtype=str(self.dtype),
-            pool_dtype=str(pools.keys.dtype),
-        )
+        return {
+            "batch": rows // heads,
+            "heads": heads * group,
+            "kv_heads": heads,
+            "head_size": d,
+            "page_size": size,
+            "pool_pages": pool_pages,
+            "query_dtype": str(self.dtype),
+        }
+
+    def _shape(self, query: Query, pools: Pools, listed: int) -> spec.AttendShape:
+        static = self._query_shape(query, pools)
+        return spec.AttendShape(**static, listed=listed, pool_dtype=str(pools.keys.dtype))
 
     def _attend_stage(self, query: Query, pools: Pools, listed: int) -> spec.StageKernel | None:
         return self.choice.kernel("attend", self._shape(query, pools, listed))
@@ -286,7 +363,7 @@ class KernelBackend(PlainBackend):
         tokens: Int[Array, " R"],
     ) -> Partial:
         """Softmax sums over the first tokens of a list of logical pages of each row."""
-        rows, group, d = query.vectors.shape
+        _, group, d = query.vectors.shape
         shape = self._shape(query, pools, pages.shape[1])
         by_row = (shape.batch, shape.kv_heads)
         physical = physical_pages(pools, pages)
@@ -299,12 +376,7 @@ class KernelBackend(PlainBackend):
             query.scale,
         )
         attended: spec.Attended = stage.run(call, None)
-        log_mass, top = (a.reshape(rows, group) for a in (attended.log_mass, attended.top))
-        # A kernel may leave out a score that overflowed to −inf.
-        top = jnp.where((tokens > 0)[:, None] & ~jnp.isfinite(top), jnp.nan, top)
-        mass = jnp.where(top == -jnp.inf, 0.0, jnp.exp(log_mass - top))
-        output = attended.output.reshape(rows, group, d) * mass[..., None]
-        return Partial(top, mass, output, self._reach(pools, physical, tokens), tokens)
+        return _partial(attended, group, tokens, self._reach(pools, physical, tokens))
 
     def _reach(
         self, pools: Pools, physical: Int[Array, "R K"], tokens: Int[Array, " R"]
@@ -327,6 +399,21 @@ class KernelBackend(PlainBackend):
         counted = counted & (tokens < listed * size)[:, None]
         keys = jnp.where(counted[..., None], keys.astype(jnp.float32), 0.0)
         return jnp.maximum(jnp.max(longest, axis=1), jnp.max(norm_from_above(keys), axis=1))
+
+
+def _partial(
+    found: spec.Attended | token_spec.AttendedTokens,
+    group: int,
+    tokens: Int[Array, " R"],
+    reach: Float[Array, " R"],
+) -> Partial:
+    """Softmax sums by row from what a kernel says of so many tokens."""
+    log_mass, top = (a.reshape(-1, group) for a in (found.log_mass, found.top))
+    # A kernel may leave out a score that overflowed to −inf.
+    top = jnp.where((tokens > 0)[:, None] & ~jnp.isfinite(top), jnp.nan, top)
+    mass = jnp.where(top == -jnp.inf, 0.0, jnp.exp(log_mass - top))
+    output = found.output.reshape(*top.shape, -1) * mass[..., None]
+    return Partial(top, mass, output, reach, tokens)
 
 
 def _longest_key(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.bits import from_bits, widened
 from vashista_theory.attention.bounds.page_bounds import (
     PageBounds,
@@ -11,19 +12,24 @@ from vashista_theory.attention.bounds.page_bounds import (
     page_bounds,
     sketched_tokens,
 )
+from vashista_theory.attention.bounds.sampling import estimated_variance
 from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE, Summaries
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step import routing
-from vashista_theory.attention.step.backend import Backend, TokenScores
+from vashista_theory.attention.step.backend import Backend, TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates, parts, pick
+from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
     Partial,
     Pools,
     attend_gathered,
+    logits_of,
     merge,
     nothing_read,
+    physical_pages,
+    sums_of,
 )
 
 _CHUNK = 256  # pages: their keys and values, 2 MiB at D = 64 in float32, stay in the cache
@@ -172,6 +178,19 @@ class PlainBackend(Backend):
             values = jnp.take_along_axis(values, physical, axis=1)
         return TokenScores(pools, pools.every_page()[0], logits, errors, values)
 
+    def read_tokens(
+        self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
+    ) -> TokensRead:
+        """Softmax sums over drawn tokens, and the error by their distances from the output."""
+        gathered = _gather_tokens(pools, listed, query.vectors.dtype)
+        logits, log_pi = logits_of(query, gathered), log_pi[:, None, :]
+
+        def variance(output: Float[Array, "R G D"], log_mass: Float[Array, "R G"]) -> Array:
+            relative = logits - finite_or_zero(log_mass)[..., None]
+            return estimated_variance(relative, log_pi, _distances(output, gathered))
+
+        return TokensRead(sums_of(logits - log_pi, gathered), variance)
+
     def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "1 *n"]:
         """There is one device."""
         return numbers[None]
@@ -213,6 +232,32 @@ def _gather(
 
     counted = counted.reshape(pages.shape[0], -1)
     return Gathered(fetch(pools.keys), fetch(pools.values), counted)
+
+
+def physical_places(pools: Pools, listed: Listed) -> Int[Array, "R C"]:
+    """Where single tokens lie: page × page size + place in the page; never outside the pool."""
+    return physical_pages(pools, listed.pages) * pools.keys.shape[2] + listed.slots
+
+
+def _gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
+    """Keys and values of single tokens."""
+    place = physical_places(pools, listed)
+
+    def fetch(pool: Array) -> Array:
+        flat = pool.reshape(pool.shape[0], -1, pool.shape[3])
+        return flat[pools.heads[:, None], place].astype(dtype)
+
+    return Gathered(fetch(pools.keys), fetch(pools.values), listed.exists)
+
+
+def _distances(output: Float[Array, "R G D"], gathered: Gathered) -> Float[Array, "R G C"]:
+    """How far the values lie from each head's output, without the cancellation of a square."""
+
+    def of_head(one: Float[Array, "R D"]) -> Float[Array, "R C"]:
+        return jnp.sqrt(jnp.sum((gathered.values - one[:, None, :]) ** 2, axis=-1))
+
+    heads = [of_head(output[:, g]) for g in range(output.shape[1])]
+    return jnp.where(gathered.counted[:, None, :], jnp.stack(heads, axis=1), 0.0)
 
 
 def _read_listed(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from vashista_theory._numerics import finite_or_zero, unit_roundoff
+from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.bounds import sampling as bounds
 from vashista_theory.attention.bounds.page_bounds import Query
 from vashista_theory.attention.bounds.random_bits import row_keys
@@ -20,7 +20,6 @@ from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import summary_bytes
 from vashista_theory.attention.step.drawing import (
     MOST,
-    Listed,
     Tail,
     draw,
     group_proxies,
@@ -30,14 +29,11 @@ from vashista_theory.attention.step.drawing import (
 )
 from vashista_theory.attention.step.routing import forced_pages
 from vashista_theory.attention.step.softmax_sums import (
-    Gathered,
     Partial,
     Pools,
     beside_sinks,
-    logits_of,
     merge,
     nothing_read,
-    sums_of,
 )
 from vashista_theory.attention.step.strategies import Outcome, Sampled
 
@@ -183,17 +179,13 @@ def _attempt(
     own = jnp.stack([jnp.sum(by_page, axis=1), jnp.sum(by_page > 0, axis=1)])
     number, pages = jnp.sum(every(own.astype(jnp.int32)), axis=0, dtype=jnp.int32)
 
-    gathered = gather_tokens(scores.pools, listed, query.vectors.dtype)
     rows = jnp.arange(listed.pages.shape[0], dtype=jnp.int32)[:, None]
-    log_pi = jnp.log(probability[rows, listed.pages, listed.slots])[:, None, :]
-    weighted = logits_of(query, gathered) - log_pi
-    sums = merge(split.kept, backend.merge_devices(sums_of(weighted, gathered)))
+    log_pi = jnp.log(probability[rows, listed.pages, listed.slots])
+    read = backend.read_tokens(query, scores.pools, listed, log_pi)
+    sums = merge(split.kept, backend.merge_devices(read.sums))
     known = beside_sinks(query, sums)
-    output, log_mass = known.normalised(), known.log_mass()
-    relative = weighted + log_pi - finite_or_zero(log_mass)[..., None]
-    distance = _distances(output, gathered)
-    variance = bounds.estimated_variance(relative, log_pi, distance)
-    bound = jnp.full_like(log_mass, jnp.nan)
+    variance = read.variance(known.normalised(), known.log_mass())
+    bound = jnp.full_like(variance, jnp.nan)
     whole = tail.tokens <= expected
     if failure is not None:
         bound = _bound(query, split, scores, tail, probability, known, failure, backend)
@@ -208,29 +200,6 @@ def _attempt(
         whole=whole,
         overflown=number > most,
     )
-
-
-def gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
-    """Keys and values of single tokens."""
-    physical = jnp.take_along_axis(pools.table, listed.pages, axis=1)
-    size = pools.keys.shape[2]
-    place = jnp.clip(physical, 0, pools.keys.shape[1] - 1) * size + listed.slots
-
-    def fetch(pool: Array) -> Array:
-        flat = pool.reshape(pool.shape[0], -1, pool.shape[3])
-        return flat[pools.heads[:, None], place].astype(dtype)
-
-    return Gathered(fetch(pools.keys), fetch(pools.values), listed.exists)
-
-
-def _distances(output: Float[Array, "R G D"], gathered: Gathered) -> Float[Array, "R G C"]:
-    """How far the values lie from each head's output, without the cancellation of a square."""
-
-    def of_head(one: Float[Array, "R D"]) -> Float[Array, "R C"]:
-        return jnp.sqrt(jnp.sum((gathered.values - one[:, None, :]) ** 2, axis=-1))
-
-    heads = [of_head(output[:, g]) for g in range(output.shape[1])]
-    return jnp.where(gathered.counted[:, None, :], jnp.stack(heads, axis=1), 0.0)
 
 
 def _bound(

@@ -20,8 +20,9 @@ from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE
 from vashista_theory.attention.cache.dealing import Dealing
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
-from vashista_theory.attention.step.backend import Backend, TokenScores
+from vashista_theory.attention.step.backend import Backend, TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates
+from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
@@ -120,6 +121,12 @@ class ShardedBackend(Backend):
         del cache, pools
         own = self.inner.token_scores(query, self.part, as_rows(self.part), policy)
         return own._replace(pages=self.dealing.page_at(own.pages))
+
+    def read_tokens(
+        self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
+    ) -> TokensRead:
+        """Every device reads its own; `pools` are those of its own part."""
+        return self.inner.read_tokens(query, pools, listed, log_pi)
 
     def every_device(self, numbers: Shaped[Array, "*n"]) -> Shaped[Array, "devices *n"]:
         """What each device has, in the order of the devices on all of them."""

@@ -53,13 +53,20 @@ def score_tiles(
 
     Returns:
         Upper bounds, estimates and of a sketch the greatest bounds of a key, each [B, Hkv, group,
-        tiles × tile] float32; −inf for what is no full page.
+        tiles × tile] float32; −inf for what is no full page. By token its logits, of the i-th token
+        of all words together: [B × Hkv × tiles, group, 4, tile, S / 4] float32.
     """
     g = geometry
     rows = query.shape[2]
     slots, copies = _slots(g)
     scores = jax.ShapeDtypeStruct((g.batch, g.kv_heads, g.group, g.tiles * g.tile), jnp.float32)
     staged = plgpu.SMEM((rows, g.tile), jnp.float32)
+    if g.by_token:
+        of_tile = (4, g.tile, g.page_size // 4)
+        # The copy engine takes no more than five axes.
+        leading = g.batch * g.kv_heads * g.tiles
+        scores = jax.ShapeDtypeStruct((leading, g.group, *of_tile), jnp.float32)
+        staged = plgpu.SMEM((rows, *of_tile), jnp.float32)
     run = device_kernel(
         _body(g, len(parts)),
         out_type=(scores,) * g.outputs,
@@ -96,12 +103,14 @@ def _slots(g: judge.ScoreGeometry) -> tuple[tuple[Any, ...], int]:
         means, radii = plgpu.SMEM((*ring, g.d), jnp.uint16), plgpu.SMEM(ring, jnp.float32)
         return (means, radii), g.tile + 1
     codes = plgpu.SMEM((*ring, g.words // ROW, ROW), jnp.uint32)
+    if g.by_token:
+        return (corners, codes), 2 * g.tile
     residuals = plgpu.SMEM((g.stages, 4, g.tile, g.page_size // 4), jnp.float32)
     return (corners, codes, residuals), 2 * g.tile + 1
 
 
 def _body(g: judge.ScoreGeometry, parts: int) -> Callable[..., None]:
-    ahead = g.stages - 1
+    ahead, has_own = g.stages - 1, g.kind != "box" and not g.by_token
 
     def score_pages_sm90(
         query_hbm: Any,  # [B, Hkv, rows, D]
@@ -113,7 +122,7 @@ def _body(g: judge.ScoreGeometry, parts: int) -> Callable[..., None]:
     ) -> None:
         parts_hbm, rest = rest[:parts], rest[parts:]
         query_sm: Any  # [rows, D]
-        scores_sm: tuple[Any, ...]  # [rows, tile] for each output
+        scores_sm: tuple[Any, ...]  # [rows, tile] for each output, [rows, 4, tile, words] by token
         slots_sm: tuple[Any, ...]  # [stages, tile, ...] for each part
         scratch_sm: Any  # of the judge
         query_here: Any  # one barrier
@@ -142,7 +151,7 @@ def _body(g: judge.ScoreGeometry, parts: int) -> Callable[..., None]:
         def fetch(tile: jax.Array, physical: tuple[jax.Array, ...]) -> None:
             slot = lax.rem(tile, jnp.int32(g.stages))
             here = arrived.at[slot]
-            *pools, own = range(parts) if g.kind != "box" else (0, None)
+            *pools, own = range(parts) if has_own else (*range(parts), None)
             for p, page in enumerate(physical):
                 for i in pools:
                     plgpu.copy_gmem_to_smem(parts_hbm[i].at[h, page], slots_sm[i].at[slot, p], here)
@@ -154,7 +163,11 @@ def _body(g: judge.ScoreGeometry, parts: int) -> Callable[..., None]:
             own = pl.ds(tile * jnp.int32(g.tile), g.tile)
             heads = pl.ds(0, g.group)
             for score_sm, score_hbm in zip(scores_sm, scores_hbm, strict=True):
-                plgpu.copy_smem_to_gmem(score_sm.at[heads], score_hbm.at[b, h, :, own])
+                if g.by_token:
+                    place = (b * jnp.int32(g.kv_heads) + h) * jnp.int32(g.tiles) + tile
+                    plgpu.copy_smem_to_gmem(score_sm.at[heads], score_hbm.at[place])
+                else:
+                    plgpu.copy_smem_to_gmem(score_sm.at[heads], score_hbm.at[b, h, :, own])
 
         for tile in range(ahead):
 

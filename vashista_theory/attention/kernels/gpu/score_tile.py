@@ -56,6 +56,7 @@ class ScoreGeometry:
         lanes: Threads that share a page's dimensions.
         stages: Slots of the ring.
         splits: Shares that the pages of a row are cut into.
+        by_token: Whether each token's score is wanted, and nothing else.
         interpreted: Whether Mosaic GPU's interpreter runs it, which knows no reshaped references.
     """
 
@@ -72,6 +73,7 @@ class ScoreGeometry:
     lanes: int
     stages: int
     splits: int
+    by_token: bool = False
     interpreted: bool = False
 
     @property
@@ -81,7 +83,9 @@ class ScoreGeometry:
 
     @property
     def outputs(self) -> int:
-        """Upper bounds, estimates, and of a sketch the greatest bounds of a key."""
+        """Upper bounds, estimates, and of a sketch the greatest bounds of a key; or by token."""
+        if self.by_token:
+            return 1
         return 3 if self.kind == "sketch" else 2
 
     @property
@@ -108,6 +112,13 @@ def scratch(g: ScoreGeometry) -> tuple[Any, ...]:
 
 def nothing(g: ScoreGeometry, scores_sm: tuple[Any, ...]) -> None:
     """Write −inf for every page of a tile."""
+    if g.by_token:
+        words = (g.tile, g.page_size // _TOKENS_OF_WORD)
+        none = plgpu.layout_cast(jnp.full(words, -jnp.inf, jnp.float32), _by_word(g))
+        for row in range(g.group):
+            for token in range(_TOKENS_OF_WORD):
+                scores_sm[0][row, token] = none
+        return
     least = jnp.full((g.tile,), -jnp.inf, jnp.float32)
     for row in range(g.group):
         for score_sm in scores_sm:
@@ -120,7 +131,7 @@ def judge_tile(
     norm_of: Callable[[jax.Array], jax.Array],
     slot_sm: tuple[Any, ...],  # [tile, ...] for each part
     scratch_sm: tuple[Any, ...],
-    scores_sm: tuple[Any, ...],  # upper, estimate, and best of a sketch: [rows, tile]
+    scores_sm: tuple[Any, ...],  # upper, estimate, and best of a sketch: [rows, tile]; or by token
     scale: jax.Array,
     counted: jax.Array,  # pages of the tile that are full
 ) -> None:
@@ -144,6 +155,8 @@ def judge_tile(
             found = _of_balls(g, query_sm, rows, norms, slot_sm)
             for row, (greatest, middle) in zip(rows, found, strict=True):
                 write(row, raised(count + scale * greatest), count + scale * middle)
+        elif g.by_token:
+            _of_tokens(g, query_sm, rows, slot_sm, scratch_sm, scores_sm[0], scale, counted)
         else:
             found = _of_sketches(g, query_sm, rows, norms, slot_sm, scratch_sm, scale)
             for row, (upper, estimate, best) in zip(rows, found, strict=True):
@@ -161,7 +174,7 @@ def _of_boxes(
     With centre c = lower + upper and width w = upper − lower, twice the greatest score is ⟨q, c⟩ +
     ⟨|q|, w⟩, and (|c_i| + w_i)/2 = max(|lower_i|, |upper_i|): `score_slack` has room for both sums.
     """
-    layout = _by_dimension(g)
+    layout = by_dimension(g.tile, g.lanes)
     shape = (g.tile, 4 * g.lanes)
 
     def add(i: jax.Array, sums: Sums) -> Sums:
@@ -172,7 +185,7 @@ def _of_boxes(
         new = [sums[0] + reach * reach]
         for k, row in enumerate(rows):
             query = load(query_sm.at[row, columns], layout.reduce((0,)))
-            query = _spread(query, shape, 1, layout)
+            query = spread(query, shape, 1, layout)
             new += [sums[1 + 2 * k] + query * centre, sums[2 + 2 * k] + jnp.abs(query) * width]
         return tuple(new)
 
@@ -199,7 +212,7 @@ def _of_balls(
 ) -> list[tuple[jax.Array, jax.Array]]:
     """Greatest score in each ball, ⟨q, c⟩ + ‖q‖ρ, from above, and that of its centre, by head."""
     mean_sm, radius_sm = slot_sm
-    layout = _by_dimension(g)
+    layout = by_dimension(g.tile, g.lanes)
     shape = (g.tile, 4 * g.lanes)
 
     def add(i: jax.Array, sums: Sums) -> Sums:
@@ -208,7 +221,7 @@ def _of_balls(
         new = [sums[0] + mean * mean]
         for k, row in enumerate(rows):
             query = load(query_sm.at[row, columns], layout.reduce((0,)))
-            new.append(sums[1 + k] + _spread(query, shape, 1, layout) * mean)
+            new.append(sums[1 + k] + spread(query, shape, 1, layout) * mean)
         return tuple(new)
 
     zero = plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
@@ -239,21 +252,12 @@ def _of_sketches(
     """
     box_sm, codes_sm, residual_sm = slot_sm
     tokens_sm, pages_sm = scratch_sm
-    sums = _sketch_sums(g, query_sm, rows, box_sm, codes_sm)
-    by_page = 1 + 2 * len(rows)
-    for i in range(by_page):
-        pages_sm[i] = jnp.sum(sums[i], axis=1)
-    for k in range(len(rows)):
-        for token in range(_TOKENS_OF_WORD):
-            of_token = sums[by_page + _TOKENS_OF_WORD * k + token]
-            tokens_sm[k, token] = jnp.sum(of_token, axis=1)
-    plgpu.commit_smem()
-
+    _exchange_sums(g, query_sm, rows, box_sm, codes_sm, scratch_sm)
     shape = (g.tile, g.page_size // _TOKENS_OF_WORD)
     layout = _by_word(g)
 
     def of_page(numbers: jax.Array) -> jax.Array:
-        return _spread(numbers, shape, 0, layout)
+        return spread(numbers, shape, 0, layout)
 
     def page_sum(i: int) -> jax.Array:
         return load(pages_sm.at[i], _by_page(g))
@@ -276,6 +280,50 @@ def _of_sketches(
         (above, best), (sketched, _) = (_log_mass(terms, of_page) for terms in (upper, estimate))
         found.append((above, sketched, best))
     return found
+
+
+def _exchange_sums(
+    g: ScoreGeometry,
+    query_sm: Any,
+    rows: list[jax.Array],
+    box_sm: Any,
+    codes_sm: Any,
+    scratch_sm: tuple[Any, ...],
+) -> None:
+    """The sums over dimensions of a page and of a token, through shared memory."""
+    tokens_sm, pages_sm = scratch_sm
+    sums = _sketch_sums(g, query_sm, rows, box_sm, codes_sm)
+    by_page = 1 + 2 * len(rows)
+    for i in range(by_page):
+        pages_sm[i] = jnp.sum(sums[i], axis=1)
+    for k in range(len(rows)):
+        for token in range(_TOKENS_OF_WORD):
+            of_token = sums[by_page + _TOKENS_OF_WORD * k + token]
+            tokens_sm[k, token] = jnp.sum(of_token, axis=1)
+    plgpu.commit_smem()
+
+
+def _of_tokens(
+    g: ScoreGeometry,
+    query_sm: Any,
+    rows: list[jax.Array],
+    slot_sm: tuple[Any, ...],
+    scratch_sm: tuple[Any, ...],
+    scores_sm: Any,  # [rows, 4, tile, words]
+    scale: jax.Array,
+    counted: jax.Array,
+) -> None:
+    """Logits of the sketched keys, of every token of a word apart; −inf in pages not full."""
+    box_sm, codes_sm = slot_sm
+    tokens_sm, pages_sm = scratch_sm
+    _exchange_sums(g, query_sm, rows, box_sm, codes_sm, scratch_sm)
+    layout, shape = _by_word(g), (g.tile, g.page_size // _TOKENS_OF_WORD)
+    full = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=layout) < counted
+    for k, row in enumerate(rows):
+        base = spread(load(pages_sm.at[1 + 2 * k], _by_page(g)), shape, 0, layout)
+        for token in range(_TOKENS_OF_WORD):
+            logits = scale * (load(tokens_sm.at[k, token], layout) + base)
+            scores_sm[row, token] = jnp.where(full, logits, -jnp.inf)
 
 
 def _sketch_sums(
@@ -310,7 +358,7 @@ def _sketch_sums(
             ]
             for k, row in enumerate(rows):
                 query = load(query_sm.at[row, columns], by_lane.reduce((0,)))
-                query = _spread(query, flat, 1, by_lane)
+                query = spread(query, flat, 1, by_lane)
                 new[1 + 2 * k] = new[1 + 2 * k] + query * lower
                 new[2 + 2 * k] = new[2 + 2 * k] + jnp.abs(query) * step
                 folded = plgpu.layout_cast(
@@ -363,18 +411,19 @@ def _norm(squares: jax.Array, d: int) -> jax.Array:
     return safe * lax.rsqrt(safe) * raising(d, jnp.float32) + lost_length(d, jnp.float32)
 
 
-def _spread(numbers: jax.Array, shape: tuple[int, int], axis: int, layout: Any) -> jax.Array:
+def spread(numbers: jax.Array, shape: tuple[int, int], axis: int, layout: Any) -> jax.Array:
+    """Numbers along one axis, the same along the other."""
     return plgpu.layout_cast(lax.broadcast_in_dim(numbers, shape, (axis,)), layout)
 
 
 # ---------------------------------------------------------------- who holds what
 
 
-def _by_dimension(g: ScoreGeometry) -> Any:
-    """[tile, 4 lanes]: pages by warp and lane; a thread has four dimensions side by side."""
-    shape = (g.tile, 4 * g.lanes)
+def by_dimension(tile: int, lanes: int) -> Any:
+    """[tile, 4 lanes]: rows by warp and lane; a thread has four dimensions side by side."""
+    shape = (tile, 4 * lanes)
     return plgpu.Layout.TILED(
-        plgpu.Tiling((shape, (g.tile // _WARPS, shape[1]), (4,))),
+        plgpu.Tiling((shape, (tile // _WARPS, shape[1]), (4,))),
         warp_dims=(-5,),
         lane_dims=(-3, -2),
         vector_dim=-1,
@@ -413,4 +462,4 @@ def _by_word(g: ScoreGeometry) -> Any:
 
 def _by_page(g: ScoreGeometry) -> Any:
     """[tile]: what is left of a tile when its dimensions or tokens are summed."""
-    return (_by_word(g) if g.kind == "sketch" else _by_dimension(g)).reduce((1,))
+    return (_by_word(g) if g.kind == "sketch" else by_dimension(g.tile, g.lanes)).reduce((1,))

@@ -1,9 +1,11 @@
 """Hopper GPUs, by Mosaic GPU: which calls, with which tiles, and the merge of shares.
 
-The device bodies are `attend_kernel`, `score_kernel` and `select_kernel`. The pages of a row are
-cut into shares so that even a single sequence keeps every multiprocessor busy. Those of `attend`
-are merged here, by the log of their masses.
+The device bodies are `attend_kernel`, `score_kernel`, `select_kernel` and `attend_tokens_kernel`.
+The pages of a row are cut into shares so that even a single sequence keeps every multiprocessor
+busy. What was attended to is merged here, by the log of the masses.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ from jaxtyping import Array, Float, Int
 from vashista_theory._numerics import softmax_shares
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.rounding import norm_from_above, round_to
+from vashista_theory.attention.bounds.sampling import Spread
 from vashista_theory.attention.kernels.gpu import attend_kernel as sm90
+from vashista_theory.attention.kernels.gpu import attend_tokens_kernel as sm90_tokens
 from vashista_theory.attention.kernels.gpu import score_kernel as sm90_score
 from vashista_theory.attention.kernels.gpu import score_tile as judge
 from vashista_theory.attention.kernels.gpu import select_kernel as sm90_select
@@ -32,9 +36,17 @@ from vashista_theory.attention.kernels.spec import (
 from vashista_theory.attention.kernels.tiles import (
     GpuAttendConfig,
     GpuScoreConfig,
+    GpuTokensConfig,
     gpu_attend_config,
     gpu_query_parts,
     gpu_score_config,
+    gpu_tokens_config,
+)
+from vashista_theory.attention.kernels.token_spec import (
+    AttendedTokens,
+    AttendTokensCall,
+    AttendTokensShape,
+    doubt,
 )
 
 HEAD_SIZES = (64, 128, 256)
@@ -113,6 +125,13 @@ def why_not_select(shape: SelectShape) -> str | None:
     return _why_not_device()
 
 
+def why_not_attend_tokens(shape: AttendTokensShape) -> str | None:
+    """Why the kernel cannot attend to single tokens in such a call, or None if it can."""
+    if shape.head_size not in HEAD_SIZES:
+        return f"the head size is {shape.head_size}; it has {HEAD_SIZES}"
+    return _why_not_device()
+
+
 def _compute_capability() -> str | None:
     """That of the GPU at hand; None where there is none, as when compiling for another machine."""
     if jax.default_backend() != "gpu":
@@ -188,6 +207,64 @@ def merge_shares(
     )
 
 
+def attend_tokens(call: AttendTokensCall, config: GpuTokensConfig | None) -> AttendedTokens:
+    """Attend to the listed tokens.
+
+    Raises:
+        ValueError: if the tiles do not fit the call.
+    """
+    shape = call.shape
+    tiles = gpu_tokens_config(shape) if config is None else config
+    tiles.check(shape)
+    blocks = -(-shape.listed // sm90_tokens.TOKENS)
+    parts = -(-shape.group // sm90_tokens.HEADS)
+    geometry = sm90_tokens.TokensGeometry(
+        batch=shape.batch,
+        kv_heads=shape.kv_heads,
+        parts=parts,
+        d=shape.head_size,
+        listed=blocks * sm90_tokens.TOKENS,
+        stages=tiles.stages,
+        splits=tiles.splits,
+    )
+    rows = (shape.batch, shape.kv_heads)
+    query = call.query.astype(jnp.float32).reshape(*rows, shape.group, shape.head_size)
+    spare = parts * sm90_tokens.HEADS - shape.group
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    room = ((0, 0), (0, 0), (0, geometry.listed - shape.listed))
+    counted = jnp.arange(geometry.listed, dtype=jnp.int32)[None, None, :] < call.tokens[..., None]
+    log_weights = jnp.where(counted, jnp.pad(call.log_weights, room), 0.0)
+    weights = jnp.stack([log_weights, doubt(log_weights)], axis=2)
+    weights = jnp.swapaxes(weights.reshape(*rows, 2, blocks, -1), 2, 3)
+    of_pool = (shape.kv_heads, -1, shape.head_size)
+    vectors, sums = sm90_tokens.attend_tokens_splits(
+        query.reshape(*rows, parts, sm90_tokens.HEADS, shape.head_size),
+        call.keys.reshape(of_pool),
+        call.values.reshape(of_pool),
+        jnp.pad(call.places, room),
+        call.tokens,
+        weights,
+        call.scale.reshape(1),
+        geometry=geometry,
+    )
+
+    def by_head(found: Array, i: int) -> Array:
+        of_group = found[:, :, :, :, i].reshape(tiles.splits, *rows, -1, *found.shape[6:])
+        flat = (tiles.splits, shape.batch, shape.heads)
+        return of_group[:, :, :, : shape.group].reshape(*flat, *found.shape[6:])
+
+    output, mean, scatter = (by_head(vectors, i) for i in range(3))
+    top, mass, total = (by_head(sums, i) for i in range(3))
+    none, top = mass == 0, top * jnp.float32(math.log(2.0))
+    divisor = jnp.where(none, 1.0, mass)
+    log_mass = jnp.where(none, -jnp.inf, top + jnp.log(divisor))
+    merged = merge_shares(output / divisor[..., None], log_mass, top)
+    # Masses of the spread are in units of e^(2 top), each share's own.
+    unit = softmax_shares(top, merged.top[None]) ** 2
+    spread = Spread(total * unit, mean, jnp.sum(scatter, axis=-1) * unit).joined()
+    return AttendedTokens(merged.output, merged.log_mass, merged.top, spread)
+
+
 def score(
     call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool = False
 ) -> PageScores:
@@ -201,6 +278,32 @@ def score(
     Raises:
         ValueError: if the tiles do not fit the call.
     """
+    shape = call.shape
+    found, _ = _score_tiles(call, config, interpreted=interpreted)
+    rows = (shape.batch, shape.heads, -1)
+    return PageScores(*(scores.reshape(rows)[..., : shape.pages] for scores in found))
+
+
+def score_tokens(
+    call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool = False
+) -> Float[Array, "B H P S"]:
+    """Score every token of the full pages of each sequence.
+
+    Raises:
+        ValueError: if the tiles do not fit the call.
+    """
+    shape = call.shape
+    (found,), g = _score_tiles(call, config, interpreted=interpreted)
+    logits = found.reshape(shape.batch, shape.kv_heads, g.tiles, shape.group, 4, g.tile, -1)
+    # Heads of a group first, then pages, then words, then the tokens of a word.
+    logits = jnp.transpose(logits, (0, 1, 3, 2, 5, 6, 4))
+    logits = logits.reshape(shape.batch, shape.heads, -1, shape.page_size)
+    return logits[:, :, : shape.pages]
+
+
+def _score_tiles(
+    call: ScoreCall, config: GpuScoreConfig | None, *, interpreted: bool
+) -> tuple[tuple[Array, ...], judge.ScoreGeometry]:
     shape = call.shape
     tiles = gpu_score_config(shape) if config is None else config
     assert tiles is not None, "why_not_score refuses it"
@@ -219,8 +322,7 @@ def score(
         call.scale.reshape(1),
         geometry=geometry,
     )
-    rows = (shape.batch, shape.heads, -1)
-    return PageScores(*(scores.reshape(rows)[..., : shape.pages] for scores in found))
+    return found, geometry
 
 
 def _parts(call: ScoreCall, g: judge.ScoreGeometry) -> tuple[Array, ...]:
@@ -244,6 +346,8 @@ def _parts(call: ScoreCall, g: judge.ScoreGeometry) -> tuple[Array, ...]:
     words = codes.reshape(*codes.shape[:2], g.words, 4)
     words = jax.lax.bitcast_convert_type(words, jnp.uint32)
     words = words.reshape(*codes.shape[:2], -1, sm90_score.ROW)
+    if g.by_token:
+        return parts.part("box"), words
     residual = own(parts.part("residual"))
     residual = residual.reshape(*residual.shape[:-1], -1, 4)
     return parts.part("box"), words, jnp.moveaxis(residual, -1, 3)
@@ -266,6 +370,7 @@ def _score_geometry(
         lanes=tiles.lanes,
         stages=tiles.stages,
         splits=tiles.splits,
+        by_token=shape.by_token,
         interpreted=interpreted,
     )
 
@@ -319,5 +424,7 @@ IMPLEMENTATION = Implementation(
         "attend": StageKernel(attend, why_not_attend, GpuAttendConfig),
         "score": StageKernel(score, why_not_score, GpuScoreConfig),
         "select": StageKernel(select, why_not_select),
+        "attend_tokens": StageKernel(attend_tokens, why_not_attend_tokens, GpuTokensConfig),
+        "score_tokens": StageKernel(score_tokens, why_not_score, GpuScoreConfig),
     },
 )

@@ -112,22 +112,22 @@ def _boxes(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], parts: SummaryParts
 ) -> Prepared:
     kernel = functools.partial(
-        body.score_boxes_kernel, log_tokens=math.log(shape.page_size), by_page=_by_page(shape)
+        body.score_boxes_kernel, log_tokens=math.log(shape.page_size), by_page=pages_in_rows(shape)
     )
-    return kernel, [_by_head(grouped), _box(shape, columns, parts)], []
+    return kernel, [whole_head(grouped), box_blocks(shape, columns, parts)], []
 
 
 def _balls(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], parts: SummaryParts
 ) -> Prepared:
     kernel = functools.partial(
-        body.score_balls_kernel, log_tokens=math.log(shape.page_size), by_page=_by_page(shape)
+        body.score_balls_kernel, log_tokens=math.log(shape.page_size), by_page=pages_in_rows(shape)
     )
     # A row of numbers a head does not make whole registers; as float32 with an axis more it does.
     radius = from_bits(parts.part("radius"), jnp.float32)[:, None]
     arrays = [
-        _by_head(grouped),
-        _by_head(norm_from_above(grouped)[..., None]),
+        whole_head(grouped),
+        whole_head(norm_from_above(grouped)[..., None]),
         _pages(shape, columns, parts.part("mean")),
         _blocked(radius, 2, columns),
     ]
@@ -137,34 +137,46 @@ def _balls(
 def _sketches(
     shape: ScoreShape, columns: int, grouped: Float[Array, "Hkv R D"], parts: SummaryParts
 ) -> Prepared:
-    codes, bits = parts.part("codes"), shape.bits or 8
-    codes_by_page = _fills_lanes(codes.shape[2])
+    bits = shape.bits or 8
+    codes, codes_by_page, scratch = code_blocks(shape, columns, parts)
     kernel = functools.partial(
         body.score_sketches_kernel,
         held_bits=bits if shape.packed else 8,
         bits=bits,
-        by_page=_by_page(shape),
+        by_page=pages_in_rows(shape),
         codes_by_page=codes_by_page,
     )
     arrays = [
-        _by_head(grouped),
-        _by_head(norm_from_above(grouped)[..., None]),
-        _box(shape, columns, parts),
-        _blocked(jnp.swapaxes(codes, 2, 3), 1, columns)
-        if codes_by_page
-        else _blocked(jnp.transpose(codes, (0, 2, 3, 1)), 3, columns),
+        whole_head(grouped),
+        whole_head(norm_from_above(grouped)[..., None]),
+        box_blocks(shape, columns, parts),
+        codes,
         _blocked(jnp.swapaxes(parts.part("residual"), 1, 2), 2, columns),
     ]
-    d = shape.head_size
-    of_block = (columns, d) if codes_by_page else (d, columns)
+    return kernel, arrays, scratch
+
+
+def code_blocks(
+    shape: ScoreShape, columns: int, parts: SummaryParts
+) -> tuple[Blocked, bool, list[Any]]:
+    """Codes of a block of pages, whether they stand page by page, and room for what they name."""
+    codes = parts.part("codes")
+    by_page = _fills_lanes(codes.shape[2])
+    blocked = (
+        _blocked(jnp.swapaxes(codes, 2, 3), 1, columns)
+        if by_page
+        else _blocked(jnp.transpose(codes, (0, 2, 3, 1)), 3, columns)
+    )
+    of_block = (columns, shape.head_size) if by_page else (shape.head_size, columns)
     scratch = [of_block, of_block, (body.TOKENS_AT_ONCE, *of_block)]
-    return kernel, arrays, [pltpu.VMEM(size, jnp.float32) for size in scratch]
+    return blocked, by_page, [pltpu.VMEM(size, jnp.float32) for size in scratch]
 
 
 _KINDS: dict[str, Callable[..., Prepared]] = {"box": _boxes, "ball": _balls, "sketch": _sketches}
 
 
-def _by_page(shape: ScoreShape) -> bool:
+def pages_in_rows(shape: ScoreShape) -> bool:
+    """Whether boxes and means are held with the pages in rows."""
     return _fills_lanes(shape.head_size)
 
 
@@ -177,7 +189,7 @@ def _fills_lanes(size: int) -> bool:
     return size % LANES == 0
 
 
-def _by_head(array: Float[Array, "Hkv ..."]) -> Blocked:
+def whole_head(array: Float[Array, "Hkv ..."]) -> Blocked:
     """All of a head at each of its places."""
     return _blocked(array, None, 0)
 
@@ -193,15 +205,16 @@ def _blocked(array: Shaped[Array, "Hkv ..."], axis: int | None, columns: int) ->
 
 
 def _pages(shape: ScoreShape, columns: int, array: Shaped[Array, "Hkv N D"]) -> Blocked:
-    if _by_page(shape):
+    if pages_in_rows(shape):
         return _blocked(array, 1, columns)
     return _blocked(jnp.swapaxes(array, 1, 2), 2, columns)
 
 
-def _box(shape: ScoreShape, columns: int, parts: SummaryParts) -> Blocked:
+def box_blocks(shape: ScoreShape, columns: int, parts: SummaryParts) -> Blocked:
+    """Boxes of a block of pages."""
     box = parts.part("box")
     if box.ndim == 3:
         return _pages(shape, columns, box)
-    if _by_page(shape):
+    if pages_in_rows(shape):
         return _blocked(box, 1, columns)
     return _blocked(jnp.transpose(box, (0, 2, 3, 1)), 3, columns)

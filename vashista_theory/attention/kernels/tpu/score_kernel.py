@@ -106,11 +106,8 @@ def score_sketches_kernel(
     log-sum-exps.
     """
     del first_ref
-    lower, upper = _corners(box_ref, by_page=by_page)
-    if by_page != codes_by_page:
-        lower, upper = jnp.swapaxes(lower, 0, 1), jnp.swapaxes(upper, 0, 1)
+    lower, upper = _grid(box_ref, lower_ref, step_ref, bits, by_page, codes_by_page)
     width = upper - lower
-    lower_ref[...], step_ref[...] = lower, width * np.float32(1.0 / (2**bits - 1))
     query, length, scale = query_ref[0], length_ref[0], scale_ref[0]
     size, d = jnp.abs(query) + _LOST, query.shape[1]
     spread = _dot(size, width, by_page=codes_by_page)
@@ -121,9 +118,9 @@ def score_sketches_kernel(
     residual = _float32(residual_ref[0])
 
     sums = [_nothing(spread), _nothing(spread)]
+    rebuild = _rebuild_pages if codes_by_page else _rebuild_dimensions
     for group in range(residual.shape[0] // TOKENS_AT_ONCE):
         tokens = slice(group * TOKENS_AT_ONCE, (group + 1) * TOKENS_AT_ONCE)
-        rebuild = _rebuild_pages if codes_by_page else _rebuild_dimensions
         rebuild(codes_ref, tokens, lower_ref, step_ref, keys_ref, held_bits)
         scores = [_dot(query, keys_ref[t], by_page=codes_by_page) for t in range(TOKENS_AT_ONCE)]
         by_length = [
@@ -139,6 +136,46 @@ def score_sketches_kernel(
     upper_ref[0] = raised(found[0], residual.shape[0]) + _TRANSCENDENTAL
     estimate_ref[0] = found[1]
     best_ref[0] = raised(sums[0][0])
+
+
+def score_tokens_kernel(
+    first_ref: Any,  # (1,) int32, in scalar memory; for the blocks alone
+    scale_ref: Any,  # (1,) float32, in scalar memory
+    query_ref: Any,  # (1, R, D) float32
+    box_ref: Any,  # (1, ...) as `_corners` takes it
+    codes_ref: Any,  # (1, c, S, C) or (1, C, S, c), uint8
+    scores_ref: Any,  # (1, S, R, C) float32
+    lower_ref: Any,  # (D, C) or (C, D), float32, as the codes
+    step_ref: Any,  # likewise
+    keys_ref: Any,  # (TOKENS_AT_ONCE, D, C) or (TOKENS_AT_ONCE, C, D), float32, as the codes
+    *,
+    held_bits: int,
+    bits: int,
+    by_page: bool,
+    codes_by_page: bool,
+) -> None:
+    """Logits of every token's rebuilt key of a block of pages, by all queries of a kv head."""
+    del first_ref
+    _grid(box_ref, lower_ref, step_ref, bits, by_page, codes_by_page)
+    query, scale = query_ref[0], scale_ref[0]
+    rebuild = _rebuild_pages if codes_by_page else _rebuild_dimensions
+    for start in range(0, scores_ref.shape[1], TOKENS_AT_ONCE):
+        tokens = slice(start, start + TOKENS_AT_ONCE)
+        rebuild(codes_ref, tokens, lower_ref, step_ref, keys_ref, held_bits)
+        for t in range(TOKENS_AT_ONCE):
+            scores_ref[0, start + t] = scale * _dot(query, keys_ref[t], by_page=codes_by_page)
+
+
+def _grid(
+    box_ref: Any, lower_ref: Any, step_ref: Any, bits: int, by_page: bool, codes_by_page: bool
+) -> tuple[Array, Array]:
+    """Write the grid that codes stand on, as they stand; both corners."""
+    lower, upper = _corners(box_ref, by_page=by_page)
+    if by_page != codes_by_page:
+        lower, upper = jnp.swapaxes(lower, 0, 1), jnp.swapaxes(upper, 0, 1)
+    lower_ref[...] = lower
+    step_ref[...] = (upper - lower) * np.float32(1.0 / (2**bits - 1))
+    return lower, upper
 
 
 def _corners(box_ref: Any, *, by_page: bool) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """TPU back end: which calls it takes, and attention over listed pages.
 
-Device bodies stand in `attend_kernel.py`, `score_kernel.py` and `select_kernel.py`.
+Device bodies stand in `attend_kernel.py`, `score_kernel.py`, `select_kernel.py` and
+`attend_tokens.py`.
 
 A pool whose head size does not fill 128 lanes (64) is held by XLA with pages in the lanes. At the
 border of a jit it is copied, padded, into the order that `attend` reads: the compile check shows it
@@ -30,12 +31,16 @@ from vashista_theory.attention.kernels.tiles import (
     TpuAttendConfig,
     TpuScoreConfig,
     tpu_attend_config,
+    tpu_attend_tokens_bytes,
     tpu_least_score_bytes,
     tpu_select_bytes,
 )
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape
 from vashista_theory.attention.kernels.tpu.attend_kernel import attend_kernel
+from vashista_theory.attention.kernels.tpu.attend_tokens import attend_tokens
 from vashista_theory.attention.kernels.tpu.grid import LANES, on_grid, whole_registers
 from vashista_theory.attention.kernels.tpu.score import score
+from vashista_theory.attention.kernels.tpu.score_tokens import score_tokens
 from vashista_theory.attention.kernels.tpu.select_kernel import select
 
 _HEAD_SIZES = (64, 128, 256)
@@ -46,11 +51,8 @@ _SCALAR_MEMORY = 2**19  # bytes: half of what a core has
 
 def why_not_attend(shape: AttendShape) -> str | None:
     """Why it cannot attend in such a shape."""
-    if reason := _why_not_head_size(shape.head_size):
+    if reason := _why_not_head_size(shape.head_size) or _why_not_type(shape):
         return reason
-    for dtype in (shape.query_dtype, shape.pool_dtype):
-        if dtype not in _DTYPES:
-            return f"{dtype}, where TPUs compute in {' and '.join(_DTYPES)}"
     if shape.page_size not in _PAGE_SIZES:
         return f"pages of {shape.page_size} tokens, where {_PAGE_SIZES} are built"
     scalars = 4 * shape.batch * shape.kv_heads * (shape.listed + 1)
@@ -77,6 +79,22 @@ def why_not_select(shape: SelectShape) -> str | None:
     """Why it cannot select in such a shape."""
     if (needed := tpu_select_bytes(shape)) > TPU_MEMORY:
         return f"rows of {shape.pages} entries take {needed} bytes of the {TPU_MEMORY} a core has"
+    return None
+
+
+def why_not_attend_tokens(shape: AttendTokensShape) -> str | None:
+    """Why it cannot attend to single tokens in such a shape."""
+    if reason := _why_not_head_size(shape.head_size) or _why_not_type(shape):
+        return reason
+    if (needed := tpu_attend_tokens_bytes(shape)) > TPU_MEMORY:
+        return f"lists of {shape.listed} tokens take {needed} bytes of the {TPU_MEMORY} a core has"
+    return None
+
+
+def _why_not_type(shape: AttendShape | AttendTokensShape) -> str | None:
+    for dtype in (shape.query_dtype, shape.pool_dtype):
+        if dtype not in _DTYPES:
+            return f"{dtype}, where TPUs compute in {' and '.join(_DTYPES)}"
     return None
 
 
@@ -147,5 +165,7 @@ IMPLEMENTATION = Implementation(
         "attend": StageKernel(attend, why_not_attend, TpuAttendConfig),
         "score": StageKernel(score, why_not_score, TpuScoreConfig, scans_pool=True),
         "select": StageKernel(select, why_not_select),
+        "attend_tokens": StageKernel(attend_tokens, why_not_attend_tokens),
+        "score_tokens": StageKernel(score_tokens, why_not_score, TpuScoreConfig),
     },
 )

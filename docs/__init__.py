@@ -1,0 +1,1 @@
+"""The pages of the site, and what is needed to build them."""

@@ -1,0 +1,93 @@
+"""Scoring single tokens on TPU: which blocks of the sketches a kernel gets.
+
+The device body is `score_tokens_kernel` in `score_kernel.py`. Scores of the whole pool by the
+queries of all sequences, of which `score` throws most away, would be many times as many here: so
+the sketches of each sequence are put in its own order first, but for one that fills its pool.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float, Int, Shaped
+
+from vashista_theory.attention.kernels.spec import ScoreCall, ScoreShape, SummaryParts
+from vashista_theory.attention.kernels.tiles import TpuScoreConfig, tpu_score_config
+from vashista_theory.attention.kernels.tpu import score_kernel as body
+from vashista_theory.attention.kernels.tpu.grid import on_grid, whole_registers
+from vashista_theory.attention.kernels.tpu.score import (
+    box_blocks,
+    code_blocks,
+    pages_in_rows,
+    whole_head,
+)
+
+
+def score_tokens(
+    call: ScoreCall, config: TpuScoreConfig | None, *, interpret: Any = False
+) -> Float[Array, "B H P S"]:
+    """Score every token of the full pages of each sequence, all of a group at once.
+
+    Raises:
+        ValueError: if the tiles do not fit the call.
+    """
+    tiles = tpu_score_config(call.shape) if config is None else config
+    tiles.check(call.shape)
+    return _score_tokens(call.shape, tiles, interpret, *call[1:])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _score_tokens(
+    shape: ScoreShape,
+    config: TpuScoreConfig,
+    interpret: Any,
+    query: Float[Array, "B H D"],
+    parts: SummaryParts,
+    page_table: Int[Array, "B P"],
+    lengths: Int[Array, " B"],
+    scale: Float[Array, ""],
+) -> Float[Array, "B H P S"]:
+    full = jnp.arange(shape.pages, dtype=jnp.int32)[None, :] < lengths[:, None] // shape.page_size
+    physical = jnp.where(full, page_table, 0)
+    in_place = shape.batch == 1 and shape.pool_pages <= 2 * shape.pages
+
+    def own(part: Shaped[Array, "Hkv N ..."]) -> Shaped[Array, "R P ..."]:
+        return jnp.swapaxes(part[:, physical], 0, 1).reshape(-1, shape.pages, *part.shape[2:])
+
+    parts = parts if in_place else jax.tree.map(own, parts)
+    pages = shape.pool_pages if in_place else shape.pages
+    count, rows = shape.batch * shape.kv_heads, whole_registers(shape.group, "float32")
+    grouped = query.astype(jnp.float32).reshape(count, shape.group, shape.head_size)
+    grouped = jnp.pad(grouped, ((0, 0), (0, rows - shape.group), (0, 0)))
+    columns = config.pages_per_block
+    codes, by_page, scratch = code_blocks(shape, columns, parts)
+    kernel = functools.partial(
+        body.score_tokens_kernel,
+        held_bits=(shape.bits or 8) if shape.packed else 8,
+        bits=shape.bits or 8,
+        by_page=pages_in_rows(shape),
+        codes_by_page=by_page,
+    )
+    block = (1, shape.page_size, rows, columns)
+    (scores,) = on_grid(
+        kernel,
+        (count, pl.cdiv(pages, columns)),
+        name="score_tokens",
+        scalars=[jnp.zeros(1, jnp.int32), scale.reshape(1)],
+        arrays=[whole_head(grouped), box_blocks(shape, columns, parts), codes],
+        results=[
+            (
+                pl.BlockSpec(block, lambda h, n, *_: (h, 0, 0, n)),
+                jax.ShapeDtypeStruct((count, shape.page_size, rows, pages), jnp.float32),
+            )
+        ],
+        scratch=scratch,
+        interpret=interpret,
+    )
+    scores = jnp.transpose(scores[:, :, : shape.group], (0, 2, 3, 1))
+    if in_place:
+        scores = jnp.take_along_axis(scores, physical[:, None, :, None], axis=2)
+    scores = scores.reshape(shape.batch, shape.heads, shape.pages, shape.page_size)
+    return jnp.where(full[:, None, :, None], scores, -jnp.inf)
