@@ -232,7 +232,9 @@ def run(folder: Path, *options: str, keys: str = "keys.npy", query: str = "query
 def test_the_command_prints_the_page(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(files, "--scale", "2") == 0
     shown = capsys.readouterr()
-    assert shown.out.strip() == str(vt.diagnose(GENERIC, QUERY, scale=2.0)).strip()
+    # After the verdict and the table of its one head.
+    assert shown.out.strip().endswith(str(vt.diagnose(GENERIC, QUERY, scale=2.0)).strip())
+    assert shown.out.startswith("Nothing to gain: the 5 tokens")
     assert not shown.err
 
 
@@ -259,7 +261,7 @@ def test_bad_files_give_one_line(files: Path, capsys: pytest.CaptureFixture[str]
         "": "cannot be read",
         "text.npy": "not a .npy file",
         "empty.npy": "not a .npy file",
-        "archive.npz": "an archive",
+        "archive.npz": "an archive, which brings the queries",
         "objects.npy": "not an array of plain numbers",
         "short.npy": "damaged",
         "header.npy": "damaged",

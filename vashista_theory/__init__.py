@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vashista_theory import explore as explore
     from vashista_theory import models as models
     from vashista_theory import sweep as sweep
+    from vashista_theory._diagnose import Answer as Answer
     from vashista_theory._diagnose import Diagnosis as Diagnosis
     from vashista_theory._diagnose import diagnose as diagnose
     from vashista_theory.hull import heads as heads
@@ -46,6 +47,7 @@ _LAZY_MODULES = {
     "sweep": "vashista_theory.sweep",
 }
 _LAZY_NAMES = {
+    "Answer": "vashista_theory._diagnose",
     "certify": "vashista_theory.hull.rigorous",
     "Certificate": "vashista_theory.hull.rigorous",
     "diagnose": "vashista_theory._diagnose",

@@ -5,7 +5,10 @@ import sys
 
 COMMANDS = {
     "sweep": ("sweep.__main__", "verify the theorem on families of hulls and on attention heads"),
-    "diagnose": ("diagnose", "everything known about one query and its keys, on one page"),
+    "diagnose": (
+        "diagnose",
+        "can heads be read sparsely? the answer first, then the numbers",
+    ),
     "check": ("check", "verify a certificate with the standard library alone"),
     "evaluate": ("evaluation.__main__", "sparse reads in a language model, held against dense"),
     "models": ("models.__main__", "fetch weights, capture attention heads, generate text"),
@@ -20,7 +23,7 @@ Commands:
 
 Examples:
   vashista sweep --quick --output try
-  vashista diagnose KEYS.npy QUERY.npy
+  vashista diagnose KEYS.npy QUERIES.npy VALUES.npy
   vashista check CERTIFICATE.json KEYS.npy QUERY.npy
   vashista evaluate --help
   vashista models fetch smollm2-135m

@@ -30,8 +30,29 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             message says how.
         OSError: It cannot be read.
     """
+    with _opened(path) as archive:
+        held = Counter(archive.namelist())
+        if missing := [name for name in names if not held[f"{name}.npy"]]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        if twice := sorted(name for name, count in held.items() if count > 1):
+            raise ValueError(f"it holds {', '.join(twice)} more than once")
+        return {name: _member(archive, name) for name in names}
+
+
+def names_in_npz(path: Path) -> list[str]:
+    """Names of the arrays of an .npz archive.
+
+    Raises:
+        ValueError: It is damaged.
+        OSError: It cannot be read.
+    """
+    with _opened(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except OSError:
         raise
     except Exception as error:  # of a kind that zipfile does not promise
@@ -43,13 +64,6 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             else (f"is truncated or not an .npz archive ({error})")
         )
         raise ValueError(f"it {what}") from error
-    with archive:
-        held = Counter(archive.namelist())
-        if missing := [name for name in names if not held[f"{name}.npy"]]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        if twice := sorted(name for name, count in held.items() if count > 1):
-            raise ValueError(f"it holds {', '.join(twice)} more than once")
-        return {name: _member(archive, name) for name in names}
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:

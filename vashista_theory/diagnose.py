@@ -1,4 +1,4 @@
-"""Command line of the diagnosis: one query and its keys from .npy files, on one page.
+"""Command line of the diagnosis: an answer about heads from .npy and .npz files.
 
 `vashista_theory.diagnose` is two things that share a name: the public function, and this module,
 which ``python -m vashista_theory.diagnose`` runs. Importing a submodule binds its name in the
@@ -13,31 +13,35 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
+from rich.console import Console
 
-from vashista_theory._array_files import read_npy
-from vashista_theory._diagnose import Diagnosis, diagnose
-from vashista_theory._types import ArrayLike
+from vashista_theory._diagnose import Answer, diagnose
+from vashista_theory._diagnose.answer import answer_as_renderable
+from vashista_theory._diagnose.files import Arrays, load
+from vashista_theory._diagnose.page import WIDTH
+from vashista_theory._files import whole_file
 
 OK, UNSOLVED, BAD_USE = 0, 1, 2
+DRAWN = (".png", ".pdf", ".svg")
 
 _EXAMPLES = """\
-Everything known about one query and its keys: projection, exposed face, gap, the bounds of the
-face-stability theorem, ordinary attention beside them, and whether the model's own temperature
-lies in the theorem's regime.
+Can these heads be read sparsely? First the answer in a few sentences: how far off a read of few
+tokens is expected to be, which heads need more, how many pages a proof takes, whether the theorem's
+regime is reached. Then a table by head, then everything known about the query that is hardest.
 
 Examples:
-  python -m vashista_theory.diagnose KEYS.npy QUERY.npy
-  python -m vashista_theory.diagnose KEYS.npy QUERY.npy --scale 0.125
-  python -m vashista_theory.diagnose KEYS.npy QUERY.npy --format json > page.json
+  vashista diagnose KEYS.npy QUERIES.npy VALUES.npy     one head or more; values may be left out
+  vashista diagnose KEYS.npy QUERY.npy --scale 0.125
+  vashista diagnose MINE.npz --figure answer.png        arrays keys, queries, values, scale
+  vashista diagnose HEADS.npz                           what `vashista models capture` wrote
+  vashista diagnose sample                              heads of a language model, in the package
+  vashista diagnose KEYS.npy QUERIES.npy --json > answer.json
 
-A query of a real attention head, from the sample inside the package:
-  python -c "import numpy as np, vashista_theory as vt; \\
-      q, k, v = vt.heads.load_heads().attend(0, 0, -1); np.save('k', k); np.save('q', q)"
-  python -m vashista_theory.diagnose k.npy q.npy
+Shapes: keys (T, D), (Hkv, T, D) or (L, Hkv, T, D); queries (D,), (Q, D), (H, D), (H, Q, D) or
+(L, H, Q, D), H a multiple of Hkv; values like the keys.
 
-Exit code: 0; 1 if the projection could not be solved to rounding (the page says why); 2 for
+Exit code: 0; 1 if a projection could not be solved to rounding (the page says why); 2 for
 bad use.
 """
 
@@ -47,11 +51,16 @@ class Command:
     """Arguments of the command line."""
 
     keys: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(metavar="KEYS.npy", help="(n, d) real numbers")
+        Path,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="KEYS", help=".npy; or .npz with all arrays, a heads file, `sample`"),
     ]
-    query: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY.npy", help="(d,) real numbers")
-    ]
+    queries: Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="QUERIES", help=".npy")
+    ] = None
+    values: Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="VALUES", help=".npy; optional")
+    ] = None
     scale: Annotated[
         float | None,
         tyro.conf.arg(
@@ -59,6 +68,22 @@ class Command:
             help="the model's factor on the scores; its temperature is 1/S; 1/sqrt(d) if left out",
         ),
     ] = None
+    tokens: Annotated[
+        int, tyro.conf.arg(metavar="N", help="that a sampled read takes for each key head")
+    ] = 256
+    tolerance: Annotated[
+        float, tyro.conf.arg(metavar="X", help="relative error, and dropped softmax mass")
+    ] = 0.05
+    causal: Annotated[
+        Literal["auto", "yes", "no"],
+        tyro.conf.arg(help="queries see the keys up to their own; auto: if as many as the keys"),
+    ] = "auto"
+    figure: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help="a picture by head (.png, .pdf or .svg)")
+    ] = None
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="JSON for programs")] = (
+        False
+    )
     format: Annotated[
         Literal["text", "json"], tyro.conf.arg(help="a page for people, or JSON for programs")
     ] = "text"
@@ -66,41 +91,75 @@ class Command:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = tyro.cli(
-        Command, args=arguments, prog="python -m vashista_theory.diagnose", description=_EXAMPLES
-    )
+    given = tyro.cli(Command, args=arguments, prog="vashista diagnose", description=_EXAMPLES)
     try:
-        found = diagnose(_load(given.keys), _load(given.query), scale=given.scale)
-    except ValueError as error:
+        _check_figure(given.figure)
+        found = _answer(given, load(given.keys, given.queries, given.values))
+        if given.figure is not None:
+            _draw(found, given.figure)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_USE
-    _show(found, given.format)
+    _show(found, "json" if given.json else given.format)
     unsolved = found.solution.result in ("stagnated", "max_steps_reached")
     return UNSOLVED if unsolved else OK
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            start = file.read(6)
-        if not start.startswith(b"\x93NUMPY"):
-            archive = " but an archive (.npz?)" if start.startswith(b"PK") else ""
-            raise ValueError(f"{path}: not a .npy file{archive}. Write one array with numpy.save.")
-        return read_npy(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file.") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
-        if str(error).startswith(f"{path}: "):
-            raise
+def _answer(given: Command, arrays: Arrays) -> Answer:
+    asked: dict[str, Any] = {"tokens": given.tokens, "tolerance": given.tolerance}
+    with Console(stderr=True).status("") as status:
+
+        def progress(doing: str, done: int, total: int) -> None:
+            first = " (compiling first)" if done == 0 else f" {done} of {total}"
+            status.update(f"{doing}{first}")
+
+        causal = {"auto": None, "yes": True, "no": False}[given.causal]
+        if arrays.heads is not None:
+            _refuse_for_heads(given)
+            return diagnose(arrays.heads, progress=progress, **asked)
+        scale = arrays.scale if given.scale is None else given.scale
+        found = diagnose(
+            arrays.keys,
+            arrays.queries,
+            arrays.values,
+            scale=scale,
+            causal=causal,
+            progress=progress,
+            **asked,
+        )
+    assert isinstance(found, Answer), "tokens and tolerance ask for one"
+    return found
+
+
+def _refuse_for_heads(given: Command) -> None:
+    if given.scale is not None or given.causal != "auto":
         raise ValueError(
-            f"{path}: damaged, or not an array of plain numbers ({error}). Write it again with "
-            "numpy.save."
-        ) from None
+            f"{given.keys} is a heads file, which brings its own scale and positions: leave out "
+            "--scale and --causal."
+        )
 
 
-def _show(found: Diagnosis, format_: str) -> None:
+def _check_figure(path: Path | None) -> None:
+    """Before anything is computed."""
+    if path is None:
+        return
+    if path.suffix.lower() not in DRAWN:
+        raise ValueError(f"--figure {path}: a name that ends in {', '.join(DRAWN)} is expected.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--figure {path}: there is no folder {path.parent}. Make it first.")
+
+
+def _draw(found: Answer, path: Path) -> None:
+    import matplotlib as mpl
+
+    from vashista_theory.plots import STYLE
+
+    with mpl.rc_context(STYLE), whole_file(path) as file:
+        found.figure().savefig(file, format=path.suffix.lower()[1:])
+    print(f"Figure: {path}", file=sys.stderr)
+
+
+def _show(found: Answer, format_: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal without Greek letters shows question marks rather than a traceback.
         sys.stdout.reconfigure(errors="replace")
@@ -110,20 +169,14 @@ def _show(found: Diagnosis, format_: str) -> None:
     if not sys.stdout.isatty():
         print(found)
         return
-    from rich.console import Console
-
-    from vashista_theory._diagnose.page import WIDTH, as_renderable
-
     console = Console()
     console.width = min(console.width, WIDTH)
-    console.print(as_renderable(found))
+    console.print(answer_as_renderable(found))
 
 
 class _CallableModule(ModuleType):
-    def __call__(
-        self, keys: ArrayLike, query: ArrayLike, *, scale: float | None = None
-    ) -> Diagnosis:
-        return diagnose(keys, query, scale=scale)
+    def __call__(self, *arrays: Any, **options: Any) -> Any:
+        return diagnose(*arrays, **options)
 
 
 def _make_callable(module: Any) -> None:

@@ -1,4 +1,5 @@
-"""Everything the toolkit knows about one query and its keys, on one page."""
+"""Whether heads can be read sparsely, and everything the toolkit knows about one query."""
 
-from vashista_theory._diagnose.measure import diagnose as diagnose
+from vashista_theory._diagnose.answer import Answer as Answer
+from vashista_theory._diagnose.front import diagnose as diagnose
 from vashista_theory._diagnose.page import Diagnosis as Diagnosis

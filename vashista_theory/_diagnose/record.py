@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -92,6 +93,15 @@ class Support:
     for_99_percent: int
     effective: float
 
+    @classmethod
+    def of(cls, weights: Float[np.ndarray, " n"]) -> "Support":
+        """That of weights."""
+        held = np.cumsum(np.sort(weights)[::-1])
+        counts = [int(np.searchsorted(held, share * held[-1])) + 1 for share in (0.9, 0.99)]
+        positive = weights[weights > 0]
+        entropy = -float(positive @ np.log(positive))
+        return cls(min(counts[0], len(held)), min(counts[1], len(held)), math.exp(entropy))
+
 
 @dataclasses.dataclass(frozen=True)
 class Softmax:
@@ -116,6 +126,64 @@ class Softmax:
     mass_on_face: float
     distance: float
     distance_bound: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What an answer speaks of.
+
+    Attributes:
+        context: Keys that the last query sees.
+        queries: How many of each head were looked at.
+        tokens: That a sampled read takes.
+        tolerance: Of the relative error, and of the dropped mass.
+        with_values: Whether there were values; without them errors are in units of the length of a
+            value.
+    """
+
+    context: int
+    queries: int
+    tokens: int
+    tolerance: float
+    with_values: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadReading:
+    """What a sparse read of one query head costs and misses, over the queries looked at.
+
+    Errors are relative to the length of the output; without values, to the length of a value,
+    random ones of equal length standing in.
+
+    Attributes:
+        layer: The number of its layer.
+        head: The query head.
+        estimate: Expected error of a read of so many drawn tokens, as the read itself tells (T8);
+            median.
+        worst_estimate: The same at the query where it is largest.
+        error: Distance of those reads from dense attention, measured; median.
+        tokens_read: Mean tokens read.
+        tokens_needed: Tokens that would bring the worst estimate to the tolerance, for it falls
+            with the square root of their number.
+        pages_to_prove: Share of the pages that have to be read before dropping at most the
+            tolerance is proved (T7); mean.
+        support: Fewest keys that hold 90 % of the softmax mass; median.
+        regime: Of the theorem at the last query, as in `Findings`; empty if not looked at.
+        colder: How many times lower the temperature would have to be for 1 % leakage at the last
+            query; at most 1 in the regime, NaN without a gap or if not looked at.
+    """
+
+    layer: int
+    head: int
+    estimate: float
+    worst_estimate: float
+    error: float
+    tokens_read: float
+    tokens_needed: int
+    pages_to_prove: float
+    support: int
+    regime: str = ""
+    colder: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
