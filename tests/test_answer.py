@@ -131,7 +131,7 @@ def test_as_many_queries_as_keys_are_a_causal_pass() -> None:
         ((6, 96), (3, 6), None, "keys.swapaxes(-2, -1)"),
         ((96, 6), (6, 3), None, "queries.swapaxes(-2, -1)"),
         ((96, 2, 6), (3, 4, 6), None, "array.swapaxes(-3, -2)"),
-        ((4, 3, 6), (2, 96, 6), None, "look swapped"),
+        ((4, 3, 6), (2, 96, 6), None, "are swapped"),
         ((6,), (96, 6), None, "look swapped"),
         ((2, 96, 6), (6,), None, "one query for 2 key heads"),
         ((2, 96, 6), (3, 6), None, "H a multiple of Hkv"),

@@ -67,4 +67,7 @@ def __getattr__(name: str) -> ModuleType | Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY_MODULES, *_LAZY_NAMES})
+    """What is meant for users, and nothing that is here by the way."""
+    helpers = {"TYPE_CHECKING", "Any", "ModuleType", "importlib"}
+    names = {name for name in globals() if not name.startswith("_")} - helpers
+    return sorted({*names, *_LAZY_MODULES, *_LAZY_NAMES, "__version__", "__doc__"})

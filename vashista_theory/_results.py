@@ -47,8 +47,8 @@ class Result(eqx.Enumeration):
     )
     pool_full = (
         "The page pool has no free page left, or a sequence no room left in its row of the page "
-        "table; the cache is unchanged. Free a sequence, or build the cache with larger `pages` or "
-        "`pages_per_sequence`."
+        "table; the cache is unchanged. Free a sequence, `grow` the cache, or build it with larger "
+        "`pages` or `pages_per_sequence`, or with `room` in `from_tokens`."
     )
     invalid_page = (
         "A page table names a page outside the pool, or a length does not fit in its row of the "

@@ -9,17 +9,24 @@ are the dataset's own, at most divided by one another.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vashista_theory._checks import as_float64
 from vashista_theory._files import whole_file
+from vashista_theory._types import ArrayLike
+from vashista_theory.hull.projection import project
+from vashista_theory.hull.relaxation import relax
+from vashista_theory.hull.stability import face_stability
 
 COLUMN = 3.5
 """Width of a printed column, inches."""
@@ -81,6 +88,54 @@ def leakage(dataset: xr.Dataset) -> Figure:
         _label_lines(fall, rows, colours, dataset, top=0.98)
         rest.set(xscale="log", xlabel="gap over temperature, Δ/ε", ylabel="log m + Δ/ε, nats")
         rest.set_ylim(*_padded(rest, 14.0))
+        return figure
+
+
+def leakage_of(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None) -> Figure:
+    """Leakage log m of one query and its keys against Δ/ε, with T3 above it and T4 under it.
+
+    Args:
+        keys: (n, d).
+        query: (d,).
+        scale: The model's factor on the scores; its own temperature 1/scale is marked.
+
+    Raises:
+        ValueError: As `vashista_theory.project`.
+        NothingToDrawError: There is no finite gap: the query is in the hull, or every key exposed.
+    """
+    with jax.enable_x64(True):
+        projection = project(as_float64(keys, "keys"), as_float64(query, "query"))
+        gap = float(projection.gap)
+        if not math.isfinite(gap):
+            raise NothingToDrawError(
+                "nothing can leak off a face here: the query is in the hull of the keys, or all of "
+                "them are exposed. `vashista_theory.diagnose(keys, query)` says which."
+            )
+        stability = face_stability(projection)
+        own = math.nan if scale is None else gap * scale
+        ratios = np.geomspace(min(0.3, own) if own > 0 else 0.3, 45.0, 33)
+        found = relax(projection, gap / ratios)
+        mass, bound, limit = (
+            np.asarray(a)
+            for a in (
+                found.log_off_face_mass,
+                stability.log_leakage_bound(gap / ratios),
+                stability.log_leakage_asymptote(gap / ratios),
+            )
+        )
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMN, 2.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(ratios, limit, "-", lw=0.8, color=BLUE, label="limit T4")
+        axes.plot(ratios, bound, "--", lw=1, color=BLUE, label="bound T3")
+        axes.plot(ratios, mass, "o", ms=3, color=BLUE, label="measured")
+        if own > 0:
+            axes.axvline(own, color=ORANGE, lw=1, label="the model's ε")
+        axes.set(xscale="log", xlabel="gap over temperature, Δ/ε")
+        axes.set(ylabel="log off-face mass, nats", ylim=(-50, 2))
+        face, count = int(np.sum(projection.face)), projection.keys.shape[0]
+        axes.set_title(f"Leakage off a face of {face:,} of {count:,} keys")
+        axes.legend(frameon=False, fontsize=7, loc="lower left")
         return figure
 
 
@@ -199,7 +254,7 @@ def regime_map(dataset: xr.Dataset, *, epsilon: float = 1e-3) -> Figure:
                 value = table[j, i]
                 if np.isnan(value):
                     continue
-                text = f"{10**value:.2f}" if abs(value) < 1 else f"$10^{{{value:+.1f}}}$"
+                text = f"$10^{{{0.0 if abs(value) < 0.05 else value:+.1f}}}$"
                 shade = "white" if abs(value) > 0.6 * limit else "black"
                 axes.text(weight, gap, text, ha="center", va="center", size=6, color=shade)
         boundary = np.log10(epsilon)

@@ -41,7 +41,10 @@ def equal(first, second):
     ("append", "sizes"),
     [
         (PagedKV.append, {"pages": 3, "spec": SummarySpec()}),
-        (jax.jit(PagedKV.append), {"pages": 9, "pages_per_sequence": 2}),
+        (
+            jax.jit(PagedKV.append, static_argnames="throw"),
+            {"pages": 9, "pages_per_sequence": 2},
+        ),
     ],
     ids=["pool, eager", "row of the table, jit"],
 )
@@ -49,7 +52,7 @@ def test_a_full_pool_loses_nothing_and_is_usable_after_free(append, sizes):
     cache, result = append(new_cache(**sizes), BLOCK, BLOCK, counts=np.array([6, 3]))
     assert bool(result == Result.successful)
     before = jax.tree.map(np.array, cache)
-    cache, result = append(cache, BLOCK, BLOCK, counts=np.array([0, 6]))
+    cache, result = append(cache, BLOCK, BLOCK, counts=np.array([0, 6]), throw=False)
     assert bool(result == Result.pool_full)
     assert "Free a sequence" in Result[result]
     equal(before, jax.tree.map(np.array, cache))

@@ -284,4 +284,5 @@ def test_without_python_flint_the_extra_is_named() -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "vashista-theory[rigorous]"' in done.stdout
+    assert "pip install" in done.stdout
+    assert "vashista-theory[rigorous]" in done.stdout

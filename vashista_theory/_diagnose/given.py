@@ -183,12 +183,9 @@ def _in_four_axes(keys: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np
     if len(q) != len(k):
         raise ValueError(f"{given}: {len(q)} layers of queries, {len(k)} of keys. {_FORMS}")
     if q.shape[1] % k.shape[1]:
-        swapped = k.shape[1] % q.shape[1] == 0 and q.shape[2] > k.shape[2]
-        guess = (
-            "Keys and queries look swapped: keys come first. "
-            if swapped
-            else "If an array is (tokens, heads, D), pass array.swapaxes(-3, -2). "
-        )
+        guess = "If an array is (tokens, heads, D), pass array.swapaxes(-3, -2). "
+        if k.shape[1] % q.shape[1] == 0 and q.shape[2] > k.shape[2]:
+            guess += "Or keys and queries are swapped: keys come first. "
         raise ValueError(
             f"{given}: {q.shape[1]:,} query heads cannot share {k.shape[1]:,} key heads equally. "
             f"{guess}{_FORMS}"

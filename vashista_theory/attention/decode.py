@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal, overload
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
@@ -126,7 +127,7 @@ def vashista_attention(
         NotImplementedError: if `implementation` cannot do this, None never raises it (kernels
             cannot cap logits); and for
             coupling > 0 with a policy that reads everything from a `ShardedKV`: it would bring all
-            keys to every device.
+            keys to every device. Also for a derivative by query, cache or scale.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
     words = checks.check_key(key, policy)
@@ -164,6 +165,7 @@ def _decode(
     choice: Choice,
     report: bool,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
+    query, scale, cache = _undifferentiated(query, scale, cache)
     by = functools.partial(_decode_by, policy=policy, coupling=coupling, report=report)
     keys = None
     if policy.tokens is not None and key is not None:
@@ -172,6 +174,33 @@ def _decode(
         keys = keys_from_content(policy.seed, cache.lengths, query)
     asked = query, cache, scale, keys, sinks, cap
     return choice.run(lambda chosen: functools.partial(by, choice=chosen), *asked)
+
+
+@jax.custom_jvp
+def _constant(value: Any) -> Any:
+    return value
+
+
+@_constant.defjvp
+def _refuse_to_differentiate(*_: object) -> None:
+    raise NotImplementedError(
+        "vashista_attention has no derivative: which pages or tokens are read jumps with its "
+        "arguments. Train with `attention.dense_attention`, which can be differentiated, or keep "
+        "this call out of the gradient with `jax.lax.stop_gradient` on query, keys and values."
+    )
+
+
+def _undifferentiated(
+    query: Array, scale: Array, cache: PagedKV | ShardedKV
+) -> tuple[Array, Array, PagedKV | ShardedKV]:
+    """The same, refused by name where somebody differentiates by them."""
+
+    def pools(held: Any) -> tuple[Any, Any]:
+        part = held.parts if isinstance(held, ShardedKV) else held
+        return part.keys, part.values
+
+    kept = eqx.tree_at(pools, cache, tuple(_constant(pool) for pool in pools(cache)))
+    return _constant(query), _constant(scale), kept
 
 
 def _decode_by(

@@ -12,6 +12,9 @@ from vashista_theory.evaluation.texts import STANDARD
 from vashista_theory.runs import check_integer, check_request
 from vashista_theory.runs.progress import Mode
 
+NOTHING = "none"
+"""Asks for no text, or for no task."""
+
 QUICK_POLICIES = (
     "dense", registry.CONTROL, "published", "boxes", "budget", "sampled", "certified-0.05",
 )  # fmt: skip
@@ -77,6 +80,7 @@ class EvaluationConfig:
     """Dense and six policies, 2,048 tokens, two needles of 10 prompts: minutes on two cores."""
 
     def __post_init__(self) -> None:
+        self._take_none_for_nothing()
         for name, least in (
             ("segments", 1), ("positions", 1), ("prompts", 1), ("audited", 0), ("seed", 0),
         ):  # fmt: skip
@@ -106,7 +110,14 @@ class EvaluationConfig:
                 f"{min(self.contexts)} tokens, some of which have to come before"
             )
         if not self.text and not self.tasks:
-            raise ValueError("neither a text nor a task was asked for: name one of either")
+            raise ValueError(
+                "neither a text nor a task was asked for: name one of either, or leave --text out"
+            )
+
+    def _take_none_for_nothing(self) -> None:
+        for name in ("text", "tasks"):
+            if getattr(self, name) == (NOTHING,):
+                object.__setattr__(self, name, ())
 
     def resolved(self) -> "EvaluationConfig":
         """With every default that depends on other fields filled in; idempotent.

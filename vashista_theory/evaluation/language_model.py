@@ -299,7 +299,7 @@ def _read_block(
 ) -> tuple[Reading, Loss, PagedKV]:
     """Append the block to the cache, and read it step by step under the policy, by chunks."""
     start = cache.lengths[0]
-    cache, _ = cache.append(key[None], value[None], counts=steps[None])
+    cache, _ = cache.append(key[None], value[None], counts=steps[None], throw=False)
     table = cache.page_table[0]
     keys, values = cache.keys[:, table], cache.values[:, table]
     padded = query.shape[1]

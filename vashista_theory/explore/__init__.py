@@ -8,6 +8,7 @@ Every number comes from `project`, `relax` and `face_stability`; the browser onl
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vashista_theory._version import install
 from vashista_theory.explore.drawing import draw as draw
 from vashista_theory.explore.view import View as View
 from vashista_theory.explore.view import look as look
@@ -30,7 +31,7 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"vt.explore.{name} needs {error.name}, which is not installed. Remedy: "
-            'pip install "vashista-theory[notebooks]"; vt.explore.draw does without.'
+            f"{install('notebooks')}; vt.explore.draw does without."
         ) from None
 
 

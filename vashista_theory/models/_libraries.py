@@ -3,7 +3,15 @@
 import importlib
 import re
 
+from vashista_theory._version import install
+
 OLDEST_TRANSFORMERS = (4, 56)
+
+CPU_ALONE = (
+    "on Linux that is about 5 GB with CUDA's libraries. For a CPU alone (about 1 GB) first: "
+    "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+)
+"""What the extra takes, and how to take less."""
 
 
 def require_lm() -> None:
@@ -17,8 +25,7 @@ def require_lm() -> None:
             module = importlib.import_module(name)
         except ImportError as error:
             raise ImportError(
-                f"language models need {name} ({error}). Install it with "
-                '`pip install "vashista-theory[lm]"`.'
+                f"language models need {name} ({error}). Remedy: {install('lm')}; {CPU_ALONE}"
             ) from error
         if name == "transformers":
             version = str(getattr(module, "__version__", "0"))
@@ -26,6 +33,5 @@ def require_lm() -> None:
             if tuple(numbers) < OLDEST_TRANSFORMERS:
                 raise ImportError(
                     f"transformers is {version}, but its cache and attention interfaces are used "
-                    "as they are since 4.56. Upgrade it with "
-                    '`pip install --upgrade "vashista-theory[lm]"`.'
+                    "as they are since 4.56. Upgrade it: pip install --upgrade transformers"
                 )

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Array, Float
 
+from vashista_theory._version import install
+
 
 def alike(*tensors: Float[torch.Tensor, "B _ _ D"]) -> tuple[list[torch.Tensor], torch.dtype]:
     """Queries, keys and values of one type, and the type that a model expects attention to have.
@@ -48,7 +50,7 @@ def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
         raise ValueError(
             f"a {tensor.dtype} tensor on {tensor.device} cannot be handed to JAX, which has "
             f"{', '.join(platforms)} here ({error}). Move the model to the CPU, or install JAX for "
-            'its device, for example `pip install "vashista-theory[cuda]"`.'
+            f"its device, for example {install('cuda')}."
         ) from error
 
 

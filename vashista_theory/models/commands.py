@@ -50,8 +50,30 @@ class Capture:
     dtype: Literal["float16", "float32"] = "float16"
     """Of the numbers in the file."""
 
+    def _check(self) -> None:
+        """Before a model is loaded and run."""
+        if self.output.suffix != ".npz":
+            raise ValueError(
+                f"--output {self.output}: heads are written as .npz; name it "
+                f"{self.output.with_suffix('.npz')}."
+            )
+        if self.output.is_dir() or not self.output.parent.is_dir():
+            raise ValueError(
+                f"--output {self.output}: a file in a folder that exists is expected, and "
+                f"{self.output if self.output.is_dir() else self.output.parent} is none."
+            )
+        if any(i < 0 for i in self.layers) or len(set(self.layers)) < len(self.layers):
+            listed = " ".join(map(str, self.layers))
+            raise ValueError(f"--layers {listed}: numbers from 0 on are expected, each once.")
+        if not 1 <= self.positions <= self.tokens:
+            raise ValueError(
+                f"--positions {self.positions}: of {self.tokens} tokens, 1 to {self.tokens} "
+                "queries can be kept."
+            )
+
     def run(self, console: Console) -> None:
         """Do it."""
+        self._check()
         require_lm()
         from vashista_theory.models.capturing import capture
         from vashista_theory.models.loading import load

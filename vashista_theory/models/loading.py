@@ -10,6 +10,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from vashista_theory._version import install
 from vashista_theory.models import refusals
 from vashista_theory.models._switch import supports_interface
 from vashista_theory.models.checkpoint import (
@@ -74,6 +75,7 @@ def load(
             return _from_gguf(_linked(path.resolve(), Path(alone)), str(path), how)
     if path.is_dir():
         check_folder(path)
+        _check_tokenizer(path)
         return _loaded(str(path), text, how)
     local = text.startswith((".", "/", "~")) or text.endswith(".gguf") or text.count("/") != 1
     if isinstance(name_or_path, Path) or local:
@@ -82,6 +84,20 @@ def load(
             "file or folder, or a hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
         )
     return _loaded(text, text, how)
+
+
+_TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "spiece.model", "tekken.json",
+)  # fmt: skip
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if (folder / "config.json").is_file() and not any((folder / n).is_file() for n in _TOKENIZERS):
+        raise ModelFileError(
+            f"{folder} holds a model without its tokenizer (no {_TOKENIZERS[0]} or the like). Save "
+            "it beside the model with `tokenizer.save_pretrained(folder)`."
+        )
 
 
 class _How(NamedTuple):
@@ -136,8 +152,8 @@ def _loaded(place: str, source: str, how: _How, **options: Any) -> LoadedModel:
         )
     except ImportError as error:
         raise ImportError(
-            f"loading {source} needs a library that is missing ({_shortened(error)}). Install the "
-            'extra with `pip install "vashista-theory[lm]"`.'
+            f"loading {source} needs a library that is missing ({_shortened(error)}). Remedy: "
+            f"{install('lm')}."
         ) from error
     except (ModelFileError, refusals.UnsupportedModelError):
         raise

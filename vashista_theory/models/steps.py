@@ -18,7 +18,7 @@ def append(
     counts: Int[Array, " B"],
 ) -> tuple[PagedKV, Result]:
     """Append the first `counts` tokens of each sequence."""
-    return pages.append(keys.swapaxes(1, 2), values.swapaxes(1, 2), counts=counts)
+    return pages.append(keys.swapaxes(1, 2), values.swapaxes(1, 2), counts=counts, throw=False)
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames=("policy", "report"))
@@ -38,7 +38,7 @@ def decode(
 
     The report is None unless it is asked for: it costs as much as reading a few pages.
     """
-    pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts)
+    pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts, throw=False)
     asked = {"scale": scale, "sinks": sinks, "softcap": cap}
     info = None
     if report:

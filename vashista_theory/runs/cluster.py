@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from vashista_theory._version import install
 from vashista_theory.runs.block_writer import BlockWriter
 from vashista_theory.runs.manifest import package_versions
 
@@ -235,9 +236,7 @@ def _distributed() -> tuple[Any, Any]:
     try:
         import distributed
     except ImportError:
-        raise ImportError(
-            "a cluster needs the extra cluster: pip install 'vashista-theory[cluster]'"
-        ) from None
+        raise ImportError(f"a cluster needs dask.distributed: {install('cluster')}") from None
     return distributed.Client, distributed.LocalCluster
 
 

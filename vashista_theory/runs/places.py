@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from vashista_theory._files import write_atomically
 from vashista_theory._reading import read_text
+from vashista_theory._version import install
 from vashista_theory.runs.files import check_writable
 
 Location: TypeAlias = Path | str
@@ -99,9 +100,7 @@ class Remote:
         try:
             from fsspec.core import url_to_fs
         except ImportError:
-            raise ImportError(
-                f"{url} needs the extra cluster: pip install 'vashista-theory[cluster]'"
-            ) from None
+            raise ImportError(f"{url} needs fsspec: {install('cluster')}") from None
         self.location = url.rstrip("/")
         found: tuple[Any, str] = url_to_fs(self.location)
         self._files, self._root = found

@@ -59,8 +59,13 @@ def as_json(report: Report, dataset: xr.Dataset) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables and the sentences."""
+    """Print the verdict, the tables, the sentences and what the symbols mean."""
     console.width = max(console.width, _WIDTH)
+    console.print(
+        headline(report), markup=False, highlight=False,
+        style="bold red" if report.problems else "bold",
+    )  # fmt: skip
+    console.print()
     console.print(_instances(report.families))
     console.print(_limits(report.families))
     console.print(_bounds(report.families))
@@ -73,9 +78,38 @@ def show(report: Report, console: Console) -> None:
         console.print(verdict.text, markup=False, highlight=False)
     for problem in report.problems:
         console.print(f"VIOLATION: {problem}", markup=False, style="bold red")
-    if not report.problems:
-        total = sum(sum(family.checks.values()) for family in report.families)
-        console.print(f"No violation in {total:,} checks.", markup=False, style="bold")
+    console.print(f"\n{LEGEND}", markup=False, highlight=False, style="dim")
+
+
+def headline(report: Report) -> str:
+    """The verdict in one line."""
+    if report.problems:
+        more = len(report.problems) - 1
+        others = f" and {more} more, at the end" if more else ""
+        return f"The theorem was NOT confirmed: {report.problems[0]}{others}."
+    checks = sum(sum(family.checks.values()) for family in report.families)
+    instances = sum(family.instances for family in report.families)
+    return (
+        f"The face-stability theorem held: no violation in {checks:,} checks on {instances:,} "
+        f"instances of {len(report.families)} families."
+    )
+
+
+LEGEND = """\
+Symbols: F exposed face; Δ gap, the least multiplier μ_i off F; ε temperature; α weights;
+m mass off F; δ = p^ε − p*, the displacement; h entropy of the weights on F; v_i = k_i − p*;
+w₀ tangent, the limit of −δ/ε; κ least μ_i/‖v_i‖ off F; KKT optimality conditions;
+ρ distance of p* from the keys of a degenerate F that its optimal weights leave out (T5).
+Statements, for every ε > 0 if nothing else is said:
+  ★    ‖δ‖² + ε⟨w,δ⟩ + ε KL(α*‖α^ε) + ε KL(α^ε‖π_w) = ε(Λ(w) − h), behind all others
+  T1   ‖δ‖² ≤ ε(log n − h) and m ≤ ε(log n − h)/Δ
+  T1′  α_i ≤ e^(−h − μ_i/2ε), but only for ε ≤ κ²/(4(log n − h))
+  T2   ‖δ‖ ≤ ε‖w₀‖ + √(ε r), with r exponentially small
+  T3   log m ≤ −Δ/ε + a constant that is explicit
+  T4   log m + Δ/ε tends to an explicit constant as ε → 0
+  T5   on a degenerate face ‖δ‖ goes like ε log(1/ε)/ρ
+In full, with proofs: the page Statements of the documentation, and the paper (make -C paper)."""
+"""What the tables speak of, for somebody who has not read the paper."""
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

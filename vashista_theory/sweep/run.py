@@ -175,7 +175,17 @@ def _compile(tasks: list[plan.Task], compute: Blocks, config: SweepConfig) -> No
         shapes.setdefault(task.make().keys.shape, dataclasses.replace(task, oracle=False))
     # The largest shape compiles longest.
     order = [shapes[shape] for shape in sorted(shapes, reverse=True)]
-    watch = Progress(len(order), description="Compile", mode=config.progress, unit="shapes")
+    watch = Progress(
+        len(order),
+        description="Compiling for each shape of instance",
+        mode=config.progress,
+        unit="shapes",
+    )
+    if config.progress != "none":
+        watch.note(
+            f"Compiling for {len(order)} shapes of instances, the largest {max(shapes)}: most of "
+            "the time of a first run goes here, none of a later one in this process."
+        )
     with watch, ThreadPoolExecutor(config.threads) as pool:
         for measured in as_completed([pool.submit(compute.row, task) for task in order]):
             measured.result()

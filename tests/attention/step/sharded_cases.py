@@ -240,17 +240,17 @@ def test_one_full_device_stops_all():
     assert bool(result == Result.successful)
     before = jax.tree.map(np.array, cache)
     # Two more pages on the first device, which has one, although the others are empty.
-    cache, result = cache.append(*block, counts=np.array([0, 2 * PAGE]))
+    cache, result = cache.append(*block, counts=np.array([0, 2 * PAGE]), throw=False)
     assert bool(result == Result.pool_full)
     jax.tree.map(np.testing.assert_array_equal, cache, before)
     # Beyond the row of the page table, although devices hold whole superpages.
-    cache, result = cache.append(*block, counts=np.array([24 * PAGE + 1, 0]))
+    cache, result = cache.append(*block, counts=np.array([24 * PAGE + 1, 0]), throw=False)
     assert bool(result == Result.pool_full)
     bad = block.copy()
     bad[1, 0, 0, 20 * PAGE, 0] = np.nan  # a token of the third device
-    cache, result = jax.jit(lambda c, kv: c.append(*kv, counts=np.array([24 * PAGE, 1])))(
-        cache, bad
-    )
+    counts = np.array([24 * PAGE, 1])
+    append = jax.jit(lambda c, kv: c.append(*kv, counts=counts, throw=False))
+    cache, result = append(cache, bad)
     assert bool(result == Result.nonfinite_input)
     jax.tree.map(np.testing.assert_array_equal, cache, before)
     cache, result = cache.append(*block, counts=np.array([24 * PAGE, PAGE]))

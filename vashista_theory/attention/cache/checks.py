@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +16,7 @@ from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.summaries import SummarySpec
 
 _Cache = TypeVar("_Cache")
+_Appendable = TypeVar("_Appendable", bound="_Sequences")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -35,6 +37,10 @@ class _Sequences(Protocol):
     def dtype(self) -> Any: ...
     @property
     def lengths(self) -> Array: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def pages_per_sequence(self) -> int: ...
 
 
 def check_sizes(**sizes: int) -> None:
@@ -302,6 +308,71 @@ def check_fork(cache: _Sequences, source: Any, target: Any, length: Any) -> None
             raise ValueError(
                 f"`length` is {int(length)}; sequence {int(source)} has {held} tokens to share."
             )
+
+
+def as_room(
+    batch: int,
+    tokens: int,
+    page_size: int,
+    *,
+    room: int | None,
+    pages: int | None,
+    width: int | None,
+) -> tuple[int, int]:
+    """Pages of the pool and of the longest sequence, of a cache that starts with tokens.
+
+    Raises:
+        ValueError: for room that is no number of tokens, or asked for in two ways.
+    """
+    if room is None:
+        needed = -(-tokens // page_size)
+        # As in an empty cache, one sequence may take the whole pool that was asked for.
+        longest = max(needed, pages) if is_integer(pages, least=1) else needed
+        return batch * needed if pages is None else pages, longest if width is None else width
+    if pages is not None or width is not None:
+        raise ValueError(
+            f"`room` is {room} tokens for each sequence, which decides `pages` ({pages}) and "
+            f"`pages_per_sequence` ({width}): give the one or the others."
+        )
+    if not is_integer(room, least=0, most=_LARGEST):
+        raise ValueError(f"`room` is {room!r}; a number of tokens is expected, at least 0.")
+    longest = -(-(tokens + room) // page_size)
+    return batch * longest, longest
+
+
+class PoolFullError(RuntimeError):
+    """A block of tokens that did not fit.
+
+    Attributes:
+        cache: The cache as it was before; the one that was appended to gave up its buffers.
+    """
+
+    def __init__(self, message: str, cache: Any) -> None:
+        super().__init__(message)
+        self.cache = cache
+
+
+def appended(cache: _Appendable, result: Result, counts: Array) -> _Appendable:
+    """The cache, or an error if the block did not fit: at once, or under jit when it runs."""
+    if is_traced(result):
+        # Of the lengths alone: a copy of the pools would be made of what passes a branch.
+        failed = result != Result.successful
+        return eqx.tree_at(lambda c: c.lengths, cache, result.error_if(cache.lengths, failed))
+    if bool(result == Result.successful):
+        return cache
+    ends = np.asarray(cache.lengths) + np.asarray(counts)
+    longest, room = int(np.argmax(ends)), cache.pages_per_sequence * cache.page_size
+    why = (
+        f"sequence {longest} would have {ends[longest]} tokens and has room for {room}"
+        if ends[longest] > room
+        else "the pool has too few free pages"
+    )
+    raise PoolFullError(
+        f"this block does not fit: {why}. Nothing was changed, and this error's `.cache` goes on: "
+        "call its `grow(pages=..., pages_per_sequence=...)` or `free(sequence)`. Or build the "
+        "cache with more room: `from_tokens(..., room=tokens)`, `create(pages=...)`.",
+        cache,
+    )
 
 
 def settled(cache: _Cache, result: Result, doing: str) -> _Cache:

@@ -97,19 +97,24 @@ class PagedKV(CacheArrays):
         values: ArrayLike,
         *,
         lengths: ArrayLike | None = None,
+        room: int | None = None,
         pages: int | None = None,
         pages_per_sequence: int | None = None,
         page_size: int = 16,
         spec: SummarySpec | None = None,
     ) -> "PagedKV":
-        """A cache that holds keys and values (B, Hkv, T, D), in a pool just large enough.
+        """A cache that holds keys and values (B, Hkv, T, D).
+
+        Without `room` or `pages` the pool is just large enough, and appending soon raises.
 
         Args:
             keys: (B, Hkv, T, D).
             values: (B, Hkv, T, D).
             lengths: (B,), how many of the T tokens each sequence has (all by default).
-            pages: Pages in the pool, if more room is wanted.
-            pages_per_sequence: The longest sequence, if more room is wanted.
+            room: Tokens that each sequence can be appended after those. Excludes the next two.
+            pages: Pages in the pool, for all sequences together.
+            pages_per_sequence: The longest sequence, in pages (the whole pool if `pages` is given,
+                as in `create`).
             page_size: Tokens a page.
             spec: Which summaries to keep.
 
@@ -122,9 +127,9 @@ class PagedKV(CacheArrays):
         batch, kv_heads, tokens, d = keys_.shape
         counts = checks.as_counts(lengths, batch, tokens, "lengths")
         checks.check_sizes(page_size=page_size)
-        needed = -(-tokens // page_size)
-        pages = batch * needed if pages is None else pages
-        width = needed if pages_per_sequence is None else pages_per_sequence
+        pages, width = checks.as_room(
+            batch, tokens, page_size, room=room, pages=pages, width=pages_per_sequence
+        )
         checks.check_sizes(pages=pages, pages_per_sequence=width)
         checks.check_room(lengths, batch, tokens, pages=pages, width=width, page_size=page_size)
         empty = cls.create(
@@ -137,7 +142,7 @@ class PagedKV(CacheArrays):
             dtype=keys_.dtype,
             spec=spec,
         )
-        cache, result = empty.append(keys_, values_, counts=counts)
+        cache, result = empty.append(keys_, values_, counts=counts, throw=False)
         return checks.settled(cache, result, "filling a new cache")
 
     @classmethod
@@ -187,7 +192,12 @@ class PagedKV(CacheArrays):
         return {"pages": stored_bytes(self.summaries), "superpages": stored_bytes(self.superpages)}
 
     def append(
-        self, keys: ArrayLike, values: ArrayLike, *, counts: ArrayLike | None = None
+        self,
+        keys: ArrayLike,
+        values: ArrayLike,
+        *,
+        counts: ArrayLike | None = None,
+        throw: bool = True,
     ) -> tuple["PagedKV", Result]:
         """Append a token (B, Hkv, D) or a block (B, Hkv, T, D) to every sequence.
 
@@ -199,18 +209,22 @@ class PagedKV(CacheArrays):
             values: Like the keys.
             counts: (B,), how many of the T tokens each sequence takes (all by default); 0 leaves
                 a sequence as it is. Under jit they are cut to the range 0 to T.
+            throw: Whether a block that does not fit raises: at once, or when what was compiled
+                runs. False returns what happened, to be looked at, and waits for nothing.
 
         Returns:
-            The cache and `successful`, `pool_full` (no free page, or the sequence has no room
-            left in its row of the page table) or `nonfinite_input`.
+            The cache and `successful`; with ``throw=False`` also `pool_full` (no free page, or the
+            sequence has no room left in its row of the page table) or `nonfinite_input`.
 
         Raises:
+            PoolFullError: if the block does not fit; its `cache` is the unchanged cache.
             ValueError: for wrong shapes or dtypes, concrete counts out of range, or a concrete
                 NaN or infinity.
         """
         keys_, values_ = checks.as_block(keys, values, self)
         counts_ = checks.as_counts(counts, keys_.shape[0], keys_.shape[2], "counts")
-        return _append(self, keys_, values_, counts_)
+        cache, result = _append(self, keys_, values_, counts_)
+        return (checks.appended(cache, result, counts_) if throw else cache), result
 
     def fork(self, source: int | Array, target: int | Array, *, length: Any = None) -> "PagedKV":
         """Make sequence `target` a copy of the first `length` tokens of `source`, sharing pages.

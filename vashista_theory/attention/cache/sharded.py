@@ -159,6 +159,7 @@ class ShardedKV(eqx.Module):
                 keys_[:, :, piece],
                 values_[:, :, piece],
                 counts=jnp.clip(counts - start, 0, min(block, tokens - start)),
+                throw=False,
             )
             cache = checks.settled(cache, result, "filling a new cache")
         return cache
@@ -207,29 +208,38 @@ class ShardedKV(eqx.Module):
         }
 
     def append(
-        self, keys: ArrayLike, values: ArrayLike, *, counts: ArrayLike | None = None
+        self,
+        keys: ArrayLike,
+        values: ArrayLike,
+        *,
+        counts: ArrayLike | None = None,
+        throw: bool = True,
     ) -> tuple["ShardedKV", Result]:
         """Append a token (B, Hkv, D) or a block (B, Hkv, T, D) to every sequence.
 
-        All or nothing, on all devices: if the pool of one is full, the result is `pool_full` and
-        the returned cache equals the old one. Every device gets the whole block and keeps its
-        tokens of it. The buffers of the old cache are reused; do not touch it again.
+        All or nothing, on all devices: unless the result is `successful`, the returned cache
+        equals the old one, also if the pool of one device alone is full. Every device gets the
+        whole block and keeps its tokens of it. The buffers of the old cache are reused; do not
+        touch it again.
 
         Args:
             keys: In the dtype of the cache.
             values: Like the keys.
             counts: (B,), how many of the T tokens each sequence takes (all by default); 0 leaves
                 a sequence as it is.
+            throw: As in `PagedKV.append`.
 
         Returns:
-            The cache and `successful`, `pool_full` or `nonfinite_input`.
+            The cache and `successful`; with ``throw=False`` also `pool_full` or `nonfinite_input`.
 
         Raises:
-            ValueError: as `PagedKV.append`.
+            PoolFullError: as `PagedKV.append`.
+            ValueError: likewise.
         """
         keys_, values_ = checks.as_block(keys, values, self)
         counts_ = checks.as_counts(counts, keys_.shape[0], keys_.shape[2], "counts")
-        return _append(self, *(self.on_devices(a) for a in (keys_, values_, counts_)))
+        cache, result = _append(self, *(self.on_devices(a) for a in (keys_, values_, counts_)))
+        return (checks.appended(cache, result, counts_) if throw else cache), result
 
     def fork(self, source: int | Array, target: int | Array, *, length: Any = None) -> "ShardedKV":
         """Make sequence `target` a copy of the first `length` tokens of `source`, sharing pages.

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from vashista_theory._types import ArrayLike
+from vashista_theory._version import install
 from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.spec import (
@@ -258,7 +259,7 @@ def load(implementation: str) -> Implementation:
         module = importlib.import_module(f"{__package__}.{_MODULES[implementation]}")
     except ImportError as error:
         named = _EXTRAS.get(implementation)
-        extra = "" if named is None else f' (pip install "vashista-theory[{named}]")'
+        extra = "" if named is None else f": {install(named)}"
         raise NotImplementedError(
             f"{implementation!r} cannot be loaded: {error}. Install what it misses"
             f"{extra}, or use implementation=None."

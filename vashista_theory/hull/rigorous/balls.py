@@ -6,12 +6,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from vashista_theory._version import install
+
 try:
     import flint as _flint  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
-        "`vashista_theory.certify` computes with python-flint, which is not installed. "
-        'Install it with: pip install "vashista-theory[rigorous]"'
+        "`vashista_theory.certify` computes with python-flint, which is not installed. Remedy: "
+        f"{install('rigorous')}"
     ) from error
 
 flint: Any = _flint
