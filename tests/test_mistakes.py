@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     arrays = {
         "k": KEYS, "q": QUERIES, "kd": KEYS.swapaxes(1, 2), "kt": KEYS.swapaxes(0, 1),
         "nan": np.where(KEYS > 2, np.nan, KEYS), "complex": KEYS + 1j, "one": KEYS[0, :, 0],
-        "objects": np.array(["a", "b"]),
+        "text": np.array([["a", "b"]]),
     }  # fmt: skip
     for name, array in arrays.items():
         np.save(f"{name}.npy", array)
@@ -54,7 +54,7 @@ COMMANDS: dict[str, str] = {
     "diagnose one.npy k.npy": "look swapped",
     "diagnose nan.npy q.npy": "Remove these rows or mask them",
     "diagnose complex.npy q.npy": "Convert it, for example",
-    "diagnose objects.npy q.npy": "real numbers are expected",
+    "diagnose text.npy q.npy": "real numbers are expected",
     "diagnose unnamed.npz": "numpy.savez(path, keys=..., queries=..., values=...)",
     "diagnose typo.npz": "holds keys, querys; expected arrays named keys and queries",
     "diagnose scale.npz": "not one number",

@@ -112,6 +112,8 @@ class Generate:
     """How much of the text is the prompt."""
     new_tokens: int = 64
     """How many to write."""
+    rounds: int = 3
+    """How often each policy writes them, in turn, to see how much their times vary."""
     tokens: int = 256
     """Tokens that are drawn, on average."""
     pages: int = 64
@@ -156,7 +158,12 @@ class Generate:
         prompt = first_tokens(tokenizer, text, self.prompt_tokens)
         with Console(stderr=True).status("reading the prompt, then decoding") as status:
             rows = compare(
-                model, prompt, policies, new_tokens=self.new_tokens, progress=status.update
+                model,
+                prompt,
+                policies,
+                new_tokens=self.new_tokens,
+                rounds=self.rounds,
+                progress=status.update,
             )
         texts = [tokenizer.decode(row.tokens) for row in rows]
         if self.format == "json":
@@ -210,7 +217,10 @@ def first_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
 
 def _table(rows: list[Any], prompt_tokens: int) -> Table:
     table = Table(title=f"{len(rows[0].tokens)} tokens after a prompt of {prompt_tokens}")
-    for name in ("read by", "tokens/s", "× dense", "same tokens", "pages read", "90 %", "first"):
+    columns = (
+        "read by", "tokens/s", "quartiles", "× dense", "same tokens", "pages read", "90 %", "first",
+    )  # fmt: skip
+    for name in columns:
         table.add_column(name, justify="left" if name == "read by" else "right")
     base = rows[0]
     for row in rows:
@@ -219,6 +229,7 @@ def _table(rows: list[Any], prompt_tokens: int) -> Table:
         table.add_row(
             row.name,
             f"{row.tokens_per_second:.1f}",
+            "{:.1f}–{:.1f}".format(*row.spread),
             f"{row.tokens_per_second / base.tokens_per_second:.2f}",
             f"{same}",
             f"{100 * row.pages_read:.0f} %",
@@ -226,8 +237,8 @@ def _table(rows: list[Any], prompt_tokens: int) -> Table:
             f"{row.first_seconds:.1f} s",
         )
     table.caption = (
-        "tokens/s of the median step; same tokens: before the first that differs from dense; pages "
-        "read: median and 90th percentile over steps, layers and heads; first: the first step, "
-        "compiling included"
+        "tokens/s of the median step, and of the quarters of all steps, policies in turn; same "
+        "tokens: before the first that differs from dense; pages read: median and 90th percentile "
+        "over steps, layers and heads; first: the first step, compiling included"
     )
     return table

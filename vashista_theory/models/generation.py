@@ -21,7 +21,7 @@ from vashista_theory.models.settings import DecodeLog, decoding
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What one way of reading wrote, and how fast.
+    """What one way of reading wrote, and how fast, over all rounds.
 
     Attributes:
         name: Of the policy, or of transformers' implementation.
@@ -46,6 +46,12 @@ class Generated:
         """Of the median step after the first."""
         return 1.0 / statistics.median(self.step_seconds)
 
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Tokens a second that three quarters and one quarter of these steps reach."""
+        slow, fast = np.percentile(self.step_seconds, (75, 25))
+        return 1.0 / float(slow), 1.0 / float(fast)
+
 
 def compare(
     model: Any,
@@ -53,46 +59,66 @@ def compare(
     policies: Mapping[str, Policy],
     *,
     new_tokens: int = 64,
+    rounds: int = 3,
     progress: Callable[[str], object] = str,
 ) -> list[Generated]:
-    """Decode a prompt by transformers' own attention and by each policy.
+    """Decode a prompt by transformers' own attention and by each policy, in turn.
 
-    The prompt is read twice, once for each cache; between policies the paged cache is cut back to
-    the prompt.
+    The prompt is read twice, once for each cache; after each decoding the cache is cut back to the
+    prompt. Every round decodes by each of them once, so that a machine that is busy for a while
+    slows all of them.
 
     Args:
         model: Of transformers, in evaluation mode; any attention implementation.
         prompt: Token ids.
         policies: By the name to show.
         new_tokens: How many to decode, at least 3.
+        rounds: How often, at least once.
         progress: Told what is being done.
 
     Raises:
-        ValueError: for fewer new tokens, or a prompt that leaves no room for them.
+        ValueError: for fewer new tokens or rounds, or a prompt that leaves no room for them.
     """
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}; at least 3 are needed to time a step.")
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; at least 1 is needed.")
     ids = torch.as_tensor(np.asarray(as_array(prompt, "prompt")), device=model.device)[None]
+    length = ids.shape[1]
     ensure_registered()
-    paged = PagedCache(model.config, room=ids.shape[1] + new_tokens)
-    rows: list[Generated] = []
+    paged, own = (
+        PagedCache(model.config, room=length + new_tokens),
+        DynamicCache(config=model.config),
+    )
+    done: dict[str, list[Generated]] = {}
     with torch.inference_mode():
         with using_attention(model, "sdpa"):
-            progress(f"reading {ids.shape[1]} tokens, decoding {new_tokens} by transformers")
-            own = DynamicCache(config=model.config)
-            token, seconds = _read_prompt(model, ids, own)
-            rows.append(_decode("transformers (sdpa)", model, token, seconds, own, new_tokens))
+            progress(f"reading {length} tokens by transformers")
+            own_start = _read_prompt(model, ids, own)
         with using_attention(model, NAME):
-            progress(f"reading {ids.shape[1]} tokens into pages")
-            token, seconds = _read_prompt(model, ids, paged)
+            progress(f"reading {length} tokens into pages")
+            start = _read_prompt(model, ids, paged)
+        for number in range(rounds):
+            name = "transformers (sdpa)"
+            progress(f"round {number + 1} of {rounds}: {name}")
+            with using_attention(model, "sdpa"):
+                row = _decode(name, model, *own_start, own, new_tokens)
+            done.setdefault(name, []).append(row)
+            own.crop(length - own.get_seq_length())
             for name, policy in policies.items():
-                progress(f"decoding {new_tokens} tokens: {name}")
-                with decoding(policy) as log:
-                    row = _decode(name, model, token, seconds, paged, new_tokens, log)
-                rows.append(row)
-                seconds = None
-                paged.crop(ids.shape[1] - paged.get_seq_length())
-    return rows
+                progress(f"round {number + 1} of {rounds}: {name}")
+                with using_attention(model, NAME), decoding(policy) as log:
+                    row = _decode(name, model, *start, paged, new_tokens, log)
+                start = (start[0], None)
+                done.setdefault(name, []).append(row)
+                paged.crop(length - paged.get_seq_length())
+    return [_together(rows) for rows in done.values()]
+
+
+def _together(rows: list[Generated]) -> Generated:
+    """One row of several rounds: all steps but each first, and the first of all."""
+    steps = [seconds for row in rows for seconds in row.step_seconds]
+    return dataclasses.replace(rows[0], step_seconds=steps)
 
 
 def _read_prompt(model: Any, ids: torch.Tensor, cache: Any) -> tuple[int, float]:
