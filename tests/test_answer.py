@@ -42,8 +42,9 @@ def test_heads_are_read_in_groups_and_measured_against_softmax(found: vt.Answer)
         # Three draws of one head: an estimate and what it estimates are of one order.
         assert 0.2 < head.estimate / head.error < 5
         assert head.worst_estimate >= head.estimate > 0
-        # Poisson draws: 48 expected, two pages of them sure; 8 standard deviations of the rest.
-        assert abs(head.tokens_read - TOKENS) < 8 * math.sqrt(16)
+        # Two pages of 16 are sure; of the 16 that a head draws on average it may draw half or half
+        # as many again, give or take 4 standard deviations.
+        assert abs(head.tokens_read - TOKENS) < 8 + 4 * math.sqrt(24)
 
 
 def test_the_proof_reads_no_fewer_pages_than_the_best_choice_would(found: vt.Answer) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import vashista_theory as vt
 from vashista_theory import plots
 
 KINDS = ("grid",) * 28 + ("model", "published")
@@ -93,3 +94,19 @@ def test_readable_width() -> None:
         assert figure.get_size_inches()[0] == plots.COLUMN
         sizes = [text.get_fontsize() for axes in figure.axes for text in axes.texts]
         assert min(sizes, default=8) >= 6  # points, in print
+
+
+def test_leakage_of_ones_own_hull_is_that_of_relax() -> None:
+    rng = np.random.default_rng(0)
+    keys, query = rng.normal(size=(40, 6)), 3.0 * rng.normal(size=6)
+    projection = vt.project(keys, query)
+    figure = plots.leakage_of(keys, query, scale=2.0)
+    lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    ratio, mass = lines["measured"][20]
+    found = vt.relax(projection, float(projection.gap) / ratio)
+    # A path of temperatures is solved to the residual of one.
+    assert mass == pytest.approx(float(found.log_off_face_mass), rel=1e-9)
+    assert np.all(lines["measured"][:, 1] <= lines["bound T3"][:, 1] + 1e-9)
+    assert lines["the model's ε"][0, 0] == pytest.approx(2.0 * float(projection.gap), rel=1e-12)
+    with pytest.raises(plots.NothingToDrawError, match="in the hull"):
+        plots.leakage_of(np.eye(3) - 1 / 3, np.zeros(3))

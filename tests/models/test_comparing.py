@@ -1,5 +1,10 @@
 """Policies compared in turn: what each writes is what it writes alone."""
 
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
 from tests.models import tiny
 from vashista_theory.attention import Policy
 from vashista_theory.models.generation import compare

@@ -165,7 +165,9 @@ def _decode(
     choice: Choice,
     report: bool,
 ) -> tuple[Float[Array, "B H D"], DecodeInfo | Result]:
-    query, scale, cache = _undifferentiated(query, scale, cache)
+    cache = _undifferentiated(cache)
+    query, scale = _constant(query), _constant(scale)
+    sinks, cap = (None if a is None else _constant(a) for a in (sinks, cap))
     by = functools.partial(_decode_by, policy=policy, coupling=coupling, report=report)
     keys = None
     if policy.tokens is not None and key is not None:
@@ -190,17 +192,14 @@ def _refuse_to_differentiate(*_: object) -> None:
     )
 
 
-def _undifferentiated(
-    query: Array, scale: Array, cache: PagedKV | ShardedKV
-) -> tuple[Array, Array, PagedKV | ShardedKV]:
-    """The same, refused by name where somebody differentiates by them."""
+def _undifferentiated(cache: PagedKV | ShardedKV) -> PagedKV | ShardedKV:
+    """The same, refused by name where somebody differentiates by its keys or values."""
 
     def pools(held: Any) -> tuple[Any, Any]:
         part = held.parts if isinstance(held, ShardedKV) else held
         return part.keys, part.values
 
-    kept = eqx.tree_at(pools, cache, tuple(_constant(pool) for pool in pools(cache)))
-    return _constant(query), _constant(scale), kept
+    return eqx.tree_at(pools, cache, tuple(_constant(pool) for pool in pools(cache)))
 
 
 def _decode_by(
