@@ -19,7 +19,7 @@ pytest.importorskip("absl", reason="JAX's Mosaic GPU needs absl-py")
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from tests.attention.kernels import problems
-from tests.attention.kernels.conformance import SMALL, Scores, Selects
+from tests.attention.kernels.conformance import SMALL, Scores, ScoresTokens, Selects
 from vashista_theory.attention.kernels import api, reference, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
@@ -43,9 +43,8 @@ def interpret(run: Callable[..., Any], *arrays: Any, races: bool = False) -> Any
 def compiled(shape: spec.Shape) -> Callable[..., Any]:
     """The interpreter compiled for a shape, which takes longer than a run of it."""
     if isinstance(shape, spec.ScoreShape):
-        return jax.jit(
-            lambda *a: mosaic_gpu.score(spec.ScoreCall(shape, *a), None, interpreted=True)
-        )
+        score = mosaic_gpu.score_tokens if shape.by_token else mosaic_gpu.score
+        return jax.jit(lambda *a: score(spec.ScoreCall(shape, *a), None, interpreted=True))
     assert isinstance(shape, spec.SelectShape)
     return jax.jit(lambda *a: mosaic_gpu.select(spec.SelectCall(shape, *a)))
 
@@ -69,10 +68,21 @@ class TestScores(Interpreted, Scores):
     pass
 
 
+@pytest.mark.slow
+class TestScoresTokens(Interpreted, ScoresTokens):
+    pass
+
+
 @pytest.mark.parametrize("name", ["llama3_8b_float16", "ragged_page64", "smollm2_135m"])
 def test_a_ball_a_box_and_a_sketch(name: str) -> None:
     small = SMALL[name]
     TestScores().check_score(*problems.score_problem(small.score(), small.lengths))
+
+
+def test_every_token_by_two_bits() -> None:
+    small = SMALL["smollm2_135m"]
+    call, _ = problems.score_problem(small.score_tokens(), small.lengths)
+    TestScoresTokens().check_score_tokens(call)
 
 
 # ---------------------------------------------------------------- score
