@@ -219,14 +219,15 @@ def _decode_by(
         return KernelBackend(part, query.dtype, policy, choice) if choice.names else PlainBackend()
 
     if isinstance(cache, PagedKV):
-        asked = scale, keys, sinks, cap
-        return _attend(query, cache, *asked, policy, coupling, report, one_device(cache))
+        backend = one_device(cache)
+        return _attend(query, cache, scale, keys, sinks, cap, policy, coupling, report, backend)
     pages, dealing = cache.pages_per_sequence, cache.dealing
 
-    def attend(part: PagedKV, lengths: Array, query: Array, *asked: Any) -> Any:
+    def attend(part: PagedKV, lengths: Array, query: Array, scale: Array, *asked: Any) -> Any:
+        keys, sinks, cap = asked
         whole = whole_context(part, lengths, pages, dealing)
         backend = ShardedBackend(part, dealing, one_device(part))
-        return (), _attend(query, whole, *asked, policy, coupling, report, backend)
+        return (), _attend(query, whole, scale, keys, sinks, cap, policy, coupling, report, backend)
 
     asked = scale, keys, sinks, cap
     return dealing.on_each(attend, cache.parts, cache.lengths, query, *asked)[1]

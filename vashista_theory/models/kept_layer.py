@@ -38,7 +38,7 @@ def keep(layer: Any, index: int, siblings: list[Any]) -> Any:
     """
     if not isinstance(layer, DynamicLayer):
         return layer
-    kind = _kept(type(layer))
+    kind: Any = _kept(type(layer))
     kept = kind.__new__(kind)
     vars(kept).update(vars(layer), index=index, siblings=siblings)
     return kept
@@ -96,9 +96,8 @@ def check_crop(layers: Iterable[Any]) -> None:
     """
     for place, layer in enumerate(layers):
         recording = getattr(layer, "record_past", False)
-        full = isinstance(layer, Kept) and layer.seen >= getattr(
-            layer, "sliding_window", layer.seen + 1
-        )
+        window = getattr(layer, "sliding_window", None)
+        full = window is not None and layer.get_seq_length() >= window
         states = has_states([layer]) and not (recording and layer.is_croppable)
         if states or (full and not recording):
             held = "a state" if states else "a window of tokens"

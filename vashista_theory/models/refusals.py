@@ -10,7 +10,7 @@ _SUPPORTED = (
 )
 PAGED = "full_attention"
 # What the other layers of a model may be, if transformers has a cache layer of its own for it.
-_KEPT = ("sliding_attention", "chunked_attention", "linear_attention", "conv")
+_KEPT: tuple[str, ...] = ("sliding_attention", "chunked_attention", "linear_attention", "conv")
 # Of these, the ones that call the attention interface.
 _ATTENTION = (PAGED, "sliding_attention", "chunked_attention")
 _CONFIG_FLAGS = {

@@ -1,0 +1,30 @@
+"""What is said of a plane of batches and lengths, from times made by hand."""
+
+from experiments import decode_in_model as plane
+from experiments.framework.outcome import Measured
+
+
+def row(batch: int, name: str, times: float) -> dict[str, object]:
+    return {"batch": batch, "context": 4096, "read_by": name, "times_best": times}
+
+
+def test_where_a_policy_is_faster_is_said() -> None:
+    rows = [
+        row(1, "sdpa, static cache", 1.0),
+        row(1, "sampled, 256 tokens", 0.8),
+        row(4, "sampled, 256 tokens", 1.5),
+        row(4, "certified, 0.05", 0.5),
+    ]
+    found = Measured({"steps": rows}, configuration={"model": "a model"})
+    sampled, certified = plane.report(found).findings
+    assert sampled.startswith("sampled, 256 tokens: 0.80 to 1.50 times")
+    assert sampled.endswith("at (sequences × tokens) 4 × 4,096.")
+    assert certified.endswith("nowhere.")
+    assert plane.report(found).values["sampled, 256 tokens, 4 x 4096"] == 1.5
+
+
+def test_rates_and_quartiles_by_hand() -> None:
+    found = plane._row(4, 96, "eager", [0.1, 0.2, 0.3, 0.4, 0.5], best=0.15)
+    assert (found["step_ms"], found["step_ms_low"], found["step_ms_high"]) == (300, 200, 400)
+    assert found["times_best"] == 0.5
+    assert abs(float(found["tokens_per_second"] or 0) - 4 / 0.3) < 1e-12
