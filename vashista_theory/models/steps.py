@@ -39,13 +39,8 @@ def decode(
 
     The report is None unless it is asked for: it costs as much as reading a few pages.
     """
-<<<<<<< HEAD
     pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts, throw=False)
-    asked = {"scale": scale, "sinks": sinks, "softcap": cap}
-=======
-    pages, appended = pages.append(keys[:, 0], values[:, 0], counts=counts)
     asked: dict[str, Any] = {"scale": scale, "sinks": sinks, "softcap": cap}
->>>>>>> hybrids
     info = None
     if report:
         output, info = vashista_attention(query[:, 0], pages, policy, **asked)
