@@ -30,7 +30,7 @@ import numpy as np
 from ipywidgets import SelectionSlider, interact
 
 import vashista_theory as vt
-from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, STYLE
+from vashista_theory.plots import BLUE, COLUMN, GREEN, ORANGE, STYLE
 
 plt.rcParams.update(STYLE)
 np.set_printoptions(precision=3, suppress=True)
@@ -69,26 +69,29 @@ print("error, its own say", np.asarray(info.error_estimate[0]) / size)
 
 
 # %%
-def draws(asked: int, epsilon: float = 1.0, number: int = DRAWS):
-    """Relative errors of many draws and what each said of itself, (draws, heads), and the truth.
-
-    The temperature ε counts in units of the model's own.
-    """
-    scale = heads.scale / epsilon
+def copies(number: int) -> vt.attention.PagedKV:
+    """So many sequences that name the same pages."""
     table = np.broadcast_to(np.arange(cache.pages_per_sequence), (number, cache.pages_per_sequence))
-    several = vt.attention.PagedKV.from_pages(
-        cache.keys, cache.values, table, np.full(number, tokens), spec=spec
-    )
-    queries = np.broadcast_to(query, (number, *query.shape))
+    lengths = np.full(number, tokens)
+    return vt.attention.PagedKV.from_pages(cache.keys, cache.values, table, lengths, spec=spec)
+
+
+def truth(scale: float) -> np.ndarray:
+    """Dense outputs, (heads, 64)."""
+    dense = vt.attention.Policy.dense()
+    return np.asarray(vt.attention.vashista_attention(query[None], cache, dense, scale=scale)[0][0])
+
+
+def draws(asked: int, epsilon: float = 1.0, number: int = DRAWS):
+    """Relative errors of draws and their estimates, (draws, heads); ε in units of the model's."""
+    scale, queries = heads.scale / epsilon, np.broadcast_to(query, (number, *query.shape))
     sampled = vt.attention.Policy.sampled(asked, dense_below=0)
     output, info = vt.attention.vashista_attention(
-        queries, several, sampled, scale=scale, key=jax.random.key(1)
+        queries, copies(number), sampled, scale=scale, key=jax.random.key(1)
     )
-    dense = vt.attention.Policy.dense()
-    exact, _ = vt.attention.vashista_attention(query[None], cache, dense, scale=scale)
+    exact = truth(scale)
     size = np.linalg.norm(exact, axis=-1)
-    error = np.linalg.norm(output - exact, axis=-1) / size
-    return error, np.asarray(info.error_estimate) / size, np.asarray(exact)[0]
+    return np.linalg.norm(output - exact, axis=-1) / size, np.asarray(info.error_estimate) / size
 
 
 def shares(epsilon: float = 1.0) -> np.ndarray:
@@ -98,34 +101,37 @@ def shares(epsilon: float = 1.0) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def chosen(held: np.ndarray, asked: int, size: int) -> np.ndarray:
+    """The heaviest pieces of `size` tokens, for each kv head: what an oracle reads."""
+    pieces = held.reshape(-1, group, tokens // size, size).sum(axis=(1, 3))
+    kept = np.zeros_like(pieces, dtype=bool)
+    np.put_along_axis(kept, np.argsort(-pieces, axis=1)[:, : asked // size], values=True, axis=1)
+    return held * kept.repeat(size, axis=1).repeat(group, axis=0)
+
+
 def best(asked: int, size: int, epsilon: float = 1.0) -> np.ndarray:
     """Relative error of so many tokens chosen by an oracle, in pieces of `size`, by head."""
     held = shares(epsilon)
-    whole = np.einsum("ht,htd->hd", held, values[0].repeat(group, axis=0))
-    pieces = held.reshape(-1, group, tokens // size, size).sum(axis=(1, 3))
-    chosen = np.argsort(-pieces, axis=1)[:, : asked // size]
-    kept = np.zeros_like(pieces, dtype=bool)
-    np.put_along_axis(kept, chosen, values=True, axis=1)
-    held = held * kept.repeat(size, axis=1).repeat(group, axis=0)
-    held /= held.sum(axis=1, keepdims=True)
-    read = np.einsum("ht,htd->hd", held, values[0].repeat(group, axis=0))
+    kept = chosen(held, asked, size)
+    kept /= kept.sum(axis=1, keepdims=True)
+    read, whole = ((w[:, None] @ values[0].repeat(group, axis=0))[:, 0] for w in (kept, held))
     return np.linalg.norm(read - whole, axis=-1) / np.linalg.norm(whole, axis=-1)
 
 
 # %%
 numbers = (64, 128) if QUICK else (64, 128, 256, 512)
 found = {asked: draws(asked) for asked in numbers}
-ratio = np.concatenate([(error / told).ravel() for error, told, _ in found.values()])
+ratio = np.concatenate([(error / told).ravel() for error, told in found.values()])
 middle, high = np.quantile(ratio, [0.5, 0.95])
 print(f"error over estimate: median {middle:.2f}, 95 % below {high:.2f}")
 assert 0.7 < middle < 1.2
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.5))
-typical = [np.median(error) for error, _, _ in found.values()]
+typical = [np.median(error) for error, _ in found.values()]
 left.loglog(numbers, typical, "o-", color=ORANGE, ms=3, label="drawn, weighted")
 left.loglog(
-    numbers, [np.median(told) for _, told, _ in found.values()],
+    numbers, [np.median(told) for _, told in found.values()],
     "--", color="black", lw=1, label="what the draw says of itself",
 )  # fmt: skip
 for name, piece, colour in (("best tokens", 1, GREEN), ("best pages", 16, BLUE)):
@@ -159,16 +165,22 @@ plt.show()
 # %%
 def look(asked: int, epsilon: float) -> None:
     """Errors of the query heads at this m and ε: drawn, as estimated, and by oracles."""
-    error, told, _ = draws(asked, epsilon, number=20)
-    place = np.arange(len(query))
+    error, told = draws(asked, epsilon, number=20)
+    show(
+        f"{asked} of {tokens:,} tokens, ε = {epsilon:g} of the model's",
+        {"best pages": best(asked, 16, epsilon), "best tokens": best(asked, 1, epsilon)}
+        | {"drawn": np.median(error, axis=0), "own estimate": np.median(told, axis=0)},
+    )
+
+
+def show(title: str, rows: dict[str, np.ndarray]) -> None:
+    """A mark for each head and way of reading."""
     _, axes = plt.subplots(figsize=(1.5 * COLUMN, 2.5))
-    axes.semilogy(place, best(asked, 16, epsilon), "s", color=BLUE, ms=4, label="best pages")
-    axes.semilogy(place, best(asked, 1, epsilon), "s", color=GREEN, ms=4, label="best tokens")
-    axes.semilogy(place, error.T, ".", color=GREY, ms=3)
-    axes.semilogy(place, np.median(error, axis=0), "o", color=ORANGE, ms=5, label="drawn")
-    axes.semilogy(place, np.median(told, axis=0), "k_", ms=12, label="own estimate")
-    axes.set(xlabel="query head", ylabel="relative error", ylim=(1e-5, 3), xticks=place)
-    axes.set_title(f"{asked} of {tokens:,} tokens, ε = {epsilon:g} of the model's")
+    for (name, numbers), mark, colour in zip(
+        rows.items(), "sso_", (BLUE, GREEN, ORANGE, "black"), strict=True
+    ):
+        axes.semilogy(numbers, mark, color=colour, ms=10 if mark == "_" else 4, label=name)
+    axes.set(xlabel="query head", ylabel="relative error", ylim=(1e-5, 3), title=title)
     axes.legend(frameon=False, ncols=4, fontsize=7, loc="lower center")
     plt.show()
 
@@ -181,7 +193,7 @@ interact(
 
 # %%
 for epsilon in (0.25, 0.5, 1.0, 2.0, 4.0):
-    error, told, _ = draws(128, epsilon, number=20)
+    error, told = draws(128, epsilon, number=20)
     print(
         f"ε = {epsilon:<4g} drawn {np.median(error):.1e}  its own say {np.median(told):.1e}  "
         f"best pages {np.median(best(128, 16, epsilon)):.1e}  "

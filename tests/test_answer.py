@@ -170,6 +170,7 @@ def test_more_heads_than_keys_are_remarked_on() -> None:
         ({"scale": -1}, "`scale` must be a positive number"),
     ],
 )
+@pytest.mark.usefixtures("as_users_run_it")
 def test_bad_options_are_named(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
         vt.diagnose(KEYS, QUERIES, VALUES, **options)

@@ -142,19 +142,17 @@ def test_published_routing(growth: float, kept: float, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(("times", "verdict"), [
-    ((1.5, 1.2), HOLDS), ((1.5, 0.9), "holds where read by sketch"), ((1.0, 0.9), FAILS),
+    ((1.5, 1.2), HOLDS), ((1.5, 0.9), "holds where sampled reads at 1 × 4,096"),
+    ((1.0, 0.9), FAILS),
 ])  # fmt: skip
 def test_speed_in_a_model(times: tuple[float, float], verdict: str) -> None:
-    # Neither the baseline nor reading all pages can make it hold.
+    # Neither the baselines nor reading all pages can make it hold.
+    names = ("sdpa, static cache", "eager", "dense", "sampled", "budget")
     rows: Rows = [
-        {"read_by": name, "pages_read": share, "times_dense": t}
-        for name, share, t in zip(
-            ("transformers (sdpa)", "all pages", "sketch", "boxes"),
-            (1.0, 1.0, 0.25, 0.25), (9.0, 9.0, *times), strict=True,
-        )
-    ]  # fmt: skip
-    found = outcome({"prompt_tokens": 4096}, generation=rows)
-    assert judged("… inside a language model", found) == verdict
+        {"batch": 1, "context": 4096, "read_by": name, "times_best": t}
+        for name, t in zip(names, (9.0, 9.0, 9.0, *times), strict=True)
+    ]
+    assert judged("… inside a language model", outcome(steps=rows)) == verdict
 
 
 @pytest.mark.parametrize(("slowest", "verdict"), [

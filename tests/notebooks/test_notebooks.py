@@ -51,8 +51,8 @@ def private_names(code: str) -> set[str]:
     return found
 
 
-def test_the_six_are_there_in_order() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{number}_" for number in range(1, 7)]
+def test_all_are_there_in_order() -> None:
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{number}_" for number in range(1, 8)]
 
 
 @each

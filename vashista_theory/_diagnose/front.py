@@ -113,8 +113,8 @@ def diagnose(
         return _heads(from_heads(keys), tokens, tolerance, progress)
     if query is None:
         raise ValueError(
-            "a query is missing: `diagnose(keys, query)`, or `diagnose(heads)` with recorded heads "
-            "from `vt.heads.load_heads(path)`."
+            "`query` is None, so a query is missing: `diagnose(keys, query)`, or `diagnose(heads)` "
+            "with recorded heads from `vt.heads.load_heads(path)`."
         )
     if is_traced(keys, query, values, scale):
         raise ValueError(

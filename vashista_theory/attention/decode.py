@@ -184,7 +184,7 @@ def _constant(value: Any) -> Any:
 
 
 @_constant.defjvp
-def _refuse_to_differentiate(*_: object) -> None:
+def _refuse_to_differentiate(*_: object) -> tuple[Any, Any]:
     raise NotImplementedError(
         "vashista_attention has no derivative: which pages or tokens are read jumps with its "
         "arguments. Train with `attention.dense_attention`, which can be differentiated, or keep "

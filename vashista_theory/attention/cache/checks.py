@@ -327,7 +327,9 @@ def as_room(
     if room is None:
         needed = -(-tokens // page_size)
         # As in an empty cache, one sequence may take the whole pool that was asked for.
-        longest = max(needed, pages) if is_integer(pages, least=1) else needed
+        longest = needed
+        if pages is not None and is_integer(pages, least=1):
+            longest = max(needed, pages)
         return batch * needed if pages is None else pages, longest if width is None else width
     if pages is not None or width is not None:
         raise ValueError(
