@@ -68,9 +68,17 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("cap", CAPS)
-@pytest.mark.parametrize("sinks", SINKS)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=str)
+@pytest.mark.parametrize(
+    ("sinks", "cap", "dtype"),
+    [
+        ("none", "capped", np.float64),
+        ("sinks", "plain", np.float64),
+        ("sinks", "capped", np.float64),
+        ("sinks", "barely", np.float64),
+        ("none", "capped", np.float32),
+        ("sinks", "capped", np.float32),
+    ],
+)
 def test_pages(sinks: str, cap: str, dtype: Any) -> None:
     query, keys, values = problem(3, dtype)
     dense = reference(query, keys, values, SINKS[sinks], CAPS[cap])
