@@ -172,12 +172,22 @@ def _once(model: Any, step: Any, cache: Any) -> float:
     return time.perf_counter() - start
 
 
+@contextlib.contextmanager
+def _using(model: Any, name: str) -> Iterator[None]:
+    """Let the model use another attention implementation for a while."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def _ways(
     model: Any, held: list[tuple[Any, Any]], batch: int, context: int, config: Config
 ) -> Iterator[tuple[str, _Way]]:
     from transformers import DynamicCache, StaticCache
 
-    from vashista_theory.models._switch import using_attention
     from vashista_theory.models.interface import NAME
     from vashista_theory.models.settings import decoding
 
@@ -192,7 +202,7 @@ def _ways(
     def cut(cache: Any) -> None:
         cache.crop(context - cache.get_seq_length())
 
-    plain, eager = (functools.partial(using_attention, model, own) for own in ("sdpa", "eager"))
+    plain, eager = (functools.partial(_using, model, own) for own in ("sdpa", "eager"))
     back = functools.partial(cut, dynamic)
     yield OWN[0], _Way(dynamic, plain, back)
     yield OWN[1], _Way(static, plain, str)  # goes on: the room is reserved
@@ -201,7 +211,7 @@ def _ways(
 
     @contextlib.contextmanager
     def by(policy: Policy) -> Iterator[Any]:
-        with using_attention(model, NAME), decoding(policy) as log:
+        with _using(model, NAME), decoding(policy) as log:
             yield log
 
     for name, policy in config.policies().items():
