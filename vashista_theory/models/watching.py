@@ -7,8 +7,8 @@ interface, so while the implementation is registered every `PreTrainedModel.__ca
 
 import functools
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, no_type_check, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar, no_type_check, runtime_checkable
 
 import torch
 import torch._dynamo.exc
@@ -25,6 +25,12 @@ from vashista_theory.models._switch import (
 )
 
 _thread = threading.local()
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _untraced(function: _F) -> _F:
+    """Kept from torch.compile, which finds nothing worth compiling in checks."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
 
 
 @runtime_checkable
@@ -94,6 +100,7 @@ class Call:
             )
         return layer
 
+    @_untraced
     def finish(self, model: Any) -> None:
         """Raise unless every layer came by.
 
@@ -121,6 +128,7 @@ class Call:
                 "cache alone"
             )
 
+    @_untraced
     def interrupt(self) -> None:
         """Note in mixed caches that the call failed: what is not paged cannot be undone."""
         for cache in (*self.given, *self.caches.values()):
@@ -131,6 +139,7 @@ class Call:
                 for layer in paged:
                     layer.interrupted = True
 
+    @_untraced
     def settle(self) -> list[str]:
         """What went wrong in the layers; then no layer keeps the token, and all may go on.
 
@@ -156,6 +165,7 @@ def _with_tokens(cache: Sequence[Any]) -> list[CacheLayer]:
     return [layer for layer in cache if hasattr(layer, "siblings")]
 
 
+@_untraced
 def check_model(model: Any) -> None:
     """Raise for a model that cannot be decoded over pages, as far as one sees without calling it.
 
