@@ -68,6 +68,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sinks", "cap", "dtype"),
     [

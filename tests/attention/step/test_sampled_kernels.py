@@ -58,6 +58,7 @@ def check_same(pair, plain_pair) -> None:
     assert bool(info.result == Result.successful)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "group"), [(name, group) for name in POLICIES for group in (1, 3)]
 )
