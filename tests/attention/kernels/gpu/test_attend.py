@@ -260,7 +260,8 @@ def noticed(change: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> bool:
     except jax.errors.JaxRuntimeError as error:
         # Not public, and without it one failure fails all that follows.
         importlib.import_module(_INTERPRETER).reset_gpu_interpret_mode_state()
-        if "RACE DETECTED" not in str(error):
+        # A barrier that nobody waited for is noticed by itself.
+        if "RACE DETECTED" not in str(error) and "no threads observed" not in str(error):
             raise
         return True
     right = np.abs(np.asarray(found.output) - exact.first) <= 5 * tolerance("bfloat16")
