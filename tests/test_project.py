@@ -14,15 +14,6 @@ import vashista_theory
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 400
 LONGEST_DEVICE_KERNEL = 600
-# Files that have outgrown that: each may only get shorter.
-OUTGROWN = {
-    "tests/attention/kernels/conformance.py": 479,
-    "vashista_theory/attention/cache/bookkeeping.py": 440,
-    "vashista_theory/attention/kernels/api.py": 483,
-    "vashista_theory/attention/kernels/tiles.py": 432,
-    "vashista_theory/attention/step/kernel_backend.py": 432,
-    "vashista_theory/models/paged_layer.py": 407,
-}
 # Absolute paths that exist on one machine only. A URL or a relative path may hold such a folder.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:work|root|home|tmp|Users|opt|mnt|var/tmp)/\w")
 PUBLIC_ONLY = ("experiments", "figures", "notebooks", "paper")
@@ -86,8 +77,7 @@ def test_files_stay_short() -> None:
             continue
         device_kernel = path.parent in (kernels / "gpu", kernels / "tpu")
         name, length = str(path.relative_to(ROOT)), len(text_of(path).splitlines())
-        longest = LONGEST_DEVICE_KERNEL if device_kernel else OUTGROWN.get(name, LONGEST_FILE)
-        if length > longest:
+        if length > (LONGEST_DEVICE_KERNEL if device_kernel else LONGEST_FILE):
             too_long[name] = length
     assert not too_long
 

@@ -68,16 +68,15 @@ POLICIES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sinks", "cap", "dtype"),
     [
-        ("none", "capped", np.float64),
-        ("sinks", "plain", np.float64),
-        ("sinks", "capped", np.float64),
-        ("sinks", "barely", np.float64),
-        ("none", "capped", np.float32),
         ("sinks", "capped", np.float32),
+        ("sinks", "plain", np.float64),
+        pytest.param("none", "capped", np.float64, marks=pytest.mark.slow),
+        pytest.param("sinks", "capped", np.float64, marks=pytest.mark.slow),
+        pytest.param("sinks", "barely", np.float64, marks=pytest.mark.slow),
+        pytest.param("none", "capped", np.float32, marks=pytest.mark.slow),
     ],
 )
 def test_pages(sinks: str, cap: str, dtype: Any) -> None:

@@ -16,8 +16,10 @@ TEXTS = {name: path.read_text(encoding="utf-8") for name, path in sorted(PAGES.i
 WITH_CODE = [n for n, text in TEXTS.items() if any(b.runs for b in page_code.blocks(text))]
 
 
-@pytest.mark.slow  # the build of the site runs them too, and stops at one that fails
-@pytest.mark.parametrize("name", WITH_CODE)
+# The whole build of the site runs every page too, and stops at one that fails.
+@pytest.mark.parametrize(
+    "name", [n if n == "index.md" else pytest.param(n, marks=pytest.mark.slow) for n in WITH_CODE]
+)
 def test_every_block_of_a_page_runs(name: str) -> None:
     # From the cache only where these very blocks ran with this very code.
     outcomes = page_code.stored(TEXTS[name], name)

@@ -75,7 +75,7 @@ def test_resources_are_read_from_the_compilers_words(tmp_path: Path) -> None:
 def test_stored_result_has_no_failures_and_the_shared_memory_of_the_tiles() -> None:
     from experiments.framework import results
     from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
-    from vashista_theory.attention.kernels.tiles import gpu_attend_config
+    from vashista_theory.attention.kernels.gpu.tiles import gpu_attend_config
 
     stored = results.outcome("compile_check")
     assert not stored.failures

@@ -162,9 +162,9 @@ def test_cutting_back_a_window_that_records() -> None:
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.skipif("GraniteMoeHybrid" not in KINDS, reason="no cache layer for states")
-def test_a_state_after_an_interrupted_call_is_not_trusted() -> None:
-    (ours,) = mixed.models("GraniteMoeHybrid", "vashista")
+def interrupted(family: str) -> Any:
+    """A cache of a family whose last call failed midway, and was not read again."""
+    (ours,) = mixed.models(family, "vashista")
     inputs = tiny.prompts(2, 20, padding=(5, 0))
     cache = vt.models.PagedCache(ours.config)
     step = {"input_ids": torch.tensor([[3], [3]]), cache_argument(ours): cache}
@@ -177,24 +177,18 @@ def test_a_state_after_an_interrupted_call_is_not_trusted() -> None:
             ours(attention_mask=wrong, **step)
         with pytest.raises(vt.models.UnsupportedModelError, match="interrupted"):
             ours(attention_mask=right, **step)
-        with pytest.raises(vt.models.UnsupportedModelError, match="layer 0 remembers a state"):
-            cache.layers[1].crop(-1)
+    return cache
+
+
+@pytest.mark.skipif("GraniteMoeHybrid" not in KINDS, reason="no cache layer for states")
+def test_a_state_after_an_interrupted_call_is_not_trusted() -> None:
+    cache = interrupted("GraniteMoeHybrid")
+    with pytest.raises(vt.models.UnsupportedModelError, match="layer 0 remembers a state"):
+        cache.layers[1].crop(-1)
 
 
 def test_a_window_after_an_interrupted_call_is_not_trusted() -> None:
-    (ours,) = mixed.models("Qwen2", "vashista")
-    inputs = tiny.prompts(2, 20, padding=(5, 0))
-    cache = vt.models.PagedCache(ours.config)
-    step = {"input_ids": torch.tensor([[3], [3]]), cache_argument(ours): cache}
-    right = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.int64)], dim=1)
-    wrong = right.clone()
-    wrong[1, 3] = 0
-    with torch.no_grad():
-        ours(**inputs, **{cache_argument(ours): cache})
-        with pytest.raises(vt.models.UnsupportedModelError, match="hides tokens"):
-            ours(attention_mask=wrong, **step)
-        with pytest.raises(vt.models.UnsupportedModelError, match="interrupted"):
-            ours(attention_mask=right, **step)
+    interrupted("Qwen2")
 
 
 @pytest.mark.parametrize(

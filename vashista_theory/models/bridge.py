@@ -72,6 +72,11 @@ def as_argument(
     return token_major.numpy()
 
 
+def as_numbers(tensor: Float[torch.Tensor, "*n"]) -> Float[np.ndarray, "*n"]:
+    """A few numbers of a model for a compiled call, in float32 at least."""
+    return tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32)).numpy()
+
+
 def to_torch(array: Array) -> torch.Tensor:
     """A tensor of its own: JAX arrays must not change, and models may write in place."""
     if jax.default_backend() != "cpu":

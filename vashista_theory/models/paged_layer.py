@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from vashista_theory._results import Result, is_successful
 from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec
 from vashista_theory.models import refusals, settings, steps, watching
-from vashista_theory.models.bridge import as_argument, precision, to_jax, to_torch
+from vashista_theory.models.bridge import as_argument, as_numbers, precision, to_jax, to_torch
 from vashista_theory.models.dense_chunk import attend_chunk, merge
 from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
@@ -154,7 +154,7 @@ class PagedLayer(DynamicLayer):
         past = self._past(query.shape[0])
         rows, new = self._read(mask, query.shape[0], query.shape[2], query.device)
         query, key, value = self._as_stored(query, key, value)
-        sinks = None if given.sinks is None else _wide(given.sinks)
+        sinks = None if given.sinks is None else as_numbers(given.sinks)
         if query.shape[2] == 1:
             counts = self._counts(new, query.shape[0], 1)
             self._make_room(counts)
@@ -194,7 +194,7 @@ class PagedLayer(DynamicLayer):
             order = torch.argsort(~new, dim=1, stable=True)[:, None, :, None].expand(key.shape)
             key, value = key.gather(2, order), value.gather(2, order)
         # Lengths are rounded up so that not every length of a prompt is compiled anew.
-        spare = _rounded_up(tokens, self._page_size) - tokens
+        spare = steps.rounded_up(tokens, self._page_size) - tokens
         key, value = (torch.nn.functional.pad(a, (0, 0, 0, spare)) for a in (key, value))
         keys, values = to_jax(key), to_jax(value)
         counts = self._counts(new, batch, tokens)
@@ -263,7 +263,7 @@ class PagedLayer(DynamicLayer):
             self.pages = pages.grow(pages=count, pages_per_sequence=width)
 
     def _pages_for(self, tokens: int) -> int:
-        return _rounded_up(-(-tokens // self._page_size) + 1, _LEAST_PAGES)
+        return steps.rounded_up(-(-tokens // self._page_size) + 1, _LEAST_PAGES)
 
     def _as_stored(self, *tensors: Any) -> list[Any]:
         """Numbers in the type of the pages, where that loses nothing."""
@@ -394,14 +394,3 @@ class PagedLayer(DynamicLayer):
     def prefetch(self) -> None:
         """Refused, like `offload`."""
         self.offload()
-
-
-def _wide(sinks: torch.Tensor) -> np.ndarray:
-    wide = torch.promote_types(sinks.dtype, torch.float32)
-    return sinks.detach().to("cpu", wide).numpy()
-
-
-def _rounded_up(number: int, least: int) -> int:
-    """The next multiple of a quarter of the power of two below, and of `least`."""
-    step = max(least, 1 << max(0, number.bit_length() - 3))
-    return -(-number // step) * step

@@ -77,3 +77,9 @@ def truncate(pages: PagedKV, lengths: Int[Array, " B"]) -> PagedKV:
 def select(pages: PagedKV, sequences: Int[Array, " C"]) -> PagedKV:
     """Other rows of the batch."""
     return pages.select(sequences)
+
+
+def rounded_up(number: int, least: int) -> int:
+    """The next multiple of a quarter of the power of two below, and of `least`: few shapes."""
+    step = max(least, 1 << max(0, number.bit_length() - 3))
+    return -(-number // step) * step

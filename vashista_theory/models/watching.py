@@ -215,7 +215,7 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         output = torch.nn.Module.__call__(model, *args, **options)
         call.finish(model)
     except BaseException as error:
-        call.settle()
+        call.settle()  # which may undo a layer, so that it comes before
         call.interrupt()
         if not isinstance(error, torch._dynamo.exc.Unsupported):
             raise
@@ -224,7 +224,6 @@ def _watched(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
             "Compile without `fullgraph`; what surrounds attention is compiled all the same.",
         ) from error
     finally:
-        call.settle()
         _thread.call = outer
     return output
 

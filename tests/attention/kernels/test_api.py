@@ -12,7 +12,7 @@ from tests.attention.kernels import capability_table, problems
 from tests.attention.kernels.conformance import SMALL
 from vashista_theory.attention import kernels
 from vashista_theory.attention.kernels import api, arg_specs, spec
-from vashista_theory.attention.kernels import tiles as config
+from vashista_theory.attention.kernels.tpu import tiles as config
 
 CALL = problems.attend_call(SMALL["published_8kv"].attend(), [[40, 16], [3, 0]], traps=False)
 ATTEND = dict(zip(CALL._fields[1:], CALL[1:], strict=True))

@@ -1,6 +1,6 @@
 """The portable back end, which refuses nothing."""
 
-from tests.attention.kernels.conformance import Together
+from tests.attention.kernels.together import Together
 
 
 class TestXla(Together):

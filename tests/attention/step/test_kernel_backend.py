@@ -21,7 +21,7 @@ from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_att
 from vashista_theory.attention.bounds.summaries import summarise_pages
 from vashista_theory.attention.kernels import api, spec
 from vashista_theory.attention.kernels.tpu import stages as mosaic_tpu
-from vashista_theory.attention.step.kernel_backend import bounds_from
+from vashista_theory.attention.step.kernel_bounds import bounds_from
 
 KV_HEADS, D, PAGE, WIDTH = 2, 8, 4, 80
 ROOM = PAGE * WIDTH

@@ -58,9 +58,13 @@ def check_same(pair, plain_pair) -> None:
     assert bool(info.result == Result.successful)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "group"), [(name, group) for name in POLICIES for group in (1, 3)]
+    ("name", "group"),
+    [
+        pytest.param(name, group, marks=() if (name, group) == ("sampled", 3) else pytest.mark.slow)
+        for name in POLICIES
+        for group in (1, 3)
+    ],
 )
 def test_draws_and_report_are_those_of_plain_jax(name, group):
     @hypothesis.settings(max_examples=6)

@@ -59,7 +59,6 @@ def test_on_eight_devices():
     finish([start(8, CASES)])
 
 
-@pytest.mark.slow
 def test_on_two_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -16,6 +16,13 @@ from vashista_theory.attention.bounds.summaries import (
     summarise_superpages,
     without_sketch,
 )
+from vashista_theory.attention.cache.pool_writes import (
+    Arriving,
+    copy_pages,
+    write_pages,
+    write_rows,
+    write_tokens,
+)
 from vashista_theory.attention.cache.state import CacheArrays
 
 _Cache = TypeVar("_Cache", bound=CacheArrays)
@@ -89,19 +96,19 @@ def append(
         shared = (plan.shared & done).ravel()
         slots = cache.lengths % size
         key_pool, value_pool = (
-            _write_rows(_copy_pages(pool, old, page, shared), new[:, :, 0], page, slots, where)
+            write_rows(copy_pages(pool, old, page, shared), new[:, :, 0], page, slots, where)
             for pool, new in ((cache.keys, keys), (cache.values, values))
         )
     else:
         key_pool, value_pool = (
-            _write_tokens(pool, _arriving(new, plan, cache.lengths, counts, size), old, page, where)
+            write_tokens(pool, _arriving(new, plan, cache.lengths, counts, size), old, page, where)
             for pool, new in ((cache.keys, keys), (cache.values, values))
         )
 
     def complete(held: tuple[Summaries, Summaries]) -> tuple[Summaries, Summaries]:
         # Read back from the pools: were the old pool and the new one read, XLA would keep both.
         fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec)
-        summaries = _write_pages(held[0], fresh, page, full.ravel())
+        summaries = write_pages(held[0], fresh, page, full.ravel())
         return summaries, _complete_superpages(
             cache, held[1], summaries, table, ends, keys.shape[2], done
         )
@@ -130,104 +137,19 @@ def _where_any(flags: Bool[Array, "*n"], change: Callable[[_T], _T], held: _T) -
     return jax.lax.cond(jnp.any(flags), change, lambda same: same, held)
 
 
-class _Arriving(NamedTuple):
-    """New tokens laid out in the pages that they go to."""
-
-    tokens: Float[Array, "Hkv K S D"]
-    new: Bool[Array, "K S"]
-
-
 def _arriving(
     tokens: Float[Array, "B Hkv T D"],
     plan: _Plan,
     lengths: Int[Array, " B"],
     counts: Int[Array, " B"],
     size: int,
-) -> _Arriving:
+) -> Arriving:
     index = plan.slots[..., None] * size + jnp.arange(size, dtype=jnp.int32)[None, None, :]
     index = index - lengths[:, None, None]
     new = (index >= 0) & (index < counts[:, None, None])
     rows = jnp.arange(tokens.shape[0], dtype=jnp.int32)[:, None, None]
     laid = jnp.moveaxis(tokens, 1, 0)[:, rows, jnp.clip(index, 0, tokens.shape[2] - 1)]
-    return _Arriving(laid.reshape(laid.shape[0], -1, *laid.shape[3:]), new.reshape(-1, size))
-
-
-def _write_tokens(
-    pool: Float[Array, "Hkv N S D"],
-    arriving: _Arriving,
-    old: Int[Array, " K"],
-    page: Int[Array, " K"],
-    written: Bool[Array, " K"],
-) -> Float[Array, "Hkv N S D"]:
-    """Write new tokens over copies of the pages they go to.
-
-    Page after page, each read just before it is written: XLA then works in place, where a gather
-    and a scatter would copy the whole pool. Pages that two sequences share are never written, so
-    the order does not matter.
-    """
-
-    def write(index: Array, pool: Array) -> Array:
-        before = jax.lax.dynamic_slice_in_dim(pool, old[index], 1, axis=1)
-        tokens = jax.lax.dynamic_slice_in_dim(arriving.tokens, index, 1, axis=1)
-        after = jnp.where(arriving.new[index][None, None, :, None], tokens, before)
-        place = jnp.where(written[index], page[index], old[index])
-        after = jnp.where(written[index], after, before)
-        return jax.lax.dynamic_update_slice_in_dim(pool, after, place, axis=1)
-
-    return jax.lax.fori_loop(0, old.shape[0], write, pool)
-
-
-def _copy_pages(
-    pool: Float[Array, "Hkv N S D"],
-    old: Int[Array, " K"],
-    page: Int[Array, " K"],
-    shared: Bool[Array, " K"],
-) -> Float[Array, "Hkv N S D"]:
-    """Give each sequence that leaves a shared page a copy of it, in place."""
-
-    def copy(index: Array, pool: Array) -> Array:
-        before = jax.lax.dynamic_slice_in_dim(pool, old[index], 1, axis=1)
-        place = jnp.where(shared[index], page[index], old[index])
-        return jax.lax.dynamic_update_slice_in_dim(pool, before, place, axis=1)
-
-    count = jnp.where(jnp.any(shared), old.shape[0], 0)
-    return jax.lax.fori_loop(0, count, copy, pool)
-
-
-def _write_rows(
-    pool: Float[Array, "Hkv N S D"],
-    tokens: Float[Array, "B Hkv D"],
-    page: Int[Array, " B"],
-    slots: Int[Array, " B"],
-    written: Bool[Array, " B"],
-) -> Float[Array, "Hkv N S D"]:
-    """Write one token of each sequence and nothing else, in place."""
-
-    def write(index: Array, pool: Array) -> Array:
-        zero = jnp.int32(0)
-        place = (zero, page[index], slots[index], zero)
-        before = jax.lax.dynamic_slice(pool, place, (pool.shape[0], 1, 1, pool.shape[3]))
-        after = jnp.where(written[index], tokens[index][:, None, None, :], before)
-        return jax.lax.dynamic_update_slice(pool, after, place)
-
-    return jax.lax.fori_loop(0, page.shape[0], write, pool)
-
-
-def _write_pages(
-    held: Summaries, new: Summaries, page: Int[Array, " K"], written: Bool[Array, " K"]
-) -> Summaries:
-    """Write summaries of pages (axis 1) in place; the others stay as they are."""
-
-    def write(index: Array, held: Summaries) -> Summaries:
-        def one(whole: Array, parts: Array) -> Array:
-            part = jax.lax.dynamic_slice_in_dim(parts, index, 1, axis=1)
-            before = jax.lax.dynamic_slice_in_dim(whole, page[index], 1, axis=1)
-            after = jnp.where(written[index], part, before)
-            return jax.lax.dynamic_update_slice_in_dim(whole, after, page[index], axis=1)
-
-        return jax.tree.map(one, held, new)
-
-    return jax.lax.fori_loop(0, page.shape[0], write, held)
+    return Arriving(laid.reshape(laid.shape[0], -1, *laid.shape[3:]), new.reshape(-1, size))
 
 
 def _complete_superpages(

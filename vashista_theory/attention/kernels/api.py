@@ -1,7 +1,7 @@
 """The stages of a sparse decode step, by the best back end there is.
 
 Arrays in, arrays out: nothing here knows of policies, certificates or caches. Score the pages of a
-context by their summaries, select the best, attend to them; or attend to single tokens, by weights.
+context by their summaries, select the best, attend to them. Of single tokens: `token_api`.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxtyping import Array
 from vashista_theory._types import ArrayLike
 from vashista_theory._version import install
 from vashista_theory.attention.bounds.summaries import Summaries
-from vashista_theory.attention.kernels import spec, token_spec
+from vashista_theory.attention.kernels import spec
 from vashista_theory.attention.kernels.spec import (
     Attended,
     Implementation,
@@ -29,7 +29,6 @@ from vashista_theory.attention.kernels.spec import (
     StageKernel,
     SummaryParts,
 )
-from vashista_theory.attention.kernels.token_spec import AttendedTokens
 
 _MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "xla": "portable"}
 IMPLEMENTATIONS = tuple(_MODULES)
@@ -78,7 +77,7 @@ def attend_pages(
         NotImplementedError: if `implementation` cannot do this; None never raises it.
     """
     call = spec.attend_call(query, keys, values, pages, tokens, scale)
-    return _run("attend", call, implementation, config)
+    return run_stage("attend", call, implementation, config)
 
 
 def score_pages(
@@ -129,7 +128,7 @@ def score_pages(
         packed=packed,
         scale=scale,
     )
-    return _run("score", call, implementation, config)
+    return run_stage("score", call, implementation, config)
 
 
 def select_pages(priority: ArrayLike, count: int, *, implementation: str | None = None) -> Selected:
@@ -148,90 +147,7 @@ def select_pages(priority: ArrayLike, count: int, *, implementation: str | None 
         ValueError: for arguments that no back end can take.
         NotImplementedError: if `implementation` cannot do this; None never raises it.
     """
-    return _run("select", spec.select_call(priority, count), implementation, None)
-
-
-def attend_tokens(
-    query: ArrayLike,
-    keys: ArrayLike,
-    values: ArrayLike,
-    places: ArrayLike,
-    tokens: ArrayLike,
-    log_weights: ArrayLike,
-    *,
-    scale: ArrayLike | None = None,
-    implementation: str | None = None,
-    config: Any = None,
-) -> AttendedTokens:
-    """Softmax attention of one query a head over listed tokens, each counted by a weight.
-
-    What reads a sample (T8): with weights 1/π the sums are unbiased, and `spread` tells their
-    error.
-
-    Args:
-        query: (B, H, D); query heads share kv heads, and what is read of them, in equal consecutive
-            groups.
-        keys: (Hkv, N, S, D), a pool of N pages of S keys; bfloat16, float16 or float32, accumulated
-            in float32.
-        values: A pool of the same shape and type.
-        places: (B, Hkv, C) int32, the tokens that each kv head reads: page × S + place in the page.
-            Entries behind those in use may hold anything. An entry in use must lie in the pool:
-            that depends on numbers, so it is not checked here.
-        tokens: (B, Hkv) int32, how many of the places are in use, at most C; 0 reads nothing.
-        log_weights: (B, Hkv, C) float32, log 1/π of each, at least 0; it is added to its logit.
-        scale: Positive factor on the scores, D^(−1/2) by default.
-        implementation: One of `IMPLEMENTATIONS`, or None for the best there is on this device.
-        config: Tiles for that implementation; None chooses them by the shape.
-
-    Returns:
-        The output, zero where nothing was read, the log of the weighted softmax mass, in nats, and
-        what the variance of the output is estimated by.
-
-    Raises:
-        ValueError: for arguments that no back end can take.
-        NotImplementedError: if `implementation` cannot do this; None never raises it.
-    """
-    call = token_spec.attend_tokens_call(query, keys, values, places, tokens, log_weights, scale)
-    return _run("attend_tokens", call, implementation, config)
-
-
-def score_tokens(
-    query: ArrayLike,
-    summaries: Summaries | SummaryParts,
-    page_table: ArrayLike,
-    lengths: ArrayLike,
-    *,
-    page_size: int,
-    bits: int,
-    packed: bool = True,
-    scale: ArrayLike | None = None,
-    implementation: str | None = None,
-    config: Any = None,
-) -> Array:
-    """Logits of every token of the full pages of each sequence, by its sketch.
-
-    What tokens are drawn by (T8). The arguments are those of `score_pages` by sketch.
-
-    Returns:
-        (B, H, P, S) float32, −inf for a page that is not full. Nothing is bounded.
-
-    Raises:
-        ValueError: for arguments that no back end can take.
-        NotImplementedError: if `implementation` cannot do this; None never raises it.
-    """
-    call = spec.score_call(
-        query,
-        summaries,
-        page_table,
-        lengths,
-        kind="sketch",
-        page_size=page_size,
-        bits=bits,
-        packed=packed,
-        scale=scale,
-        by_token=True,
-    )
-    return _run("score_tokens", call, implementation, config)
+    return run_stage("select", spec.select_call(priority, count), implementation, None)
 
 
 class Capability(NamedTuple):
@@ -446,7 +362,8 @@ def _load_if_any(name: str) -> Implementation | None:
         return None
 
 
-def _run(stage: Stage, call: Any, implementation: str | None, config: Any) -> Any:
+def run_stage(stage: Stage, call: Any, implementation: str | None, config: Any) -> Any:
+    """Do one call of a stage, by the implementation that was named or the first that can."""
     if implementation is not None:
         return _run_named(stage, call, implementation, config)
     if config is not None:

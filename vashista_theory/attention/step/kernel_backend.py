@@ -1,6 +1,5 @@
 """Reaching the cache through kernels: what they can do of a step, plain JAX for the rest."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,19 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._numerics import softmax_shares, unit_roundoff
+from vashista_theory._numerics import softmax_shares
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.page_bounds import (
     PageBounds,
     Query,
-    lower_by_convexity,
-    sound,
 )
-from vashista_theory.attention.bounds.rounding import log_sum_slack, norm_from_above
+from vashista_theory.attention.bounds.rounding import norm_from_above
 from vashista_theory.attention.bounds.summaries import (
     PAGES_PER_SUPERPAGE,
     Summaries,
-    Summary,
     SummarySpec,
     corners,
 )
@@ -31,6 +27,7 @@ from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates, pick
 from vashista_theory.attention.step.drawing import Listed
+from vashista_theory.attention.step.kernel_bounds import bounds_from, kind_for
 from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
 from vashista_theory.attention.step.routing import Layout, ranking
 from vashista_theory.attention.step.softmax_sums import Partial, Pools, merge, physical_pages
@@ -46,42 +43,6 @@ class _Asked(NamedTuple):
     table: Int[Array, "B P"]
     lengths: Int[Array, " B"]
     tokens: int
-
-
-def _kind_for(summaries: Summaries, policy: Policy) -> spec.Kind | None:
-    """What the score stage judges by in place of `page_bounds`; None where it cannot say enough.
-
-    A proof by box or ball takes the chord of the exponential at the page mean, which is sharper
-    than what the stage knows of either.
-    """
-    summary, proof = policy.summary or "box", policy.proves
-    if summary == "mean":
-        return "ball"  # whose estimate is the mean's
-    if summary == "sketch" and summaries.codes is not None:
-        return "sketch"
-    if proof and summaries.mean is not None:
-        return None
-    known: dict[str, spec.Kind] = {"ball": "ball", "box": "box", "sketch": "box"}
-    return known.get(summary)
-
-
-def bounds_from(
-    scores: spec.PageScores, kind: spec.Kind, summary: Summary, tokens: int
-) -> PageBounds:
-    """Bounds of pages of `tokens` keys from what the score stage says of them."""
-    upper, estimate = scores.upper, scores.estimate
-    if summary == "mean":
-        nothing = jnp.full_like(estimate, jnp.inf)
-        return sound(PageBounds(estimate, estimate, -nothing, nothing, nothing))
-    u = unit_roundoff(upper.dtype)
-    lower = lower_by_convexity(estimate, upper, log_sum_slack(tokens, estimate, upper))
-    if kind == "sketch":
-        # The greatest term is no more than the sum.
-        best = upper if scores.best is None else scores.best
-        return sound(PageBounds(estimate, estimate, lower, upper, best))
-    best = upper - math.log(tokens)
-    best = best + 8 * u * (jnp.abs(upper) + 8)
-    return sound(PageBounds(upper, estimate, lower, upper, best))
 
 
 @dataclass(frozen=True)
@@ -173,7 +134,7 @@ class KernelBackend(PlainBackend):
         some_of_pool: bool = False,
     ) -> PageBounds | None:
         """What the score stage says, by row; None if there is no kernel for it."""
-        kind = _kind_for(asked.summaries, policy)
+        kind = kind_for(asked.summaries, policy)
         if kind is None:
             return None
         sketched = kind == "sketch"

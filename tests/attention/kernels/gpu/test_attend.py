@@ -25,7 +25,7 @@ from tests.attention.kernels.conformance import SMALL, Attends, tolerance
 from vashista_theory.attention.kernels import api, reference, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
-from vashista_theory.attention.kernels.tiles import GpuAttendConfig, gpu_attend_config
+from vashista_theory.attention.kernels.gpu.tiles import GpuAttendConfig, gpu_attend_config
 
 INTERPRETED = hasattr(plgpu, "force_gpu_interpret_mode")
 _INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"

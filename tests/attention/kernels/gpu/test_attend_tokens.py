@@ -11,12 +11,13 @@ pytest.importorskip("absl", reason="JAX's Mosaic GPU needs absl-py")
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from tests.attention.kernels import problems
-from tests.attention.kernels.conformance import SMALL, AttendsTokens
+from tests.attention.kernels.conformance import SMALL
 from tests.attention.kernels.planted import with_bug
+from tests.attention.kernels.token_conformance import AttendsTokens
 from vashista_theory.attention.kernels import token_spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
-from vashista_theory.attention.kernels.tiles import GpuTokensConfig, gpu_tokens_config
+from vashista_theory.attention.kernels.gpu.tiles import GpuTokensConfig, gpu_tokens_config
 
 _INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"
 

@@ -19,11 +19,12 @@ pytest.importorskip("absl", reason="JAX's Mosaic GPU needs absl-py")
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from tests.attention.kernels import problems
-from tests.attention.kernels.conformance import SMALL, Scores, ScoresTokens, Selects
+from tests.attention.kernels.conformance import SMALL, Scores, Selects
+from tests.attention.kernels.token_conformance import ScoresTokens
 from vashista_theory.attention.kernels import api, reference, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
-from vashista_theory.attention.kernels.tiles import GpuScoreConfig, gpu_score_config
+from vashista_theory.attention.kernels.gpu.tiles import GpuScoreConfig, gpu_score_config
 
 _INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"
 

@@ -12,14 +12,15 @@ from jax.experimental.pallas import tpu as pltpu
 from experiments.compile_check import calls
 from tests.attention.kernels import problems
 from tests.attention.kernels.absent_devices import absent_device
-from tests.attention.kernels.conformance import SMALL, Together, tolerance
+from tests.attention.kernels.conformance import SMALL, tolerance
 from tests.attention.kernels.planted import with_bug
+from tests.attention.kernels.together import Together
 from vashista_theory.attention.kernels import reference, spec
-from vashista_theory.attention.kernels.tiles import TpuAttendConfig, TpuScoreConfig
 from vashista_theory.attention.kernels.tpu import attend_kernel as mosaic_tpu_kernel
 from vashista_theory.attention.kernels.tpu import score as mosaic_tpu_score
 from vashista_theory.attention.kernels.tpu import select_kernel as mosaic_tpu_select
 from vashista_theory.attention.kernels.tpu import stages as mosaic_tpu
+from vashista_theory.attention.kernels.tpu.tiles import TpuAttendConfig, TpuScoreConfig
 
 LATE = pltpu.InterpretParams()  # copies arrive when waited for; memory is NaN until then
 EARLY = pltpu.InterpretParams(dma_execution_mode="eager")  # over what may still be read

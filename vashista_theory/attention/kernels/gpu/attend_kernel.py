@@ -22,8 +22,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from vashista_theory.attention.kernels.tiles import GPU_MOST_COLUMNS, GPU_REDUCTION_BYTES
-from vashista_theory.attention.kernels.tiles import GPU_ROWS as ROWS
+from vashista_theory.attention.kernels.gpu.tiles import GPU_MOST_COLUMNS, GPU_REDUCTION_BYTES
+from vashista_theory.attention.kernels.gpu.tiles import GPU_ROWS as ROWS
 
 ROW_STEP = 8
 """Query rows copied at a time: a tile of the swizzled layout."""

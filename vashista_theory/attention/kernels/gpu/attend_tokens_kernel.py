@@ -23,7 +23,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from vashista_theory.attention.kernels.gpu.attend_kernel import ceil_div, device_kernel, load
 from vashista_theory.attention.kernels.gpu.score_tile import by_dimension, spread
-from vashista_theory.attention.kernels.tiles import (
+from vashista_theory.attention.kernels.gpu.tiles import (
     GPU_REDUCTION_BYTES,
     GPU_TOKENS,
     GPU_TOKENS_HEADS,

@@ -20,7 +20,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from vashista_theory.attention.kernels.gpu import score_tile as judge
 from vashista_theory.attention.kernels.gpu.attend_kernel import ceil_div, device_kernel
-from vashista_theory.attention.kernels.tiles import GPU_REDUCTION_BYTES
+from vashista_theory.attention.kernels.gpu.tiles import GPU_REDUCTION_BYTES
 
 _THREAD = "warpgroup"
 ROW = 32

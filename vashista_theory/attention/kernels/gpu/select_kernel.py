@@ -17,9 +17,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from vashista_theory.attention.kernels.gpu.attend_kernel import device_kernel, load, swizzled
+from vashista_theory.attention.kernels.gpu.tiles import GPU_REDUCTION_BYTES
+from vashista_theory.attention.kernels.gpu.tiles import GPU_ROWS as ROWS
 from vashista_theory.attention.kernels.portable import NOTHING, as_ordered
-from vashista_theory.attention.kernels.tiles import GPU_REDUCTION_BYTES
-from vashista_theory.attention.kernels.tiles import GPU_ROWS as ROWS
 
 WIDTHS = (64, 128)
 """Columns of the matrix; prefix sums of a row, at most 128, are whole numbers in bfloat16."""

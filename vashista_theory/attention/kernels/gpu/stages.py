@@ -20,6 +20,15 @@ from vashista_theory.attention.kernels.gpu import attend_tokens_kernel as sm90_t
 from vashista_theory.attention.kernels.gpu import score_kernel as sm90_score
 from vashista_theory.attention.kernels.gpu import score_tile as judge
 from vashista_theory.attention.kernels.gpu import select_kernel as sm90_select
+from vashista_theory.attention.kernels.gpu.tiles import (
+    GpuAttendConfig,
+    GpuScoreConfig,
+    GpuTokensConfig,
+    gpu_attend_config,
+    gpu_query_parts,
+    gpu_score_config,
+    gpu_tokens_config,
+)
 from vashista_theory.attention.kernels.spec import (
     AttendCall,
     Attended,
@@ -32,15 +41,6 @@ from vashista_theory.attention.kernels.spec import (
     Selected,
     SelectShape,
     StageKernel,
-)
-from vashista_theory.attention.kernels.tiles import (
-    GpuAttendConfig,
-    GpuScoreConfig,
-    GpuTokensConfig,
-    gpu_attend_config,
-    gpu_query_parts,
-    gpu_score_config,
-    gpu_tokens_config,
 )
 from vashista_theory.attention.kernels.token_spec import (
     AttendedTokens,

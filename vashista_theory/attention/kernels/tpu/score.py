@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.rounding import norm_from_above
 from vashista_theory.attention.kernels.spec import PageScores, ScoreCall, ScoreShape, SummaryParts
-from vashista_theory.attention.kernels.tiles import TpuScoreConfig, tpu_score_config
 from vashista_theory.attention.kernels.tpu import score_kernel as body
 from vashista_theory.attention.kernels.tpu.grid import LANES, on_grid, whole_registers
+from vashista_theory.attention.kernels.tpu.tiles import TpuScoreConfig, tpu_score_config
 
 Blocked = tuple[pl.BlockSpec, Shaped[Array, "..."]]
 

@@ -14,7 +14,6 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int, Shaped
 
 from vashista_theory.attention.kernels.spec import ScoreCall, ScoreShape, SummaryParts
-from vashista_theory.attention.kernels.tiles import TpuScoreConfig, tpu_score_config
 from vashista_theory.attention.kernels.tpu import score_kernel as body
 from vashista_theory.attention.kernels.tpu.grid import on_grid, whole_registers
 from vashista_theory.attention.kernels.tpu.score import (
@@ -23,6 +22,7 @@ from vashista_theory.attention.kernels.tpu.score import (
     pages_in_rows,
     whole_head,
 )
+from vashista_theory.attention.kernels.tpu.tiles import TpuScoreConfig, tpu_score_config
 
 
 def score_tokens(

@@ -26,7 +26,14 @@ from vashista_theory.attention.kernels.spec import (
     SelectShape,
     StageKernel,
 )
-from vashista_theory.attention.kernels.tiles import (
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape
+from vashista_theory.attention.kernels.tpu.attend_kernel import attend_kernel
+from vashista_theory.attention.kernels.tpu.attend_tokens import attend_tokens
+from vashista_theory.attention.kernels.tpu.grid import LANES, on_grid, whole_registers
+from vashista_theory.attention.kernels.tpu.score import score
+from vashista_theory.attention.kernels.tpu.score_tokens import score_tokens
+from vashista_theory.attention.kernels.tpu.select_kernel import select
+from vashista_theory.attention.kernels.tpu.tiles import (
     TPU_MEMORY,
     TpuAttendConfig,
     TpuScoreConfig,
@@ -35,13 +42,6 @@ from vashista_theory.attention.kernels.tiles import (
     tpu_least_score_bytes,
     tpu_select_bytes,
 )
-from vashista_theory.attention.kernels.token_spec import AttendTokensShape
-from vashista_theory.attention.kernels.tpu.attend_kernel import attend_kernel
-from vashista_theory.attention.kernels.tpu.attend_tokens import attend_tokens
-from vashista_theory.attention.kernels.tpu.grid import LANES, on_grid, whole_registers
-from vashista_theory.attention.kernels.tpu.score import score
-from vashista_theory.attention.kernels.tpu.score_tokens import score_tokens
-from vashista_theory.attention.kernels.tpu.select_kernel import select
 
 _HEAD_SIZES = (64, 128, 256)
 _PAGE_SIZES = (16, 32, 64)
