@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.shared.retrieval import by_length
 from vashista_theory import evaluation
 
 BY_HAND = "takes an hour or more with a language model"
@@ -57,7 +58,7 @@ class Config:
         reads: Kinds of read, by their names in the evaluation.
         workers: Processes that share the work, each on one thread; none for this one.
         store: Folder of what is measured already; a run that was stopped goes on from it.
-        quick: One task of two prompts at 512 tokens.
+        quick: Two tasks of two prompts at 512 tokens.
     """
 
     model: str = "smollm2-135m"
@@ -72,20 +73,7 @@ class Config:
 
     def asked(self) -> list[evaluation.EvaluationConfig]:
         """As `python -m vashista_theory.evaluation` takes it, by length."""
-        return [
-            evaluation.EvaluationConfig(
-                model=self.model,
-                policy=("dense", *self.reads),
-                pages=(self.pages,),
-                text=(),
-                tasks=self.tasks[:1] if self.quick else self.tasks,
-                contexts=(context,),
-                prompts=2 if self.quick else self.prompts,
-                workers=self.workers,
-                output=self.store / f"{'quick' if self.quick else 'full'}-{context}",
-            )
-            for context in ((512,) if self.quick else self.contexts)
-        ]
+        return by_length(self, policy=("dense", *self.reads), pages=self.pages)
 
 
 def measure(config: Config) -> Measured:

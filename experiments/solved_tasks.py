@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.shared.retrieval import by_length
 from vashista_theory import evaluation
 from vashista_theory.evaluation import tasks
 from vashista_theory.evaluation.report import summarise
@@ -63,20 +64,7 @@ class Config:
 
     def asked(self) -> list[evaluation.EvaluationConfig]:
         """As `python -m vashista_theory.evaluation` takes it, by length."""
-        return [
-            evaluation.EvaluationConfig(
-                model=self.model,
-                policy=("dense",),
-                pages=(_WINDOW,),
-                text=(),
-                tasks=self.tasks[:2] if self.quick else self.tasks,
-                contexts=(context,),
-                prompts=2 if self.quick else self.prompts,
-                workers=self.workers,
-                output=self.store / f"{'quick' if self.quick else 'full'}-{context}",
-            )
-            for context in ((512,) if self.quick else self.contexts)
-        ]
+        return by_length(self, policy=("dense",), pages=_WINDOW)
 
 
 def measure(config: Config) -> Measured:

@@ -1,12 +1,8 @@
 """The Hopper back end, in Mosaic GPU's interpreter and lowered for a device that is not there."""
 
 import functools
-import importlib
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import jax
@@ -22,13 +18,13 @@ from experiments.compile_check import calls
 from tests.attention.kernels import problems
 from tests.attention.kernels.absent_devices import absent_device
 from tests.attention.kernels.conformance import SMALL, Attends, tolerance
+from tests.attention.kernels.planted import NoticedError, noticing, with_bug
 from vashista_theory.attention.kernels import api, reference, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
 from vashista_theory.attention.kernels.gpu.tiles import GpuAttendConfig, gpu_attend_config
 
 INTERPRETED = hasattr(plgpu, "force_gpu_interpret_mode")
-_INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"
 
 
 # What stands behind the last token is infinite in these problems. Scores of such keys are computed
@@ -230,16 +226,6 @@ PLANTED = {
 }
 
 
-def with_bug(pattern: str, replacement: str) -> ModuleType:
-    """The device body with one place changed."""
-    path = Path(str(mosaic_gpu.sm90.__file__))
-    source, found = re.subn(pattern, replacement, path.read_text("utf-8"))
-    assert found == 1, f"{pattern} stands {found} times in {path.name}"
-    module = ModuleType("sm90_with_a_bug")
-    exec(compile(source, str(path), "exec"), module.__dict__)
-    return module
-
-
 def test_the_test_of_bugs_passes_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not noticed(("mass = mass", "mass = mass"), monkeypatch)
 
@@ -252,17 +238,14 @@ def test_a_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> N
 def noticed(change: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the interpreter finds a race, or the numbers are wrong."""
     need_interpreter()
-    monkeypatch.setattr(mosaic_gpu.sm90, "attend_splits", with_bug(*change).attend_splits)
+    changed = with_bug(mosaic_gpu.sm90, *change)
+    monkeypatch.setattr(mosaic_gpu.sm90, "attend_splits", changed.attend_splits)
     call = long_call()
     exact = reference.attend(call)
     try:
-        found = interpret(call, GpuAttendConfig(64, 2, 1), races=True)
-    except jax.errors.JaxRuntimeError as error:
-        # Not public, and without it one failure fails all that follows.
-        importlib.import_module(_INTERPRETER).reset_gpu_interpret_mode_state()
-        # A barrier that nobody waited for is noticed by itself.
-        if "RACE DETECTED" not in str(error) and "no threads observed" not in str(error):
-            raise
+        with noticing():
+            found = interpret(call, GpuAttendConfig(64, 2, 1), races=True)
+    except NoticedError:
         return True
     right = np.abs(np.asarray(found.output) - exact.first) <= 5 * tolerance("bfloat16")
     return not np.all(right)

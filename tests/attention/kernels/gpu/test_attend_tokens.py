@@ -1,6 +1,5 @@
 """Attending to single tokens on Hopper, in Mosaic GPU's interpreter."""
 
-import importlib
 from typing import ClassVar
 
 import jax
@@ -12,14 +11,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from tests.attention.kernels import problems
 from tests.attention.kernels.conformance import SMALL
-from tests.attention.kernels.planted import with_bug
+from tests.attention.kernels.planted import NoticedError, noticing, with_bug
 from tests.attention.kernels.token_conformance import AttendsTokens
 from vashista_theory.attention.kernels import token_spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
 from vashista_theory.attention.kernels.gpu.tiles import GpuTokensConfig, gpu_tokens_config
-
-_INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"
 
 # Keys that no row may see are infinite in these problems, and numpy remarks on their products.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
@@ -139,14 +136,8 @@ def noticed(change: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> bool:
         mosaic_gpu.sm90_tokens, "attend_tokens_splits", changed.attend_tokens_splits
     )
     try:
-        WithRaces().check_attend_tokens(long_call())
-    except AssertionError:
-        return True
-    except jax.errors.JaxRuntimeError as error:
-        # Not public, and without it one failure fails all that follows.
-        importlib.import_module(_INTERPRETER).reset_gpu_interpret_mode_state()
-        # A barrier that nobody waited for is noticed by itself.
-        if "RACE DETECTED" not in str(error) and "no threads observed" not in str(error):
-            raise
+        with noticing():
+            WithRaces().check_attend_tokens(long_call())
+    except (AssertionError, NoticedError):
         return True
     return False

@@ -1,12 +1,8 @@
 """Score and select on Hopper, in Mosaic GPU's interpreter."""
 
 import functools
-import importlib
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -20,13 +16,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from tests.attention.kernels import problems
 from tests.attention.kernels.conformance import SMALL, Scores, Selects
+from tests.attention.kernels.planted import NoticedError, noticing, with_bug
 from tests.attention.kernels.token_conformance import ScoresTokens
 from vashista_theory.attention.kernels import api, reference, spec
 from vashista_theory.attention.kernels.arg_specs import ARG_SPECS
 from vashista_theory.attention.kernels.gpu import stages as mosaic_gpu
 from vashista_theory.attention.kernels.gpu.tiles import GpuScoreConfig, gpu_score_config
-
-_INTERPRETER = "jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call"
 
 
 def need_interpreter() -> None:
@@ -209,25 +204,12 @@ OF_SELECT = {
 }
 
 
-def with_bug(module: ModuleType, pattern: str, replacement: str) -> ModuleType:
-    """The module with one place changed."""
-    path = Path(str(module.__file__))
-    source, found = re.subn(pattern, replacement, path.read_text("utf-8"))
-    assert found == 1, f"{pattern} stands {found} times in {path.name}"
-    changed = ModuleType("module_with_a_bug")
-    exec(compile(source, str(path), "exec"), changed.__dict__)
-    return changed
-
-
 def is_noticed(run: Callable[[], Any], exact: reference.Reference, precision: float) -> bool:
     """Whether the interpreter finds a race, or the numbers are wrong."""
     try:
-        found = interpret(run, races=True)
-    except jax.errors.JaxRuntimeError as error:
-        # Not public, and without it one failure fails all that follows.
-        importlib.import_module(_INTERPRETER).reset_gpu_interpret_mode_state()
-        if "RACE DETECTED" not in str(error):
-            raise
+        with noticing():
+            found = interpret(run, races=True)
+    except NoticedError:
         return True
     pairs = zip(found, (exact.first, exact.second), strict=True)
     return not all(np.allclose(one, right, rtol=precision, atol=precision) for one, right in pairs)
