@@ -69,7 +69,7 @@ def test_only_what_the_data_hold(tmp_path: Path) -> None:
 def test_the_map_shows_the_ratio() -> None:
     figure = plots.regime_map(_dataset())
     shown = [text.get_text() for text in figure.axes[0].texts]
-    assert shown.count("1.22") == 4  # e^0.2, as made up above
+    assert shown.count("$10^{+0.1}$") == 4  # e^0.2 = 10^0.087, as made up above
 
 
 def test_lines_are_the_data() -> None:
