@@ -87,6 +87,12 @@ def _check_summary(cache: PagedKV | ShardedKV, policy: Policy) -> None:
             f"the policy judges pages by {policy.summary!r}, which this cache does not keep. Build "
             f"it with SummarySpec({KINDS[policy.summary].needs})."
         )
+    if policy.tokens and policy.superpages and not KINDS["mean"].kept_by(cache.spec):
+        raise ValueError(
+            f"the policy draws superpages={policy.superpages} by their means, which this cache "
+            f"does not keep. Build it with SummarySpec({KINDS['mean'].needs}), or use "
+            "superpages=None."
+        )
 
 
 def _check_tokens(cache: PagedKV | ShardedKV, policy: Policy) -> None:

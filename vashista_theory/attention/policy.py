@@ -28,7 +28,8 @@ class Policy:
             "keep" the answer and say so, "widen" a page at a time in order of the bounds until it
             is proved, or read that row "dense".
         superpages: Superpages of 16 pages whose children are judged; the others are judged as one.
-            None judges every page.
+            None judges every page. With `tokens`, superpages that are drawn on average, by their
+            means, and whose tokens alone can be drawn.
         dense_below: Contexts with room for at most so many tokens are read densely.
         tokens: Tokens that a kv head reads, on average over draws and over the kv heads of a
             sequence, sink and recent ones included: all others are drawn at random by their sketch
@@ -82,13 +83,18 @@ class Policy:
         self._check_routed()
 
     def _check_drawn(self) -> None:
-        asked = (self.pages, self.summary, self.otherwise, self.superpages)
-        if asked != (None, "sketch", "keep", None):
+        asked = (self.pages, self.summary, self.otherwise)
+        if asked != (None, "sketch", "keep"):
             raise ValueError(
                 f"tokens={self.tokens} are drawn by their sketch, so pages={self.pages}, "
-                f"summary={self.summary!r}, otherwise={self.otherwise!r} and superpages="
-                f"{self.superpages} have nothing to say. Use Policy.sampled({self.tokens}), or "
-                "tokens=None to read pages."
+                f"summary={self.summary!r} and otherwise={self.otherwise!r} have nothing to say. "
+                f"Use Policy.sampled({self.tokens}), or tokens=None to read pages."
+            )
+        if self.superpages is not None and self.confidence is not None:
+            raise ValueError(
+                f"confidence={self.confidence} asks for the bound of T8, which is proved for "
+                f"tokens drawn independently, and superpages={self.superpages} are drawn as one. "
+                "Use superpages=None, which scores every token, or confidence=None."
             )
 
     def _check_routed(self) -> None:
@@ -147,6 +153,7 @@ class Policy:
         sink: int = 1,
         recent: int = 1,
         dense_below: int = 1024,
+        superpages: int | None = None,
     ) -> "Policy":
         """So many tokens, whatever the context: sink and recent pages, and a sample of the rest.
 
@@ -166,10 +173,15 @@ class Policy:
             sink: First pages that are always read.
             recent: Last pages that are always read. A page that is not full always is.
             dense_below: Contexts with room for at most so many tokens are read densely.
+            superpages: Superpages of 16 pages that are drawn first, on average, by their means;
+                tokens are then drawn from those, and the sketches of all others stay unread: for
+                long contexts, where scoring every token costs the most. 16 cost little accuracy.
+                None scores every token.
         """
         return cls(
             pages=None,
             tolerance=tolerance,
+            superpages=superpages,
             sink=sink,
             recent=recent,
             dense_below=dense_below,

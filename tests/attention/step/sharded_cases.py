@@ -118,6 +118,25 @@ def test_devices_draw_the_tokens_that_one_device_draws(caches, given):
         assert bool(info.result == Result.successful)
 
 
+def test_devices_open_the_superpages_that_one_device_opens():
+    span, lengths = 16 * PAGE, np.array([31 * 16 * PAGE, 27 * 16 * PAGE + 5])
+    keys, values = np.random.default_rng(0).normal(size=(2, 2, HEADS, lengths[0], D))
+    keys += np.repeat(np.random.default_rng(1).normal(size=(2, HEADS, 31, D)), span, axis=2)
+    kept = {"lengths": lengths, "page_size": PAGE, "spec": SummarySpec(sketch_bits=2)}
+    one = PagedKV.from_tokens(keys, values, **kept)
+    many = ShardedKV.from_tokens(keys, values, mesh=mesh_of(len(jax.devices())), **kept)
+    query = np.random.default_rng(6).normal(size=(2, 2 * HEADS, D))
+    policy = Policy.sampled(40, superpages=2, dense_below=0)
+    output, info = vashista_attention(query, many, policy, key=jax.random.key(2))
+    expected, whole = vashista_attention(query, one, policy, key=jax.random.key(2))
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
+    assert bool(info.result == Result.successful)
+    for name in ("tokens_read", "pages_read", "bytes_read", "log_mass", "error_estimate"):
+        found = getattr(info, name), getattr(whole, name)
+        np.testing.assert_allclose(*found, rtol=1e-9, err_msg=name)
+    assert np.all(np.asarray(info.bytes_read) < np.asarray(one.summary_bytes()["pages"]) / 8)
+
+
 def test_kernels_on_each_device_equal_plain_jax_on_one(caches):
     def single(a):
         return a.astype(jnp.float32) if a.dtype == jnp.float64 else a

@@ -77,20 +77,22 @@ def row_keys(keys: UInt32[Array, "B 2"], kv_heads: int, attempt: int) -> UInt32[
 
 
 def token_numbers(
-    keys: UInt32[Array, "R 2"], pages: Int[Array, " P"], size: int
+    keys: UInt32[Array, "R 2"], pages: Int[Array, "*n P"], size: int
 ) -> Int[Array, "R P S"]:
     """A random whole number from 0 to 2^24 − 1 for each token of some pages of `size` tokens.
 
-    Token t of a sequence gets word t mod 2 of counter t div 2.
+    The pages are the same for all rows, or each row has its own. Token t of a sequence gets word
+    t mod 2 of counter t div 2.
     """
     whole = size % 2 == 0  # then two neighbours share a counter, and are found at once
-    tokens = pages[:, None] * size + jnp.arange(0, size, 2 if whole else 1, dtype=jnp.int32)[None]
-    counters = (tokens.astype(jnp.uint32) >> jnp.uint32(1))[None]
-    counters = jnp.broadcast_to(counters, (keys.shape[0], *tokens.shape))
+    places = jnp.arange(0, size, 2 if whole else 1, dtype=jnp.int32)
+    shape = (keys.shape[0], pages.shape[-1], places.shape[0])
+    tokens = jnp.broadcast_to(pages[..., None] * size, (*shape[:2], 1)) + places[None, None, :]
+    counters = tokens.astype(jnp.uint32) >> jnp.uint32(1)
     key = keys[:, 0, None, None], keys[:, 1, None, None]
     even, odd = threefry(key, (counters, jnp.zeros_like(counters)))
     if whole:
-        bits = jnp.stack([even, odd], axis=-1).reshape(*counters.shape[:2], size)
+        bits = jnp.stack([even, odd], axis=-1).reshape(*shape[:2], size)
     else:
-        bits = jnp.where((tokens % 2 == 0)[None], even, odd)
+        bits = jnp.where(tokens % 2 == 0, even, odd)
     return (bits >> jnp.uint32(32 - BITS)).astype(jnp.int32)

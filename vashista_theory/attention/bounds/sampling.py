@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vashista_theory._numerics import masked_logsumexp, unit_roundoff
 from vashista_theory.attention.bounds.rounding import raising
@@ -55,6 +55,43 @@ def estimated_variance(
     """
     odds = -jnp.expm1(log_inclusion)
     return jnp.sum(jnp.exp(2 * (log_mass - log_inclusion)) * odds * distance**2, axis=-1)
+
+
+def two_stage_variance(
+    log_mass: Float[Array, "*n C"],
+    log_unit: Float[Array, "*#n K"],
+    log_inclusion: Float[Array, "*#n C"],
+    away: Float[Array, "*n C D"],
+    members: Bool[Array, "*#n C K"],
+) -> Float[Array, "*n"]:
+    r"""V̂ of a draw in two stages: units u with probability π₁, then tokens of those with π₂.
+
+    With :math:`y_i = w_i (v_i - \hat o) / (\pi_1 \pi_2)`, of tokens that were drawn,
+
+    .. math:: \hat V = \sum_i \pi_1 (1 - \pi_2) \|y_i\|^2
+              + \sum_u (1 - \pi_1) \Bigl\|\sum_{i \in u} y_i\Bigr\|^2,
+
+    whose mean is, but for ô in place of o, the variance: Σ_u (1/π₁) Σ_i (1/π₂ − 1) ‖x_i‖² +
+    Σ_u (1/π₁ − 1) ‖Σ_i x_i‖² with x = w(v − o) (Cochran, Sampling Techniques, chapter 11). With
+    π₁ = 1 it is `estimated_variance`. Not a bound.
+
+    Args:
+        log_mass: Of the drawn tokens.
+        log_unit: Log π₁ of each unit.
+        log_inclusion: Log π₂ of each token.
+        away: v − ô.
+        members: Which unit each token is of; one that is of none counts nothing.
+    """
+    dtype, exact = away.dtype, jax.lax.Precision.HIGHEST
+    unit = jnp.sum(jnp.where(members, log_unit[..., None, :], 0.0), axis=-1)
+    counted = jnp.any(members, axis=-1)
+    weight = jnp.where(counted, jnp.exp(log_mass - unit - log_inclusion), 0.0)
+    terms = jnp.where(counted[..., None], weight[..., None] * away, 0.0)
+    squares = jnp.sum(terms**2, axis=-1)
+    within = jnp.sum(jnp.exp(unit) * -jnp.expm1(log_inclusion) * squares, axis=-1)
+    sums = jnp.einsum("...cd,...ck->...kd", terms, members.astype(dtype), precision=exact)
+    between = jnp.sum(-jnp.expm1(log_unit) * jnp.sum(sums**2, axis=-1), axis=-1)
+    return within + between
 
 
 class Spread(NamedTuple):

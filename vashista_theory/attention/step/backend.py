@@ -16,18 +16,19 @@ from vashista_theory.attention.step.softmax_sums import Gathered, Partial, Pools
 
 
 class TokenScores(NamedTuple):
-    """What this device can tell of every token of its full pages.
+    """What this device can tell of tokens of its full pages: of all, or of some pages of each row.
 
     Attributes:
         pools: Where its pages lie.
-        pages: Their logical numbers, in the order of the page table of `pools`.
+        pages: Their logical numbers, in the order of the page table of `pools`; or those of some
+            pages of each row, −1 for none.
         logits: Of the sketched keys; anything in a page that is not full.
         errors: How far those of the keys may be from them; None where no proof was asked for.
         value_bounds: Bound on the length of any value of a page.
     """
 
     pools: Pools
-    pages: Int[Array, " P"]
+    pages: Int[Array, "*n P"]
     logits: Float[Array, "R G P S"]
     errors: Float[Array, "R G P S"] | None
     value_bounds: Float[Array, "R P"]
@@ -107,6 +108,15 @@ class Backend(Protocol):
         self, query: Query, cache: PagedKV, pools: Pools, policy: Policy
     ) -> TokenScores:
         """Sketched scores of the tokens of this device."""
+        ...
+
+    def some_token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R P"]
+    ) -> TokenScores:
+        """Sketched scores of the tokens of some pages of each row, those that lie on this device.
+
+        Pages are full, −1 for none; so are those of other devices in what is returned.
+        """
         ...
 
     def read_tokens(

@@ -203,7 +203,7 @@ def draw(
     tail: Tail,
     probability: Float[Array, "R P S"],
     keys: UInt32[Array, "R 2"],
-    pages: Int[Array, " P"],
+    pages: Int[Array, "*n P"],
 ) -> Bool[Array, "R P S"]:
     """Whether each token is drawn, independently of all others; nothing outside the tail is."""
     numbers = token_numbers(keys, pages, probability.shape[2])

@@ -178,11 +178,25 @@ class PlainBackend(Backend):
             values = jnp.take_along_axis(values, physical, axis=1)
         return TokenScores(pools, pools.every_page()[0], logits, errors, values)
 
+    def some_token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R P"]
+    ) -> TokenScores:
+        """Score the sketch of the tokens of some logical pages of each row; −1 for none."""
+        held = parts(cache.summaries, policy)
+        heads, physical = pools.heads[:, None], physical_pages(pools, pages)
+        # The barrier makes XLA fetch whole pages, not one number after another.
+        held = jax.lax.optimization_barrier(
+            jax.tree.map(lambda part: pick(part, heads, physical), held)
+        )
+        logits, errors = sketched_tokens(query, held, cache.spec, proof=policy.proves)
+        values = from_bits(held.value_bound, query.vectors.dtype)
+        return TokenScores(pools, pages, logits, errors, values)
+
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
     ) -> TokensRead:
         """Softmax sums over drawn tokens, and the error by their distances from the output."""
-        gathered = _gather_tokens(pools, listed, query.vectors.dtype)
+        gathered = gather_tokens(pools, listed, query.vectors.dtype)
         logits, log_pi = logits_of(query, gathered), log_pi[:, None, :]
 
         def variance(output: Float[Array, "R G D"], log_mass: Float[Array, "R G"]) -> Array:
@@ -239,7 +253,7 @@ def physical_places(pools: Pools, listed: Listed) -> Int[Array, "R C"]:
     return physical_pages(pools, listed.pages) * pools.keys.shape[2] + listed.slots
 
 
-def _gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
+def gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
     """Keys and values of single tokens."""
     place = physical_places(pools, listed)
 

@@ -1,7 +1,6 @@
 """Reading the sure tokens and a sample of the others (T8), with an error that the sample tells."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,10 +15,10 @@ from vashista_theory.attention.bounds.random_bits import row_keys
 from vashista_theory.attention.bounds.rounding import norm_from_above
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
+from vashista_theory.attention.step import two_stages
 from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import summary_bytes
 from vashista_theory.attention.step.drawing import (
-    MOST,
     Tail,
     draw,
     group_proxies,
@@ -36,6 +35,7 @@ from vashista_theory.attention.step.softmax_sums import (
     nothing_read,
 )
 from vashista_theory.attention.step.strategies import Outcome, Sampled
+from vashista_theory.attention.step.two_stages import capacity_for
 
 _ATTEMPTS = 4  # 1, 2, 4 and 8 times the tokens, then everything
 
@@ -47,6 +47,7 @@ class _Read(NamedTuple):
         sums: Over what was read, drawn tokens by their weights; sinks are not in them.
         tokens: Tokens behind the sums.
         fetched: Tokens read until now, those of dropped attempts included.
+        judged_bytes: Bytes of summaries read until now.
         pages: Pages with a token that was read.
         estimate: Standard deviation of the output, as the sample tells.
         bound: On the error of the output, at the confidence asked for; NaN if none was.
@@ -57,11 +58,28 @@ class _Read(NamedTuple):
     sums: Partial
     tokens: Int[Array, " R"]
     fetched: Int[Array, " R"]
+    judged_bytes: Float[Array, " R"]
     pages: Int[Array, " R"]
     estimate: Float[Array, "R G"]
     bound: Float[Array, "R G"]
     whole: Bool[Array, " R"]
     overflown: Bool[Array, " R"]
+
+
+class _Scored(NamedTuple):
+    """Tokens that may be drawn.
+
+    Attributes:
+        scores: Of the tokens, or of those of superpages that were opened.
+        tail: The same.
+        judged_bytes: Bytes of summaries that the scores took.
+        opened: The superpages; None where every token was scored.
+    """
+
+    scores: TokenScores
+    tail: Tail
+    judged_bytes: Float[Array, " R"]
+    opened: two_stages.Opened | None
 
 
 class _Split(NamedTuple):
@@ -72,16 +90,6 @@ class _Split(NamedTuple):
     last: Int[Array, " R"]
     sure_tokens: Int[Array, " R"]
     sure_pages: Int[Array, " R"]
-
-
-def capacity_for(tokens: int, kv_heads: int = 1) -> int:
-    """Room for the tokens that a kv head draws when `tokens` are expected of each.
-
-    Their number has a variance of no more than what is expected. Beyond 8 standard deviations it is
-    once in 10^11 rows, and such a row is read densely.
-    """
-    most = tokens if kv_heads == 1 else math.ceil(MOST * tokens)
-    return most + math.ceil(8 * math.sqrt(most))
 
 
 def attempts(policy: Policy, room: int) -> list[int]:
@@ -104,21 +112,25 @@ def read_sampled(
     """Read `policy.tokens` of each row, and more of those whose error looks too large."""
     size = cache.page_size
     split = _split(query, pools, size, policy, backend)
-    scores = backend.token_scores(query, cache, pools, policy)
-    inside = (scores.pages[None] >= split.first[:, None]) & (
-        scores.pages[None] < split.last[:, None]
-    )
-    sure = beside_sinks(query, split.kept).log_mass()
-    proxy = group_proxies(scores.logits, inside, sure, backend.every_device, cache.kv_heads)
-    tail = Tail(inside, proxy, (split.last - split.first) * size)
+    asked = query, cache, pools, policy, split
     numbers = attempts(policy, cache.pages_per_sequence * size)
+    superpages = [(policy.superpages or 0) * 2**k for k in range(len(numbers))]
+    in_two = [two_stages.draws_superpages(cache, policy, number) for number in superpages]
+    every_token = None if in_two[0] else _every_token(*asked, backend)
 
     def attempt(number: int) -> _Read:
         words = row_keys(keys, cache.kv_heads, number)
         failure = None if policy.confidence is None else (1 - policy.confidence) / len(numbers)
         # A row that reads again reads as many tokens as it is said to, whatever the others need.
         together = cache.kv_heads if number == 0 else 1
-        once = functools.partial(_attempt, query, split, scores, tail, backend=backend)
+        if in_two[number]:
+            scored = _some_tokens(*asked, superpages[number], keys, number, together, backend)
+        elif every_token is None:
+            scored = _every_token(*asked, backend)
+        else:
+            free = jnp.zeros_like(every_token.judged_bytes)
+            scored = every_token._replace(judged_bytes=free) if number else every_token
+        once = functools.partial(_attempt, query, split, scored, backend=backend)
         return once(words, numbers[number], failure, kv_heads=together)
 
     read = attempt(0)
@@ -131,13 +143,58 @@ def read_sampled(
     read = _where_needed(
         failing, functools.partial(_densely, query, pools, split, failing, backend), read
     )
-    judged = (split.last - split.first).astype(query.vectors.dtype) * summary_bytes(cache, policy)
     output = beside_sinks(query, read.sums).normalised()
     sampled = Sampled(
-        read.tokens, read.fetched, judged, read.estimate, read.bound, read.whole,
+        read.tokens, read.fetched, read.judged_bytes, read.estimate, read.bound, read.whole,
         _certified(read, output, policy),
     )  # fmt: skip
     return Outcome(output, read.sums, read.pages, failing, None, None, sampled=sampled)
+
+
+def _every_token(
+    query: Query, cache: PagedKV, pools: Pools, policy: Policy, split: _Split, backend: Backend
+) -> _Scored:
+    """Every token of the tail, by its sketch."""
+    scores = backend.token_scores(query, cache, pools, policy)
+    inside = (scores.pages[None] >= split.first[:, None]) & (
+        scores.pages[None] < split.last[:, None]
+    )
+    sure = beside_sinks(query, split.kept).log_mass()
+    proxy = group_proxies(scores.logits, inside, sure, backend.every_device, cache.kv_heads)
+    pages = split.last - split.first
+    judged = pages.astype(query.vectors.dtype) * summary_bytes(cache, policy)
+    return _Scored(scores, Tail(inside, proxy, pages * cache.page_size), judged, None)
+
+
+def _some_tokens(
+    query: Query,
+    cache: PagedKV,
+    pools: Pools,
+    policy: Policy,
+    split: _Split,
+    superpages: int,
+    keys: UInt32[Array, "B 2"],
+    attempt: int,
+    kv_heads: int,
+    backend: Backend,
+) -> _Scored:
+    """Tokens of the superpages that are drawn, by their sketch over the probability of that."""
+    sure = beside_sinks(query, split.kept).log_mass()
+    words = row_keys(keys, cache.kv_heads, attempt + two_stages.FIRST_STAGE)
+    opened = two_stages.open_superpages(
+        query, cache, pools, policy, (split.first, split.last), sure, words,
+        superpages=superpages, kv_heads=kv_heads, backend=backend,
+    )  # fmt: skip
+    pages = opened.pages.reshape(opened.pages.shape[0], -1)
+    scores = backend.some_token_scores(query, cache, pools, policy, pages)
+    inside = scores.pages >= 0
+    log_unit = jnp.repeat(opened.log_pi, opened.pages.shape[2], axis=1)
+    weighted = scores.logits - log_unit[:, None, :, None]
+    every = backend.every_device
+    proxy = group_proxies(weighted, inside, sure, every, cache.kv_heads)
+    tokens = jnp.sum(pages >= 0, axis=1, dtype=jnp.int32) * cache.page_size
+    judged = two_stages.judged_bytes(opened, cache, policy)
+    return _Scored(scores, Tail(inside, proxy, tokens), judged, opened)
 
 
 def _split(query: Query, pools: Pools, size: int, policy: Policy, backend: Backend) -> _Split:
@@ -155,8 +212,7 @@ def _split(query: Query, pools: Pools, size: int, policy: Policy, backend: Backe
 def _attempt(
     query: Query,
     split: _Split,
-    scores: TokenScores,
-    tail: Tail,
+    scored: _Scored,
     keys: UInt32[Array, "R 2"],
     tokens: int,
     failure: float | None,
@@ -168,25 +224,37 @@ def _attempt(
 
     So many consecutive kv heads share what they may read.
     """
-    every = backend.every_device
+    every, (scores, tail) = backend.every_device, scored[:2]
     expected = tokens - split.sure_tokens
     numbers, inverse = thresholds(tail, expected, every, kv_heads)
     probability = inclusion(tail, numbers, inverse)
     drawn = draw(tail, probability, keys, scores.pages)
     most = capacity_for(tokens, kv_heads)
     capacity = min(most, probability.shape[1] * probability.shape[2])
-    listed, by_page = list_drawn(drawn, capacity)
+    places, by_page = list_drawn(drawn, capacity)
     own = jnp.stack([jnp.sum(by_page, axis=1), jnp.sum(by_page > 0, axis=1)])
     number, pages = jnp.sum(every(own.astype(jnp.int32)), axis=0, dtype=jnp.int32)
 
-    rows = jnp.arange(listed.pages.shape[0], dtype=jnp.int32)[:, None]
-    log_pi = jnp.log(probability[rows, listed.pages, listed.slots])
-    read = backend.read_tokens(query, scores.pools, listed, log_pi)
+    rows = jnp.arange(places.pages.shape[0], dtype=jnp.int32)[:, None]
+    log_pi = jnp.log(probability[rows, places.pages, places.slots])
+    whole, overflown = tail.tokens <= expected, number > most
+    if scored.opened is None:
+        read = backend.read_tokens(query, scores.pools, places, log_pi)
+        variance_by = read.variance
+    else:
+        opened = scored.opened
+        whole, overflown = whole & opened.complete, overflown | opened.overflown
+        slot = places.pages // opened.pages.shape[2]
+        listed = places._replace(pages=jnp.take_along_axis(scores.pages, places.pages, axis=1))
+        log_unit = jnp.take_along_axis(opened.log_pi, slot, axis=1)
+        read = backend.read_tokens(query, scores.pools, listed, log_pi + log_unit)
+        variance_by = functools.partial(
+            two_stages.variance, query, scores.pools, listed, log_pi, slot, opened.log_pi
+        )
     sums = merge(split.kept, backend.merge_devices(read.sums))
     known = beside_sinks(query, sums)
-    variance = read.variance(known.normalised(), known.log_mass())
+    variance = variance_by(known.normalised(), known.log_mass())
     bound = jnp.full_like(variance, jnp.nan)
-    whole = tail.tokens <= expected
     if failure is not None:
         bound = _bound(query, split, scores, tail, probability, known, failure, backend)
     total = split.sure_tokens + number
@@ -194,11 +262,12 @@ def _attempt(
         sums=sums,
         tokens=total,
         fetched=number,
+        judged_bytes=scored.judged_bytes,
         pages=split.sure_pages + pages,
         estimate=jnp.sqrt(jnp.sum(every(variance), axis=0)),
         bound=jnp.where(whole[:, None], 0.0, bound),
         whole=whole,
-        overflown=number > most,
+        overflown=overflown,
     )
 
 
@@ -246,7 +315,8 @@ def _where_needed(needed: Bool[Array, " R"], again: Callable[[], _Read], read: _
             lambda a, b: jnp.where(needed.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, read
         )
         fetched = read.fetched + jnp.where(needed, new.fetched, 0)
-        return chosen._replace(fetched=fetched)
+        judged = read.judged_bytes + jnp.where(needed, new.judged_bytes, 0.0)
+        return chosen._replace(fetched=fetched, judged_bytes=judged)
 
     return jax.lax.cond(jnp.any(needed), replaced, lambda: read)
 
@@ -263,7 +333,8 @@ def _densely(
     every = jnp.ones(needed.shape, bool)
     pages = split.sure_pages + split.last - split.first
     fetched = pools.lengths - split.sure_tokens
-    return _Read(sums, pools.lengths, fetched, pages, exact, exact, every, ~every)
+    free = jnp.zeros(needed.shape, exact.dtype)
+    return _Read(sums, pools.lengths, fetched, free, pages, exact, exact, every, ~every)
 
 
 def _certified(read: _Read, output: Float[Array, "R G D"], policy: Policy) -> Bool[Array, "R G"]:

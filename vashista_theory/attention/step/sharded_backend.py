@@ -122,6 +122,13 @@ class ShardedBackend(Backend):
         own = self.inner.token_scores(query, self.part, as_rows(self.part), policy)
         return own._replace(pages=self.dealing.page_at(own.pages))
 
+    def some_token_scores(
+        self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R P"]
+    ) -> TokenScores:
+        """Every device keeps what it finds of its own tokens."""
+        own = jnp.where(self.dealing.is_mine(pages), pages, -1)
+        return self.inner.some_token_scores(query, cache, pools, policy, own)
+
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
     ) -> TokensRead:
