@@ -24,7 +24,7 @@ from vashista_theory.attention.bounds.sampling import estimated_variance, two_st
 from vashista_theory.attention.step import two_stages
 
 SPAN = 16 * SIZE  # tokens of a superpage
-TOKENS = 39 * SPAN + 7  # the first superpage and the last two have pages that are always read
+TOKENS = 27 * SPAN + 7  # the first superpage and the last two have pages that are always read
 OPENED, ASKED = 8, 60
 
 
@@ -81,7 +81,11 @@ class Reference:
 
     def draw(self, rng) -> np.ndarray:
         """S/Z of one draw."""
-        opened = rng.random(self.pi_unit.size) < self.pi_unit
+        # Random order, laid end to end, and what covers one of u, u + 1, …: as many every time.
+        order = rng.permutation(np.flatnonzero(~self.forced))
+        ends = np.cumsum(self.pi_unit[order]) + rng.random()
+        opened = self.forced.copy()
+        opened[order] = np.floor(ends) > np.floor(ends - self.pi_unit[order])
         there = self.tail & opened[self.unit]
         pi_unit = self.pi_unit[self.unit][there]
         guess = self.guess[:, there] - np.log(pi_unit)
@@ -132,6 +136,25 @@ def test_the_sample_knows_its_own_error(name):
     away = np.linalg.norm(output - Reference(problem).output, axis=-1) / info.error_estimate
     assert 0.7 < np.median(away) < 1.2
     assert np.percentile(away, 95) < 2.5
+
+
+def test_units_are_drawn_with_their_probabilities_and_as_many_every_time():
+    rng = np.random.default_rng(1)
+    steps = np.round(2.0**24 * rng.dirichlet(0.3 * np.ones(40), size=3) * 7)
+    steps[0, :3], steps[1, -1] = 2.0**24, 1.0
+    meant = rng.random((3, 40)) < 0.8
+    meant[0, :3] = True
+    probability = np.where(meant, np.clip(steps, 1, 2**24) / 2**24, 0.5)
+    keys = jax.random.bits(jax.random.key(0), (20000, 3, 2), jnp.uint32)
+    draw = jax.jit(jax.vmap(two_stages.draw_systematically, in_axes=(None, None, 0)))
+    drawn = np.asarray(draw(jnp.asarray(probability), jnp.asarray(meant), keys))
+    assert not drawn[:, ~meant].any()
+    share, pi = drawn[:, meant].mean(axis=0), probability[meant]
+    assert np.all(np.abs(share - pi) < 4.5 * np.sqrt(pi * (1 - pi) / 20000) + 3 / 20000)
+    total = np.where(meant, probability, 0).sum(axis=1)
+    number = drawn.sum(axis=2)
+    assert np.all((number == np.floor(total)) | (number == np.ceil(total)))
+    assert drawn[:, 0, :3].all()
 
 
 @pytest.mark.parametrize("flaw", ["unweighted", "blind estimate"])
@@ -200,13 +223,13 @@ def test_the_variance_between_and_within_is_right_on_average():
 
 def test_bytes_are_those_of_the_means_and_of_what_was_opened():
     problem, _, info = found("plain")
-    # 38 superpages have no page that is always read: a mean and its error each, in float64.
-    means = 38 * (D + 1) * 8
+    # 26 superpages have no page that is always read: a mean and its error each, in float64.
+    means = 26 * (D + 1) * 8
     page = 2 * D * 8 + SIZE * D * problem.bits / 8
     pages = (info.bytes_read[:, 0] - means - info.tokens_read[:, 0] * 2 * D * 8) / page
     np.testing.assert_array_equal(pages, np.round(pages))
     # 15 pages of the first superpage, 16 as well of the next to last, and 8 superpages on average.
-    assert np.abs(z_scores(pages, 15 + 16 * OPENED + (TOKENS // SIZE - 39 * 16))) < 4
+    assert np.abs(z_scores(pages, 15 + 16 * OPENED + (TOKENS // SIZE - 27 * 16))) < 4
 
 
 def test_few_superpages_are_scored_whole():

@@ -71,9 +71,10 @@ def two_stage_variance(
     .. math:: \hat V = \sum_i \pi_1 (1 - \pi_2) \|y_i\|^2
               + \sum_u (1 - \pi_1) \Bigl\|\sum_{i \in u} y_i\Bigr\|^2,
 
-    whose mean is, but for ô in place of o, the variance: Σ_u (1/π₁) Σ_i (1/π₂ − 1) ‖x_i‖² +
-    Σ_u (1/π₁ − 1) ‖Σ_i x_i‖² with x = w(v − o) (Cochran, Sampling Techniques, chapter 11). With
-    π₁ = 1 it is `estimated_variance`. Not a bound.
+    whose mean is, but for ô in place of o and of units drawn independently, the variance:
+    Σ_u (1/π₁) Σ_i (1/π₂ − 1) ‖x_i‖² + Σ_u (1/π₁ − 1) ‖Σ_i x_i‖² with x = w(v − o) (Särndal,
+    Swensson and Wretman, Model Assisted Survey Sampling, chapter 4). With π₁ = 1 it is
+    `estimated_variance`. Not a bound.
 
     Args:
         log_mass: Of the drawn tokens.

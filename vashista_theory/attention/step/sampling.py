@@ -1,6 +1,7 @@
 """Reading the sure tokens and a sample of the others (T8), with an error that the sample tells."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from vashista_theory.attention.step import two_stages
 from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import summary_bytes
 from vashista_theory.attention.step.drawing import (
+    MOST,
     Tail,
     draw,
     group_proxies,
@@ -35,7 +37,6 @@ from vashista_theory.attention.step.softmax_sums import (
     nothing_read,
 )
 from vashista_theory.attention.step.strategies import Outcome, Sampled
-from vashista_theory.attention.step.two_stages import capacity_for
 
 _ATTEMPTS = 4  # 1, 2, 4 and 8 times the tokens, then everything
 
@@ -90,6 +91,16 @@ class _Split(NamedTuple):
     last: Int[Array, " R"]
     sure_tokens: Int[Array, " R"]
     sure_pages: Int[Array, " R"]
+
+
+def capacity_for(tokens: int, kv_heads: int = 1) -> int:
+    """Room for the tokens that a kv head draws when `tokens` are expected of each.
+
+    Their number has a variance of no more than what is expected. Beyond 8 standard deviations it is
+    once in 10^11 rows, and such a row is read densely.
+    """
+    most = tokens if kv_heads == 1 else math.ceil(MOST * tokens)
+    return most + math.ceil(8 * math.sqrt(most))
 
 
 def attempts(policy: Policy, room: int) -> list[int]:

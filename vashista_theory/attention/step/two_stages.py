@@ -1,9 +1,9 @@
 """Drawing in two stages: superpages by their means first, then tokens of those by their sketch.
 
-Scoring every token is linear in the context. Here as many superpages as the policy says are opened
-on average, each independently and with a probability π₁ in proportion to its mass as its mean
-estimates it; then tokens of the opened ones are drawn as ever, by their sketched mass over π₁, and
-count 1/(π₁π₂) times. The estimate of numerator and denominator stays unbiased.
+Scoring every token is linear in the context. Here as many superpages as the policy says are opened,
+each with a probability π₁ in proportion to its mass as its mean estimates it; then tokens of the
+opened ones are drawn as ever, by their sketched mass over π₁, and count 1/(π₁π₂) times. So
+numerator and denominator stay unbiased.
 """
 
 import math
@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.page_bounds import Query
+from vashista_theory.attention.bounds.random_bits import BITS, token_numbers
 from vashista_theory.attention.bounds.sampling import two_stage_variance
 from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE
 from vashista_theory.attention.cache.paged import PagedKV
@@ -24,7 +25,6 @@ from vashista_theory.attention.step.drawing import (
     MOST,
     Listed,
     Tail,
-    draw,
     group_proxies,
     inclusion,
     list_drawn,
@@ -55,29 +55,19 @@ class Opened(NamedTuple):
     overflown: Bool[Array, " R"]
 
 
-def capacity_for(expected: int, kv_heads: int = 1) -> int:
-    """Room for what a kv head draws when so many are expected of each.
-
-    The number has a variance of no more than what is expected. Beyond 8 standard deviations it is
-    once in 10^11 rows, and such a row is read densely.
-    """
-    most = expected if kv_heads == 1 else math.ceil(MOST * expected)
-    return most + math.ceil(8 * math.sqrt(most))
-
-
 def slots(policy: Policy, superpages: int, kv_heads: int) -> int:
     """Room for superpages: those that are drawn, and those beside pages that are always read."""
     span = PAGES_PER_SUPERPAGE
     always = -(-policy.sink // span) + -(-max(1, policy.recent) // span) + 1
-    return capacity_for(superpages, kv_heads) + always
+    return math.ceil(superpages * (MOST if kv_heads > 1 else 1)) + 1 + always
 
 
 def draws_superpages(cache: PagedKV, policy: Policy, superpages: int) -> bool:
-    """Whether there are enough superpages for a first stage to spare anything; never with 0."""
+    """Whether a first stage spares half of the superpages at least; never with 0."""
     if superpages == 0:
         return False
     count = -(-cache.pages_per_sequence // PAGES_PER_SUPERPAGE)
-    return slots(policy, superpages, cache.kv_heads) < count
+    return 2 * slots(policy, superpages, cache.kv_heads) <= count
 
 
 def open_superpages(
@@ -114,9 +104,9 @@ def open_superpages(
     expected = jnp.full(units.tokens.shape, superpages, jnp.int32)
     asked, inverse = thresholds(units, expected, _alone, kv_heads)
     probability = inclusion(units, asked, inverse)
-    drawn = draw(units, probability, keys, numbers[0]) | forced[..., None]
-    room = min(slots(policy, superpages, kv_heads), count)
-    listed, _ = list_drawn(drawn, room)
+    drawn = draw_systematically(probability[..., 0], inside, keys) | forced
+    room = slots(policy, superpages, kv_heads)
+    listed, _ = list_drawn(drawn[..., None], room)
 
     rows = jnp.arange(listed.pages.shape[0], dtype=jnp.int32)[:, None]
     number = jnp.minimum(listed.pages, count - 1)
@@ -127,8 +117,30 @@ def open_superpages(
         log_pi=jnp.log(probability[rows, number, 0]),
         judged=jnp.sum(inside, axis=1, dtype=jnp.int32),
         complete=jnp.all((probability[..., 0] >= 1) | ~inside, axis=1),
-        overflown=jnp.sum(drawn, axis=(1, 2), dtype=jnp.int32) > room,
+        overflown=jnp.sum(drawn, axis=1, dtype=jnp.int32) > room,
     )
+
+
+def draw_systematically(
+    probability: Float[Array, "R C"], meant: Bool[Array, "R C"], keys: UInt32[Array, "R 2"]
+) -> Bool[Array, "R C"]:
+    """Draw as many as the probabilities add up to, or one more or less.
+
+    The units are put in random order and laid end to end, each as long as its probability, and
+    those that cover one of the points u, u + 1, … are drawn, with one random u. Lengths are whole
+    multiples of 2^−24, so every probability is met exactly; and in random order two units are drawn
+    together nearly as often as if they were drawn independently (Hartley and Rao, 1962).
+    """
+    steps = jnp.where(meant, probability * 2.0**BITS, 0.0).astype(jnp.uint32)
+    numbers = jnp.arange(steps.shape[1] + 1, dtype=jnp.int32)
+    words = token_numbers(keys, numbers, 1)[..., 0]
+    order = jnp.argsort(words[:, 1:], axis=1)
+    lengths = jnp.take_along_axis(steps, order, axis=1)
+    # Modulo 2^32, which is a whole number of units of length.
+    ends = jnp.cumsum(lengths, axis=1, dtype=jnp.uint32) + words[:, :1].astype(jnp.uint32)
+    covers = (ends >> jnp.uint32(BITS)) != ((ends - lengths) >> jnp.uint32(BITS))
+    rows = jnp.arange(steps.shape[0], dtype=jnp.int32)[:, None]
+    return jnp.zeros_like(meant).at[rows, order].set(covers)
 
 
 def judged_bytes(opened: Opened, cache: PagedKV, policy: Policy) -> Float[Array, " R"]:
