@@ -13,7 +13,7 @@ import numpy as np
 
 from vashista_theory.attention import PagedKV, Policy, dense_attention, vashista_attention
 from vashista_theory.attention.bounds.page_bounds import as_query
-from vashista_theory.attention.step import drawing
+from vashista_theory.attention.step import drawing, two_stages
 from vashista_theory.attention.step.plain_backend import PlainBackend
 from vashista_theory.attention.step.routing import Layout, group_priority, select_pages
 from vashista_theory.attention.step.sampling import capacity_for
@@ -168,21 +168,32 @@ def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
         scale = jnp.asarray(cache.head_size**-0.5, cache.work_dtype)
         rows = as_query(query.reshape(cache.kv_heads, -1, cache.head_size), scale)
         pools, plain = as_rows(cache), PlainBackend()
-        scores = plain.token_scores(rows, cache, pools, policy)
-        if not selected:
-            return scores.logits
-        size, tokens = cache.page_size, policy.tokens or 0
-        last = pools.lengths[:, None] // size - policy.recent
-        inside = (scores.pages[None] >= policy.sink) & (scores.pages[None] < last)
+        size, tokens, heads = cache.page_size, policy.tokens or 0, cache.kv_heads
+        first = jnp.full(pools.lengths.shape, policy.sink, jnp.int32)
+        last = pools.lengths // size - policy.recent
         sure = jnp.zeros(rows.norms.shape, rows.vectors.dtype)
-        every, heads = plain.every_device, cache.kv_heads
+        words = jnp.zeros((pools.lengths.shape[0], 2), jnp.uint32)
+        if two_stages.draws_superpages(cache, policy, policy.superpages or 0):
+            opened = two_stages.open_superpages(
+                rows, cache, pools, policy, (first, last), sure, words,
+                superpages=policy.superpages or 0, kv_heads=heads, backend=plain,
+            )  # fmt: skip
+            pages = opened.pages.reshape(opened.pages.shape[0], -1)
+            scores = plain.some_token_scores(rows, cache, pools, policy, pages)
+            inside = pages >= 0
+        else:
+            scores = plain.token_scores(rows, cache, pools, policy)
+            pages = scores.pages[None]
+            inside = (pages >= first[:, None]) & (pages < last[:, None])
+        if not selected:
+            return scores.logits, inside
+        every = plain.every_device
         proxy = drawing.group_proxies(scores.logits, inside, sure, every, heads)
         tail = drawing.Tail(inside, proxy, jnp.sum(inside, axis=1, dtype=jnp.int32) * size)
         expected = jnp.full(pools.lengths.shape, tokens - policy.always * size, jnp.int32)
         numbers, inverse = drawing.thresholds(tail, expected, every, heads)
         probability = drawing.inclusion(tail, numbers, inverse)
-        keys = jnp.zeros((expected.shape[0], 2), jnp.uint32)
-        drawn = drawing.draw(tail, probability, keys, scores.pages)
+        drawn = drawing.draw(tail, probability, words, scores.pages)
         return drawing.list_drawn(drawn, capacity_for(tokens, heads))
 
     step = jax.jit(prefix, static_argnums=2)

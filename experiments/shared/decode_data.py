@@ -129,17 +129,20 @@ def _page_masses(source: Source, sample: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def like_real_heads(
-    source: Source, tokens: int, nats: float, seed: int
+    source: Source, tokens: int, nats: float, seed: int, *, run: int = 1
 ) -> tuple[jax.Array, jax.Array]:
     """Pools of keys and values (H, N, PAGE, D): the captured pages and lowered copies of them.
 
-    The last captured page comes last, so that recent tokens stay recent.
+    The last captured page comes last, so that recent tokens stay recent. So many consecutive pages
+    of the text are copied together, as they follow one another.
     """
     held = source.keys.shape[1]
     pages = tokens // PAGE
     rng = np.random.default_rng([seed, tokens])
     first = min(held, pages) - 1
-    copies = rng.integers(held, size=pages - first - 1)
+    lead = first % run  # pages before the first copy in the run that it is of
+    copies = rng.integers(held // run, size=-(-(pages - first - 1 + lead) // run))
+    copies = (copies[:, None] * run + np.arange(run)).reshape(-1)[lead : lead + pages - first - 1]
     chosen = np.concatenate([np.arange(first), copies, [held - 1]]).astype(np.int32)
     lowered = np.zeros(pages, np.float32)
     lowered[first : pages - 1] = nats

@@ -91,7 +91,7 @@ def vashista_attention(
       superpages and b R (5G + 1) 32 for each one opened;
     - b n R G (D + 4) bytes of softmax sums for each read. A fixed number of pages is one read;
       where a proof decides it is two, and one more for each step of widening; of drawn tokens it
-      is two, and some numbers a row;
+      is two, and some numbers a row, in two stages also b R (5G + 1) P/16 bytes of superpages;
     - with coupling, 4 b R D bytes for each token of the pages read.
 
     Args:
