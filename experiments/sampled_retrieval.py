@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.framework.outcome import Measured, NotMeasured, Outcome
+from experiments.shared import paired
 from experiments.shared.retrieval import by_length
 from vashista_theory import evaluation
 
@@ -28,7 +29,6 @@ BY_HAND = "takes an hour or more with a language model"
 PAGE = 16
 WITHIN = 0.03
 """Share of the prompts by which a read may fall behind dense and still count as no worse."""
-_RESAMPLES = 10_000
 
 _COLUMNS = {
     "context": "tokens of the context",
@@ -89,7 +89,6 @@ def rows_of(found: xr.Dataset) -> Iterator[dict[str, Any]]:
     """One row a read, from the answers to the prompts of one length."""
     context = int(found["context"].values[0])
     dense = found.sel(policy="dense")["exact"].values.astype(float)
-    drawn = np.random.default_rng(0).integers(0, dense.size, (_RESAMPLES, dense.size))
     for label in found["policy"].values.tolist():
         read, _, pages = label.partition("@")
         if read == "dense":
@@ -97,7 +96,7 @@ def rows_of(found: xr.Dataset) -> Iterator[dict[str, Any]]:
         one = found.sel(policy=label)
         right = one["exact"].values.astype(float)
         change = right - dense
-        low, high = np.quantile(change[drawn].mean(axis=1), [0.025, 0.975])
+        low, high = paired.interval(change)
         yield {
             "context": context,
             "read": f"{read}, {PAGE * int(pages)} tokens" if pages else read,
@@ -105,8 +104,8 @@ def rows_of(found: xr.Dataset) -> Iterator[dict[str, Any]]:
             "dense": float(dense.mean()),
             "right": float(right.mean()),
             "difference": float(change.mean()),
-            "difference_low": float(low),
-            "difference_high": float(high),
+            "difference_low": low,
+            "difference_high": high,
             "lost": int((change < 0).sum()),
             "gained": int((change > 0).sum()),
             "error": float(one["error"].values.mean(dtype=np.float64)),

@@ -18,6 +18,7 @@ PAGES = (
     "docs/experiments.md",
     "docs/scaling.md",
     "docs/supported_models.md",
+    "docs/peers.md",
 )
 # The README's five lines: sentences of the verdicts, each in words that stand alone.
 HEADLINES = {
@@ -168,6 +169,38 @@ def _what_became(row: Mapping[str, object]) -> str:
     return f"**{row['outcome']}**: {words}"
 
 
+def peer_table() -> str:
+    """Every read beside dense attention, and where a press wins."""
+    try:
+        result = results.outcome("peers")
+    except FileNotFoundError:
+        return "Not measured yet: `python -m experiments peers` makes the table."
+    said = "\n".join(f"- {sentence}" for sentence in (*result.findings, *result.notes))
+    rows = [
+        (
+            f"{row['context']:,}",
+            row["read"],
+            str(row["budget"] or "all"),
+            row["chooses"],
+            f"{row['exact']:.0%}",
+            f"{row['chosen']:.0%}",
+            f"{row['difference']:+.0%} "
+            + f"({row['difference_low']:+.0%} to {row['difference_high']:+.0%})",
+            f"{row['divergence']:.2g}",
+            f"{row['tokens']:.0f}",
+            f"{row['bytes'] / 1024:.0f}",
+            f"{row['held'] / 1024:.0f}",
+        )
+        for row in result.tables["answers"].rows
+        if row["prompts"]
+    ]
+    heads = (
+        "context", "read", "tokens", "chooses", "exact", "by choice", "exact, less dense (95 %)",
+        "KL, nats", "read a step", "KiB a step", "KiB held",
+    )  # fmt: skip
+    return f"{said}\n\n{_table(heads, rows)}"
+
+
 def _verdicts() -> Outcome:
     return results.outcome("verdicts")
 
@@ -178,6 +211,7 @@ _PARTS: Mapping[str, Callable[[], str]] = {
     "evidence": lambda: evidence(_verdicts()),
     "experiments": experiment_table,
     "supported_models": model_table,
+    "peers": peer_table,
     "measured": lambda: _scaling_measured(results.outcome("bench_out_of_core")),
     "found": lambda: _scaling_found(results.outcome("bench_out_of_core")),
     "paper": lambda: _scaling_on_paper(results.outcome("bench_out_of_core")),
