@@ -255,6 +255,7 @@ def _spread_rule(step: str, promise: str) -> None:
 
 
 for _step, _promise in (
+    ("sampled", "a fixed number of drawn tokens"),
     ("budget", "a fixed number of pages"),
     ("certified", "certified reading"),
 ):

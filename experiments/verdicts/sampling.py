@@ -4,7 +4,7 @@ Flat is an error that grows by less than a fifth over every factor 32 of the len
 KL goes with its square, so its exponent may be twice that.
 An estimate is a criterion if the error is within twice of it for 95 % of the reads: a reader who
 doubles it is then wrong in one of twenty. Predictions are kept where KL from dense is at most .05
-nats, as for pages.
+nats, as for pages; answers where at most 3 % fewer are right, net of those that are gained.
 """
 
 import itertools
@@ -19,6 +19,7 @@ CLAIMS = Claims()
 
 _FLAT, _CHANCE = 0.05, 1.2  # errors of a few hundred draws are known to less than a fifth
 _WITHIN, _DIVERGED = 2.0, 0.05
+_LOST, _ROUNDING = 0.03, 1e-9  # share of prompts, and what differences of shares are rounded by
 _DEFAULT, _BITS = 256, 2  # tokens and bits of `Policy.sampled`
 
 
@@ -111,6 +112,24 @@ def predictions(text: Found) -> Judged:
     if len(kept) == len(by_length):
         return Judged(HOLDS, said)
     lengths = listed(f"{n:,}" for n in kept) if kept else ""
+    return Judged(where(f"the context is {lengths} tokens") if kept else FAILS, said)
+
+
+@CLAIMS.add(
+    "Minimal loss of quality: retrieval, by drawn tokens", "T8", "evaluation", "sampled_retrieval"
+)
+def retrieval(answers: Found) -> Judged:
+    rows = [row for row in answers.rows("retrieval") if row["read"].startswith("sampled")]
+    said = f"Right answers ({rows[0]['read']}): " + "; ".join(
+        f"{row['right']:.0%} at {row['context']:,} tokens where dense gives {row['dense']:.0%} (of "
+        f"{row['prompts']} prompts lost {row['lost']}, gained {row['gained']})"
+        for row in rows
+    )
+    kept = [row["context"] for row in rows if row["difference"] >= -_LOST - _ROUNDING]
+    said += f". Kept means within {_LOST:.0%} of dense."
+    if len(kept) == len(rows):
+        return Judged(HOLDS, said)
+    lengths = listed(f"{n:,}" for n in kept)
     return Judged(where(f"the context is {lengths} tokens") if kept else FAILS, said)
 
 

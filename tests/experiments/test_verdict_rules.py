@@ -249,6 +249,20 @@ def test_constant_size(exponent: float, worst: float, kl: float, verdict: str) -
     assert judged("A small candidate set of c", lengths, text) == verdict
 
 
+@pytest.mark.parametrize(("lost", "verdict"), [
+    ((0.03, -0.1), HOLDS), ((0.03, 0.04), "holds where the context is 2,048 tokens"),
+    ((0.1, 0.1), FAILS),
+])  # fmt: skip
+def test_answers_by_drawn_tokens(lost: tuple[float, float], verdict: str) -> None:
+    rows: Rows = [
+        {"read": "sampled, 256 tokens", "context": n, "prompts": 100, "dense": 0.9,
+         "right": 0.9 - less, "difference": -less, "lost": 9, "gained": 1}
+        for n, less in zip((2048, 8192), lost, strict=True)
+    ]  # fmt: skip
+    rows.append({**rows[0], "read": "budget, 256 tokens", "difference": -0.5})
+    assert judged("Minimal loss of quality: retrieval, by d", outcome(retrieval=rows)) == verdict
+
+
 @pytest.mark.parametrize(("p95", "exceeded", "verdict"), [
     ((2.0, 1.5), 2, HOLDS), ((2.1, 1.5), 0, "holds where at least 128 tokens are read"),
     ((1.5, 2.1), 0, FAILS), ((1.5, 1.5), 3, FAILS),
