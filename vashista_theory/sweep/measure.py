@@ -1,6 +1,8 @@
 """One instance, measured: the theorem's quantities and by how much each bound is exceeded."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,15 @@ OUTCOMES = (
 )
 """What the analysis of an instance can end with; from the fourth on it counts as failed."""
 
+_HURRIED = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+_SMALL = 2**16
+"""Numbers of an instance up to which compiling takes so much longer than computing that it pays to
+leave out optimisations: a third of the processor's time, measured."""
+
 _REFINEMENTS = 3
 
 Row = dict[str, np.ndarray]
@@ -47,8 +58,7 @@ class Located(NamedTuple):
     log_constant: Float[Array, ""]
 
 
-@jax.jit
-def _locate(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
+def _locate_any(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
     projection = project(keys, query, throw=False)
     stability = face_stability(projection)
     return Located(
@@ -60,8 +70,7 @@ def _locate(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
     )
 
 
-@jax.jit
-def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
+def _follow_any(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
     """Solve along the temperatures and compare with every statement."""
     projection, stability = located.projection, located.stability
     relaxation = relax(projection, epsilon, throw=False)
@@ -180,6 +189,30 @@ def measure(task: Task, ratios: np.ndarray, epsilon_unit: str) -> Row:
             _oracle_distance(instance.keys, instance.query, row, located) if task.oracle else np.nan
         )
         return row
+
+
+def _locate(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
+    return _compiled(_locate_any, keys.size <= _SMALL)(keys, query)
+
+
+def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:
+    small = located.projection.keys.size <= _SMALL
+    return _compiled(_follow_any, small)(located, epsilon)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], hurried: bool) -> Callable[..., Any]:
+    return jax.jit(function, compiler_options=_known_options() if hurried else None)
+
+
+@functools.cache
+def _known_options() -> dict[str, bool | int] | None:
+    """The options of a hurried compilation; none where this release of XLA lacks one of them."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_HURRIED)()
+    except (RuntimeError, ValueError):  # what XLA and JAX say of an unknown option
+        return None
+    return _HURRIED
 
 
 def _instance_row(located: Located) -> Row:
