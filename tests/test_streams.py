@@ -13,9 +13,7 @@ from vashista_theory.__main__ import COMMANDS
 ROOT = Path(__file__).parent.parent
 PROGRAMS = [ROOT / "vashista_theory/__main__.py"]
 PROGRAMS += [
-    ROOT / "vashista_theory" / f"{name.replace('.', '/')}.py"
-    for name, _ in COMMANDS.values()
-    if name != "check"
+    ROOT / "vashista_theory" / f"{name.replace('.', '/')}.py" for name, _ in COMMANDS.values()
 ]
 PROGRAMS += [ROOT / "experiments/__main__.py", ROOT / "figures/__main__.py"]
 
@@ -63,10 +61,17 @@ def test_a_command_of_the_package(command: list[str]) -> None:
     assert _left("-m", "vashista_theory", *command) == (_streams.READER_LEFT, "")
 
 
+def test_the_checker_which_shares_no_code() -> None:
+    ended_by_the_signal = -13  # SIGPIPE, as subprocess reports it
+    program = str(ROOT / "vashista_theory/check.py")
+    assert _left("-c", "0") == (0, "")
+    assert _left(program, "--help")[0] == ended_by_the_signal
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_program_starts_so(program: Path) -> None:
     _, _, start = program.read_text().partition('if __name__ == "__main__":')
-    assert "start()" in start or "_streams.run(main)" in start
+    assert "start()" in start or "_streams.run(main)" in start or "SIGPIPE" in start
 
 
 def test_what_is_read_is_whole() -> None:
