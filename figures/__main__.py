@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from figures import _style as style
+from vashista_theory import _streams
 
 OK, BAD_USE = 0, 2
 
@@ -38,4 +39,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _streams.run(main)

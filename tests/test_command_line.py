@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vashista_theory.__main__ import BAD_USE, COMMANDS, USAGE, main
+from vashista_theory.__main__ import BAD_USE, COMMANDS, USAGE, main, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,4 +37,4 @@ def test_what_is_no_command_is_refused_with_the_list(
 def test_the_installed_script_is_this_one() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["vashista"].partition(":")
-    assert getattr(importlib.import_module(module), function) is main
+    assert getattr(importlib.import_module(module), function) is start

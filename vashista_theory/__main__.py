@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from vashista_theory import _streams
+
 COMMANDS = {
     "sweep": ("sweep.__main__", "verify the theorem on families of hulls and on attention heads"),
     "diagnose": (
@@ -47,5 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     return importlib.import_module(f"vashista_theory.{module}").main(given[1:])
 
 
+def start() -> None:
+    """What `vashista` runs."""
+    _streams.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

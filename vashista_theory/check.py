@@ -26,6 +26,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import stat
 import struct
 import sys
@@ -356,4 +357,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # a reader that leaves ends this quietly; Windows has none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))

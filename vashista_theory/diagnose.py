@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from vashista_theory import _streams
 from vashista_theory._diagnose import Answer, diagnose
 from vashista_theory._diagnose.answer import answer_as_renderable
 from vashista_theory._diagnose.files import Arrays, load
@@ -186,4 +187,4 @@ def _make_callable(module: Any) -> None:
 _make_callable(sys.modules[__name__])
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _streams.run(main)

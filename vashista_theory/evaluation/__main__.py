@@ -1,10 +1,9 @@
 """``python -m vashista_theory.evaluation``: quality of sparse reading, measured on a real model."""
 
-import sys
-
 import tyro
 from rich.console import Console
 
+from vashista_theory import _streams
 from vashista_theory.evaluation import report as reports
 from vashista_theory.evaluation.config import EvaluationConfig
 from vashista_theory.evaluation.run import execute, prepare
@@ -66,4 +65,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _streams.run(main)

@@ -1,10 +1,9 @@
 """``python -m vashista_theory.models``: fetch weights, capture heads, generate text."""
 
-import sys
-
 import tyro
 from rich.console import Console
 
+from vashista_theory import _streams
 from vashista_theory.models.commands import Capture, Fetch, Generate
 from vashista_theory.models.fetching import FetchError
 
@@ -42,4 +41,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _streams.run(main)

@@ -1,10 +1,9 @@
 """``python -m vashista_theory.sweep``: verify the theorem and say what was found."""
 
-import sys
-
 import tyro
 from rich.console import Console
 
+from vashista_theory import _streams
 from vashista_theory.runs import ClusterError, DamagedStoreError, write_atomically
 from vashista_theory.sweep import report as reports
 from vashista_theory.sweep.config import SweepConfig
@@ -65,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _streams.run(main)
