@@ -184,8 +184,7 @@ def peer_table() -> str:
             row["chooses"],
             f"{row['exact']:.0%}",
             f"{row['chosen']:.0%}",
-            f"{row['difference']:+.0%} "
-            + f"({row['difference_low']:+.0%} to {row['difference_high']:+.0%})",
+            f"{row['difference']:+.0%} ({_ends(row)})",
             f"{row['divergence']:.2g}",
             f"{row['tokens']:.0f}",
             f"{row['bytes'] / 1024:.0f}",
@@ -199,6 +198,10 @@ def peer_table() -> str:
         "KL, nats", "read a step", "KiB a step", "KiB held",
     )  # fmt: skip
     return f"{said}\n\n{_table(heads, rows)}"
+
+
+def _ends(row: Mapping[str, float]) -> str:
+    return f"{row['difference_low']:+.0%} to {row['difference_high']:+.0%}"
 
 
 def _verdicts() -> Outcome:
