@@ -68,6 +68,7 @@ def report(found: Measured) -> Outcome:
     )
     target = {row["tokens"]: target_share(row["tokens"]) for row in rows}
     values, said = findings(rows, held, forms, target)
+    said += _bounded_by(rows, found.tables["stages"])
     of = found.values
     return Outcome(
         tables={
@@ -164,6 +165,34 @@ def _judge(best: dict[tuple[int, str], Any], step: str, aims: dict[int, float]) 
         layout = f", {row['layout']}" if row["layout"] else ""
         parts.append(f"{row['times_dense']:.2f} at {tokens:,}{wanted}{layout}")
     return f"Times as fast as dense, {step}: " + "; ".join(parts) + "."
+
+
+def _bounded_by(rows: Rows, stages: Rows) -> list[str]:
+    """Where drawn tokens miss their aim: what takes the time, and what their bytes alone would."""
+    real = [row for row in rows if row["keys"] == "real heads"]
+    parts = []
+    for tokens, aim in SAMPLED_AIMS.items():
+        here = [row for row in real if row["tokens"] == tokens]
+        drawn = [row for row in here if row["step"] == "sampled"]
+        if not drawn or max(row["times_dense"] for row in drawn) >= aim:
+            continue
+        best = max(drawn, key=lambda row: row["times_dense"])
+        dense = min((row for row in here if row["step"] == "dense"), key=lambda row: row["p50_ms"])
+        floor = best["megabytes"] / dense["megabytes"] * dense["p50_ms"]
+        cut = next(
+            row
+            for row in stages
+            if (row["tokens"], row["step"], row["layout"]) == (tokens, "sampled", best["layout"])
+        )
+        share = {name: cut[f"{name}_ms"] / cut["whole_ms"] for name in ("score", "select", "read")}
+        parts.append(
+            f"at {tokens:,} tokens scoring takes {share['score']:.0%} of the step, drawing "
+            f"{share['select']:.0%}, reading and the report {share['read']:.0%}, and its bytes at "
+            f"the rate of dense {floor / best['p50_ms']:.0%}"
+        )
+    if not parts:
+        return []
+    return [f"What bounds sampled where its aim is missed: {'; '.join(parts)}."]
 
 
 def _slow_downs(rows: Rows) -> str:

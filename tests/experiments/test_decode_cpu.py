@@ -88,3 +88,26 @@ def test_findings_say_met_and_missed() -> None:
     assert "extrapolated" in text
     assert values["exponent_dense"] == pytest.approx(1.0)
     assert values["append_ratio"] == 1.0
+
+
+def test_what_bounds_a_missed_aim_is_said() -> None:
+    def row(step: str, tokens: int, times: float, megabytes: float) -> dict:
+        return {
+            "keys": "real heads", "tokens": tokens, "step": step, "layout": "", "p50_ms": 4 / times,
+            "times_dense": times, "megabytes": megabytes,
+        }  # fmt: skip
+
+    rows = [row("dense", 8192, 1.0, 40.0), row("sampled", 8192, 0.8, 5.0)]
+    rows += [row("dense", 32768, 1.0, 160.0), row("sampled", 32768, 2.6, 8.0)]
+    stages = [
+        {"tokens": 8192, "step": "sampled", "layout": "", "score_ms": 1.0, "select_ms": 2.5,
+         "read_ms": 1.5, "whole_ms": 5.0}
+    ]  # fmt: skip
+    (said,) = report._bounded_by(rows, stages)
+    # 5 of 40 MB at 4 ms are half a millisecond, a tenth of the step's 5.
+    assert said.endswith(
+        "at 8,192 tokens scoring takes 20% of the step, drawing 50%, reading and the report 30%, "
+        "and its bytes at the rate of dense 10%."
+    )
+    assert "32,768" not in said
+    assert report._bounded_by(rows[2:], stages) == []
