@@ -68,7 +68,7 @@ def report(found: Measured) -> Outcome:
     )
     target = {row["tokens"]: target_share(row["tokens"]) for row in rows}
     values, said = findings(rows, held, forms, target)
-    said += _bounded_by(rows, found.tables["stages"])
+    said += bounded_by(rows, found.tables["stages"])
     of = found.values
     return Outcome(
         tables={
@@ -167,7 +167,7 @@ def _judge(best: dict[tuple[int, str], Any], step: str, aims: dict[int, float]) 
     return f"Times as fast as dense, {step}: " + "; ".join(parts) + "."
 
 
-def _bounded_by(rows: Rows, stages: Rows) -> list[str]:
+def bounded_by(rows: Rows, stages: Rows) -> list[str]:
     """Where drawn tokens miss their aim: what takes the time, and what their bytes alone would."""
     real = [row for row in rows if row["keys"] == "real heads"]
     parts = []

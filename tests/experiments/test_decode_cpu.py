@@ -103,11 +103,11 @@ def test_what_bounds_a_missed_aim_is_said() -> None:
         {"tokens": 8192, "step": "sampled", "layout": "", "score_ms": 1.0, "select_ms": 2.5,
          "read_ms": 1.5, "whole_ms": 5.0}
     ]  # fmt: skip
-    (said,) = report._bounded_by(rows, stages)
+    (said,) = report.bounded_by(rows, stages)
     # 5 of 40 MB at 4 ms are half a millisecond, a tenth of the step's 5.
     assert said.endswith(
         "at 8,192 tokens scoring takes 20% of the step, drawing 50%, reading and the report 30%, "
         "and its bytes at the rate of dense 10%."
     )
     assert "32,768" not in said
-    assert report._bounded_by(rows[2:], stages) == []
+    assert report.bounded_by(rows[2:], stages) == []
