@@ -206,13 +206,17 @@ def _compiled(function: Callable[..., Any], hurried: bool) -> Callable[..., Any]
 
 
 @functools.cache
-def _known_options() -> dict[str, bool | int] | None:
-    """The options of a hurried compilation; none where this release of XLA lacks one of them."""
-    try:
-        jax.jit(lambda: 0, compiler_options=_HURRIED)()
-    except (RuntimeError, ValueError):  # what XLA and JAX say of an unknown option
-        return None
-    return _HURRIED
+def _known_options() -> dict[str, bool | int]:
+    """The options of a hurried compilation that this release of XLA knows: another is an error."""
+
+    def known(name: str, value: bool | int) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value})()
+        except (RuntimeError, ValueError):  # what XLA and JAX say of an unknown option
+            return False
+        return True
+
+    return {name: value for name, value in _HURRIED.items() if known(name, value)}
 
 
 def _instance_row(located: Located) -> Row:
