@@ -48,22 +48,25 @@ def read(
 
 
 def judged_bytes(policy: NamedPolicy, length: int, d: int) -> float:
-    """Bytes that choosing tokens of a context reads beside them, for a kv head and step.
+    """Bytes that are read beside the tokens of an answer, for a kv head and step.
+
+    These are the summaries, and the room behind the last token of a page that is read whole.
 
     Args:
         policy: One of `CHOOSING`, or dense.
         length: Tokens of the context.
         d: Numbers of a key.
     """
+    full, unused = length // PAGE, -length % PAGE * 2 * d * NUMBER
     if policy.name == DENSE:
-        return 0.0
+        return float(unused)
     if policy.name == "oracle-pages":
-        return float(length * d * NUMBER)  # every key
+        return float(unused + length * d * NUMBER)  # every key
     fields = policy.spec.bytes_by_field(PAGE, d)
-    judged = length // PAGE
-    if policy.name == DRAWN:  # it does not judge the two pages that it always reads
-        judged = max(0, min(judged, -(-length // PAGE) - 1) - 1)
-    return float(judged * (fields["box"] + fields["codes"]))
+    a_page = fields["box"] + fields["codes"]
+    if policy.name == DRAWN:  # single tokens; it does not judge the pages that it always reads
+        return float(max(0, min(full, -(-length // PAGE) - 1) - 1) * a_page)
+    return float(unused + full * a_page)
 
 
 def held_beside(policy: NamedPolicy, length: int, d: int) -> float:

@@ -44,16 +44,16 @@ def test_an_answer_is_exact_or_only_chosen() -> None:
     assert judge(prompt, better, better) == (True, True, 0.0)
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("sampled", 96), ("budget", 96), ("dense", 0)])
+@pytest.mark.parametrize("name", ["sampled", "budget", "dense"])
 @pytest.mark.parametrize("length", [320, 325])
-def test_bytes_are_those_that_the_mechanism_reports(name: str, tokens: int, length: int) -> None:
+def test_bytes_are_those_that_the_mechanism_reports(name: str, length: int) -> None:
     rng, d = np.random.default_rng(length), 16
     policy = policies.get(name)
     keys, values = rng.normal(size=(2, 1, 1, length, d)).astype(np.float32)
     cache = PagedKV.from_tokens(jnp.asarray(keys), jnp.asarray(values), spec=policy.spec)
     asked = {
-        "sampled": Policy.sampled(tokens, dense_below=0),
-        "budget": Policy(pages=tokens // 16, summary="sketch"),
+        "sampled": Policy.sampled(96, dense_below=0),
+        "budget": Policy(pages=6, summary="sketch"),
         "dense": Policy.dense(),
     }[name]
     query = jnp.asarray(rng.normal(size=(1, 1, d)), jnp.float32)
@@ -163,7 +163,7 @@ def test_another_prompt_than_dense_read_is_a_failure() -> None:
     ],
 )
 def test_what_cannot_be_asked_is_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"expected|there is no"):
+    with pytest.raises(ValueError, match=r"expected|is unknown"):
         measure.Config(**wrong)
 
 
@@ -228,6 +228,7 @@ def test_nothing_pressed_is_the_model_itself(pressed: Pressed, prompt: Asked) ->
     assert read.tokens == 312 + 2.5  # and 1 to 4 tokens of its own
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     pytest.importorskip("kvpress", reason="the extra `peers` is not installed")
     found = quick("peers", tmp_path, "--store", str(tmp_path / "store"))
