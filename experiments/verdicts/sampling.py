@@ -116,7 +116,7 @@ def predictions(text: Found) -> Judged:
 
 
 @CLAIMS.add(
-    "Minimal loss of quality: retrieval, by drawn tokens", "T8", "evaluation", "sampled_retrieval"
+    "Minimal loss of quality by drawn tokens: retrieval", "T8", "evaluation", "sampled_retrieval"
 )
 def retrieval(answers: Found) -> Judged:
     rows = [row for row in answers.rows("retrieval") if row["read"].startswith("sampled")]
@@ -127,10 +127,11 @@ def retrieval(answers: Found) -> Judged:
     )
     kept = [row["context"] for row in rows if row["difference"] >= -_LOST - _ROUNDING]
     said += f". Kept means within {_LOST:.0%} of dense."
+    if not kept:
+        return Judged(FAILS, said)
     if len(kept) == len(rows):
         return Judged(HOLDS, said)
-    lengths = listed(f"{n:,}" for n in kept)
-    return Judged(where(f"the context is {lengths} tokens") if kept else FAILS, said)
+    return Judged(where(f"the context is {listed(f'{n:,}' for n in kept)} tokens"), said)
 
 
 def _drawn(text: Found) -> list[Mapping[str, Any]]:

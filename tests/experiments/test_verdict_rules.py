@@ -260,7 +260,7 @@ def test_answers_by_drawn_tokens(lost: tuple[float, float], verdict: str) -> Non
         for n, less in zip((2048, 8192), lost, strict=True)
     ]  # fmt: skip
     rows.append({**rows[0], "read": "budget, 256 tokens", "difference": -0.5})
-    assert judged("Minimal loss of quality: retrieval, by d", outcome(retrieval=rows)) == verdict
+    assert judged("Minimal loss of quality by drawn tokens", outcome(retrieval=rows)) == verdict
 
 
 @pytest.mark.parametrize(("p95", "exceeded", "verdict"), [
