@@ -21,7 +21,7 @@ import jax
 
 from experiments.framework import clock, registry, results, staleness, update
 from experiments.framework.outcome import NotMeasured
-from vashista_theory import _streams, runs
+from vashista_theory import runs
 
 OK, FAILED, BAD_USE = 0, 1, 2
 _NOT_A_RESULT = (
@@ -204,4 +204,4 @@ def _run_update(options: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    _streams.run(main)
+    runs.run(main)

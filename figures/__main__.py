@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from figures import _style as style
-from vashista_theory import _streams
+from vashista_theory import runs
 
 OK, BAD_USE = 0, 2
 
@@ -39,4 +39,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    _streams.run(main)
+    runs.run(main)

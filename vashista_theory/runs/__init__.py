@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vashista_theory._files import write_atomically as write_atomically
+from vashista_theory._streams import run as run
 from vashista_theory.runs.configuration import canonical as canonical
 from vashista_theory.runs.configuration import check_integer as check_integer
 from vashista_theory.runs.configuration import differences as differences
