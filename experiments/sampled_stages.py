@@ -205,8 +205,8 @@ def report(found: Measured) -> Outcome:
             (
                 "float32, one query head a kv head, which share what they draw; a 2-bit sketch; "
                 "the first page and the last are always read. Keys of real heads beyond 8,192 "
-                "tokens are an extrapolation: copies of captured superpages, lowered. The output of "
-                "normal keys nearly vanishes, so errors relative to it are large: compare the reads."
+                "tokens are an extrapolation: copies of captured superpages, lowered. The output "
+                "of normal keys nearly vanishes, so errors relative to it are large: compare reads."
             )
         ],
     )
