@@ -17,7 +17,7 @@ from tests.sweep import small
 from vashista_theory.hull.instances import make
 from vashista_theory.hull.oracle import project_qp, relax_exponential_cone
 from vashista_theory.runs import load_dataset
-from vashista_theory.sweep import run
+from vashista_theory.sweep import measure, run
 from vashista_theory.sweep.run import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,3 +169,13 @@ def test_a_store_name_is_not_taken_from_foreign_folders(tmp_path: Path, heads_fi
     with pytest.raises(FileExistsError, match=r"thesis\.tex"):
         prepare(small.config(tmp_path, heads_file))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_option_that_this_compiler_does_not_know_is_left_out(monkeypatch) -> None:
+    known = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(measure, "_HURRIED", {**known, "xla_no_such_option": True})
+    measure._known_options.cache_clear()
+    try:
+        assert measure._known_options() == known
+    finally:
+        measure._known_options.cache_clear()

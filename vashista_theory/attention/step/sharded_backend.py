@@ -125,7 +125,10 @@ class ShardedBackend(Backend):
     def some_token_scores(
         self, query: Query, cache: PagedKV, pools: Pools, policy: Policy, pages: Int[Array, "R P"]
     ) -> TokenScores:
-        """Every device keeps what it finds of its own tokens."""
+        """Every device keeps what it finds of its own tokens.
+
+        It goes over the whole list, so that more devices do not make this stage shorter.
+        """
         own = jnp.where(self.dealing.is_mine(pages), pages, -1)
         return self.inner.some_token_scores(query, cache, pools, policy, own)
 
