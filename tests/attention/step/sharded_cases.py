@@ -96,6 +96,29 @@ def test_decode_equals_one_device(caches, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "given"),
+    [("two_levels", "both"), ("certified", "softcap"), ("sampled", "both")],
+)
+def test_sinks_and_caps_equal_one_device(caches, name, given):
+    one, many = caches
+    policy, group = (POLICIES | {"sampled": (Policy.sampled(40, dense_below=0), 3)})[name]
+    query = 2 * np.random.default_rng(1).normal(size=(8, HEADS * group, D))
+    options = {"softcap": 2.0}
+    if given == "both":
+        options["sinks"] = np.linspace(-2.0, 6.0, HEADS * group)
+    output, info = vashista_attention(query, many, policy, **options)
+    expected, whole = vashista_attention(query, one, policy, **options)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
+    for read in ("tokens_read", "pages_read", "bytes_read", "certified", "fell_back"):
+        np.testing.assert_array_equal(getattr(info, read), getattr(whole, read), err_msg=read)
+    for told in ("log_mass", "error_estimate", "error_bound"):
+        found = getattr(info, told), getattr(whole, told)
+        np.testing.assert_allclose(*found, rtol=1e-8, atol=1e-12, err_msg=told)
+    without, _ = vashista_attention(query, many, policy)
+    assert np.any(np.abs(np.asarray(without) - np.asarray(output)) > 1e-3)
+
+
+@pytest.mark.parametrize(
     "given", [{}, {"tolerance": 0.15, "confidence": 0.99, "sink": 0, "recent": 3}]
 )
 def test_devices_draw_the_tokens_that_one_device_draws(caches, given):
