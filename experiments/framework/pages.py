@@ -73,9 +73,14 @@ def evidence(verdicts: Outcome) -> str:
     """Each claim with its verdict and the numbers that decide it."""
     return "\n\n".join(
         f"**{row['sentence']}**: {row['verdict']}. {row['evidence']} "
+        f"{_sensitivity(str(row['sensitivity']))}"
         f"(`python -m experiments {str(row['experiment']).partition(',')[0]}`)"
         for row in verdicts.tables["verdicts"].rows
     )
+
+
+def _sensitivity(said: str) -> str:
+    return f"Thresholds: {said}. " if said else ""
 
 
 def experiment_table() -> str:

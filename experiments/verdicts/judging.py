@@ -1,5 +1,6 @@
 """One claim and the rule that judges it from results: what `verdicts` is made of."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ class Claim:
         statement: Its number in the theory, or a dash.
         module: Where the project has it, below `vashista_theory`.
         needs: Experiments whose results decide, in the order of the rule's arguments.
-        rule: From those results to a verdict.
+        rule: From those results to a verdict; its thresholds are its keyword arguments.
     """
 
     sentence: str
@@ -77,6 +78,12 @@ class Claim:
     module: str
     needs: Sequence[str]
     rule: Rule
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of the rule, by name."""
+        parameters = inspect.signature(self.rule).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 class Claims:
@@ -102,8 +109,8 @@ def where(condition: str) -> str:
     return f"{HOLDS} where {condition}"
 
 
-def judge(claim: Claim, known: Callable[[str], Outcome | None]) -> Judged:
-    """Apply the rule of a claim, or say what is missing."""
+def judge(claim: Claim, known: Callable[[str], Outcome | None], **thresholds: float) -> Judged:
+    """Apply the rule of a claim, or say what is missing; thresholds given replace the rule's."""
     found: list[Found] = []
     for name in claim.needs:
         outcome = known(name)
@@ -111,9 +118,25 @@ def judge(claim: Claim, known: Callable[[str], Outcome | None]) -> Judged:
             return Judged(NOT_MEASURED, f"There is no result of {name}.")
         found.append(Found(name, outcome))
     try:
-        return claim.rule(*found)
+        return claim.rule(*found, **thresholds)
     except MissingError as missing:
         return Judged(NOT_MEASURED, f"The result of {missing}.")
+
+
+def sensitivity(claim: Claim, known: Callable[[str], Outcome | None]) -> str:
+    """What the verdict would be with one threshold halved or doubled, where it would be another."""
+    verdict = judge(claim, known).verdict
+    if verdict == NOT_MEASURED:
+        return ""
+    if not claim.thresholds:
+        return "no threshold"
+    moved = [
+        f"{name.replace('_', ' ')} {scaled:g} in place of {value:g}: {other}"
+        for name, value in claim.thresholds.items()
+        for scaled in (value / 2, 2 * value)
+        if (other := judge(claim, known, **{name: scaled}).verdict) != verdict
+    ]
+    return "; ".join(moved) if moved else "the same with any threshold halved or doubled"
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from experiments.framework import registry, results
 from experiments.framework.outcome import Measured, Outcome
 from experiments.verdicts import mechanism, sampling, theory
-from experiments.verdicts.judging import judge
+from experiments.verdicts.judging import judge, sensitivity
 
 CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all, *sampling.CLAIMS.all]
 READS = tuple(sorted({name for claim in CLAIMS for name in claim.needs}))
@@ -45,6 +45,7 @@ def measured(known: Callable[[str], Outcome | None]) -> Measured:
             "module": claim.module,
             "experiment": ", ".join(claim.needs),
             **judge(claim, known)._asdict(),
+            "sensitivity": sensitivity(claim, known),
         }
         for claim in CLAIMS
     ]

@@ -10,6 +10,7 @@ _COLUMNS = {
     "experiment": "whose results decide",
     "verdict": "holds, holds where, does not hold, not measured",
     "evidence": "numbers of those results",
+    "sensitivity": "the verdict if a threshold were half or twice what it is",
 }
 
 

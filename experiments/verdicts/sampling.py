@@ -17,9 +17,7 @@ from experiments.verdicts.judging import FAILS, HOLDS, Claims, Found, Judged, li
 
 CLAIMS = Claims()
 
-_FLAT, _CHANCE = 0.05, 1.2  # errors of a few hundred draws are known to less than a fifth
-_WITHIN, _DIVERGED = 2.0, 0.05
-_LOST, _ROUNDING = 0.03, 1e-9  # share of prompts, and what differences of shares are rounded by
+_ROUNDING = 1e-9  # of a difference of two shares of prompts
 _DEFAULT, _BITS = 256, 2  # tokens and bits of `Policy.sampled`
 
 
@@ -30,7 +28,10 @@ _DEFAULT, _BITS = 256, 2  # tokens and bits of `Policy.sampled`
     "sampled_length",
     "sampled_text",
 )
-def constant_size(lengths: Found, text: Found) -> Judged:
+def constant_size(
+    lengths: Found, text: Found, *, exponent_of_flat: float = 0.05, chance: float = 0.2
+) -> Judged:
+    """Errors of a few hundred draws are known to less than a fifth, which is `chance`."""
     exponent = lengths["exponent of the error of drawn tokens"]
     others = (lengths[f"exponent of the error of the best {kind}"] for kind in ("tokens", "pages"))
     worst = lengths["greatest error over T8's bound"]
@@ -41,11 +42,12 @@ def constant_size(lengths: Found, text: Found) -> Judged:
         f"it is {worst:.2f} times T8's size at most. In the model KL from dense is "
         f"{_at(by_length)}."
     )
-    if worst > _CHANCE or abs(exponent) > _FLAT:
+    if worst > 1 + chance or abs(exponent) > exponent_of_flat:
         return Judged(FAILS, said)
     growth = _exponent(by_length)
-    said += f" That grows like the length to the power {growth:.2f}, where {2 * _FLAT:g} were flat."
-    return Judged(HOLDS if growth <= 2 * _FLAT else where("keys are diffuse"), said)
+    flat = 2 * exponent_of_flat
+    said += f" That grows like the length to the power {growth:.2f}, where {flat:g} were flat."
+    return Judged(HOLDS if growth <= flat else where("keys are diffuse"), said)
 
 
 @CLAIMS.add(
@@ -54,7 +56,9 @@ def constant_size(lengths: Found, text: Found) -> Judged:
     "attention.bounds.sampling",
     "sampled_reads",
 )
-def criterion(reads: Found) -> Judged:
+def criterion(
+    reads: Found, *, error_over_estimate: float = 2.0, share_exceeded: float = 2e-3
+) -> Judged:
     rows = sorted(reads.rows("calibration", bits=_BITS), key=lambda row: row["tokens"])
     exceeded, bounded = reads["bounds exceeded"], reads["bounded rows"]
     said = (
@@ -64,12 +68,12 @@ def criterion(reads: Found) -> Judged:
         "reads."
     )
     # A bound that is exceeded more often than one in a thousand, with room for chance, is none.
-    if exceeded > 2e-3 * bounded:
+    if exceeded > share_exceeded * bounded:
         return Judged(FAILS, said)
-    right = [row["tokens"] for row in rows if row["p95"] <= _WITHIN]
+    right = [row["tokens"] for row in rows if row["p95"] <= error_over_estimate]
     if len(right) == len(rows):
         return Judged(HOLDS, said)
-    if not right or rows[-1]["p95"] > _WITHIN:
+    if not right or rows[-1]["p95"] > error_over_estimate:
         return Judged(FAILS, said)
     return Judged(where(f"at least {min(right)} tokens are read"), said)
 
@@ -99,16 +103,17 @@ def knob(text: Found) -> Judged:
 @CLAIMS.add(
     "Minimal loss of quality: predictions, by drawn tokens", "T8", "evaluation", "sampled_text"
 )
-def predictions(text: Found) -> Judged:
+def predictions(text: Found, *, divergence: float = 0.05) -> Judged:
+    """Kept while KL from dense is at most so many nats."""
     by_length = _divergence(text, _DEFAULT)
     pairs = text.rows("paired", tokens=_DEFAULT)
     closest = min(pairs, key=lambda row: row["times"])
     said = (
         f"KL from dense with {_DEFAULT} tokens: {_at(by_length)}. Of the reads beside it, which "
         f"choose by the true mass or by a sketch, the closest is {closest['times']:.2g} times as "
-        f"far off ({closest['other']}). Kept means at most {_DIVERGED:g}."
+        f"far off ({closest['other']}). Kept means at most {divergence:g}."
     )
-    kept = [n for n, kl in by_length.items() if kl <= _DIVERGED]
+    kept = [n for n, kl in by_length.items() if kl <= divergence]
     if len(kept) == len(by_length):
         return Judged(HOLDS, said)
     lengths = listed(f"{n:,}" for n in kept) if kept else ""
@@ -118,15 +123,16 @@ def predictions(text: Found) -> Judged:
 @CLAIMS.add(
     "Minimal loss of quality by drawn tokens: retrieval", "T8", "evaluation", "sampled_retrieval"
 )
-def retrieval(answers: Found) -> Judged:
+def retrieval(answers: Found, *, answers_lost: float = 0.03) -> Judged:
+    """Kept while at most that share of the prompts is lost, net."""
     rows = [row for row in answers.rows("retrieval") if row["read"].startswith("sampled")]
     said = f"Right answers ({rows[0]['read']}): " + "; ".join(
         f"{row['right']:.0%} at {row['context']:,} tokens where dense gives {row['dense']:.0%} (of "
         f"{row['prompts']} prompts lost {row['lost']}, gained {row['gained']})"
         for row in rows
     )
-    kept = [row["context"] for row in rows if row["difference"] >= -_LOST - _ROUNDING]
-    said += f". Kept means within {_LOST:.0%} of dense."
+    kept = [row["context"] for row in rows if row["difference"] >= -answers_lost - _ROUNDING]
+    said += f". Kept means within {answers_lost:.0%} of dense."
     if not kept:
         return Judged(FAILS, said)
     if len(kept) == len(rows):

@@ -12,7 +12,7 @@ _COMPLEMENTARY = "complementarity is strict"
 @CLAIMS.add(
     "Only a small part of the tokens contributes to a query", "T6", "attention.dense", "head_survey"
 )
-def few_tokens(survey: Found) -> Judged:
+def few_tokens(survey: Found, *, share_of_tokens: float = 0.05) -> Judged:
     longest = max(row["context"] for row in survey.rows("support"))
     rows = survey.rows("support", context=longest)
     shares = [row["median"] / longest for row in rows]
@@ -21,9 +21,9 @@ def few_tokens(survey: Found) -> Judged:
         f"At {longest:,} tokens 90 % of the mass lies on {_range(shares)} of them in the median "
         f"head, by text, and on {_range(tails)} at the ninetieth percentile of heads."
     )
-    if max(tails) <= 0.05:
+    if max(tails) <= share_of_tokens:
         return Judged(HOLDS, said)
-    if max(shares) <= 0.05:
+    if max(shares) <= share_of_tokens:
         return Judged(where("a head is not diffuse (most heads)"), said)
     return Judged(FAILS, said)
 
@@ -73,7 +73,9 @@ def certified_gap(proofs: Found) -> Judged:
     "head_survey",
     "regime_map",
 )
-def constant_face(survey: Found, heads: Found) -> Judged:
+def constant_face(
+    survey: Found, heads: Found, *, growth: float = 0.5, mass_off_the_face: float = 0.05
+) -> Judged:
     rows = survey.rows("hull at the model's temperature")
     first, last = (end(rows, key=lambda row: row["context"]) for end in (min, max))
     leaked = heads["leakage_median"]
@@ -84,22 +86,23 @@ def constant_face(survey: Found, heads: Found) -> Judged:
         f"ε = {heads['epsilon']:g} {leaked:.0%} of the mass lies off it (median); for 1 % ε would "
         f"have to be {heads['factor_median']:.0f} times lower."
     )
-    if last["face"] > 1.5 * first["face"]:
+    if last["face"] > (1 + growth) * first["face"]:
         return Judged(FAILS, said)
-    return Judged(HOLDS if leaked <= 0.05 else where("ε is far below the model's own"), said)
+    kept = leaked <= mass_off_the_face
+    return Judged(HOLDS if kept else where("ε is far below the model's own"), said)
 
 
 @CLAIMS.add(
     "Mass off the face falls like exp(−Ω(Δ/ε))", "T3, T4", "hull.stability", "theorem_constants"
 )
-def leakage(theorem: Found) -> Judged:
+def leakage(theorem: Found, *, least_rate: float = 0.5) -> Judged:
     said = (
         f"T3: {theorem['violations_t3']} violations in {theorem['checks_t3']:,} checks. The fitted "
         f"rate is {theorem['rate_median']:.4f} Δ (median of {theorem['rates_fitted']}; "
         f"{theorem['rate_low']:.3f} to {theorem['rate_high']:.3f}), T4's constant is met to "
         f"{theorem['constant_error_median']:.1e} nats (median)."
     )
-    if theorem["violations_t3"] or theorem["rate_low"] < 0.5:
+    if theorem["violations_t3"] or theorem["rate_low"] < least_rate:
         return Judged(FAILS, said)
     return Judged(where(_COMPLEMENTARY), said)
 
@@ -124,13 +127,13 @@ def published_constant(constants: Found) -> Judged:
 
 
 @CLAIMS.add("The error on the face is linear in ε", "T2", "hull.stability", "theorem_constants")
-def linear(theorem: Found) -> Judged:
+def linear(theorem: Found, *, error_of_the_slope: float = 0.05) -> Judged:
     said = (
         f"T2: {theorem['violations_t2']} violations in {theorem['checks_t2']:,} checks. "
         f"‖δ‖/(ε‖w₀‖) differs from 1 by {theorem['slope_error_median']:.1e} at the least ε (median "
         f"of {theorem['slopes_measured']}; at most {theorem['slope_error_worst']:.1e})."
     )
-    if theorem["violations_t2"] or theorem["slope_error_median"] > 0.05:
+    if theorem["violations_t2"] or theorem["slope_error_median"] > error_of_the_slope:
         return Judged(FAILS, said)
     return Judged(where(_COMPLEMENTARY), said)
 
@@ -149,7 +152,7 @@ def margin(degenerate: Found) -> Judged:
 
 
 @CLAIMS.add("Real heads run in the regime of the theorem", "T3", "hull.stability", "regime_map")
-def regime(heads: Found) -> Judged:
+def regime(heads: Found, *, exceptions: float = 0.1) -> Judged:
     said = (
         f"At the model's own temperature ε = {heads['epsilon']:g}, Δ/ε is "
         f"{heads['gap_ratio_median']:.2f} in the median head of {heads['heads']} and "
@@ -158,8 +161,9 @@ def regime(heads: Found) -> Judged:
         f"have to be {heads['factor_median']:.0f} times lower for that (median)."
     )
     share = heads["leaks_under_one_percent"] / heads["heads"]
-    verdict = HOLDS if share >= 0.9 else FAILS if share < 0.1 else where("a head leaks under 1 %")
-    return Judged(verdict, said)
+    if share < exceptions:
+        return Judged(FAILS, said)
+    return Judged(HOLDS if share >= 1 - exceptions else where("a head leaks under 1 %"), said)
 
 
 @CLAIMS.add(
@@ -168,7 +172,13 @@ def regime(heads: Found) -> Judged:
     "hull.stability",
     "head_survey",
 )
-def criterion(survey: Found) -> Judged:
+def criterion(
+    survey: Found,
+    *,
+    area_missing: float = 0.1,
+    unsafe_share: float = 0.05,
+    area_above_chance: float = 0.15,
+) -> Judged:
     area, output = survey["area_gap_ratio_mass"], survey["area_gap_ratio_output"]
     within, worst = survey["area_gap_ratio_median_layer"], survey["area_gap_ratio_worst_layer"]
     safest = survey.rows("calibration", diagnostic="gap_ratio")[-1]["unsafe"]
@@ -178,10 +188,10 @@ def criterion(survey: Found) -> Judged:
         f"{survey['queries']:,} queries; within a layer {within:.2f} (median) and {worst:.2f} (the "
         f"worst layer). Of the tenth of the queries with the most Δ/ε {safest:.0%} are unsafe."
     )
-    if min(area, output) >= 0.9 and safest <= 0.05:
+    if min(area, output) >= 1 - area_missing and safest <= unsafe_share:
         return Judged(HOLDS, said)
     # An order that is worse than chance in a layer orders nothing there.
-    ordered = area >= 0.65 and worst >= 0.5
+    ordered = area >= 0.5 + area_above_chance and worst >= 0.5
     return Judged(where("an order of queries is enough") if ordered else FAILS, said)
 
 
@@ -192,7 +202,7 @@ def criterion(survey: Found) -> Judged:
     "head_survey",
     "certified_text",
 )
-def certificate(survey: Found, text: Found) -> Judged:
+def certificate(survey: Found, text: Found, *, area_missing: float = 0.1) -> Judged:
     area, bound = survey["area_mechanism_gap_mass"], survey["area_bound_mass"]
     said = (
         f"Area under the ROC curve: Δ̂ {area:.2f}, its bound on the dropped mass {bound:.3f}. True "
@@ -200,7 +210,8 @@ def certificate(survey: Found, text: Found) -> Judged:
         f"{text['certified_pairs']:,} certified reads."
     )
     sound = text["certificate_violations"] == 0 and survey["violations"] == 0
-    return Judged(HOLDS if sound and min(area, bound) >= 0.9 else FAILS, said)
+    sharp = min(area, bound) >= 1 - area_missing
+    return Judged(HOLDS if sound and sharp else FAILS, said)
 
 
 @CLAIMS.add(
@@ -233,7 +244,7 @@ def knob(text: Found) -> Judged:
 @CLAIMS.add(
     "Effective support is stable, of constant size in the context", "—", "evaluation", "head_survey"
 )
-def constant_support(survey: Found) -> Judged:
+def constant_support(survey: Found, *, exceptions: float = 0.1, least_share: float = 0.5) -> Judged:
     rows = survey.rows("support")
     ends = [min(row["context"] for row in rows), max(row["context"] for row in rows)]
     half = [
@@ -247,9 +258,9 @@ def constant_support(survey: Found) -> Judged:
         "needs "
         f"{half[0]} tokens at {ends[0]:,} and {half[1]} at {ends[1]:,}, by text."
     )
-    if share >= 0.9:
+    if share >= 1 - exceptions:
         return Judged(HOLDS, said)
-    return Judged(where("a head is of the constant ones") if share >= 0.5 else FAILS, said)
+    return Judged(where("a head is of the constant ones") if share >= least_share else FAILS, said)
 
 
 def _range(shares: list[float]) -> str:

@@ -6,7 +6,16 @@ import pytest
 
 from experiments.framework.outcome import Outcome, Table
 from experiments.verdicts import measure as verdicts
-from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED, judge
+from experiments.verdicts.judging import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    Claim,
+    Found,
+    Judged,
+    judge,
+    sensitivity,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -27,6 +36,31 @@ def outcome(values: dict[str, Any] | None = None, **tables: Rows) -> Outcome:
         for name, rows in tables.items()
     }
     return Outcome(tables=made, values=values or {})
+
+
+def test_a_verdict_that_a_threshold_decides_says_so() -> None:
+    def rule(found: Found, *, most_lost: float = 0.04, least_kept: float = 0.5) -> Judged:
+        kept = found["lost"] <= most_lost and found["kept"] >= least_kept
+        return Judged(HOLDS if kept else FAILS, "")
+
+    def said(lost: float, kept: float) -> str:
+        claim = Claim("made up", "", "", ["made"], rule)
+        assert claim.thresholds == {"most_lost": 0.04, "least_kept": 0.5}
+        return sensitivity(claim, {"made": outcome({"lost": lost, "kept": kept})}.get)
+
+    assert said(0.01, 1.0) == "the same with any threshold halved or doubled"
+    assert said(0.03, 1.0) == "most lost 0.02 in place of 0.04: does not hold"
+    assert said(0.06, 1.0) == "most lost 0.08 in place of 0.04: holds"
+    assert said(0.01, 0.9) == "least kept 1 in place of 0.5: does not hold"
+    assert sensitivity(Claim("", "", "", ["made"], rule), lambda _: None) == ""
+    without = Claim("", "", "", ["made"], lambda _: Judged(HOLDS, ""))
+    assert sensitivity(without, {"made": outcome()}.get) == "no threshold"
+
+
+def test_every_number_that_decides_is_a_threshold_with_a_name() -> None:
+    decided = {name for claim in verdicts.CLAIMS for name in claim.thresholds}
+    assert {"divergence", "answers_lost", "error_over_estimate", "tail_beyond_dense"} <= decided
+    assert all(value > 0 for claim in verdicts.CLAIMS for value in claim.thresholds.values())
 
 
 # ---------------------------------------------------------------- theory
