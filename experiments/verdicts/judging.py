@@ -10,6 +10,8 @@ from experiments.framework.outcome import Outcome
 HOLDS = "holds"
 FAILS = "does not hold"
 NOT_MEASURED = "not measured"
+NO_THRESHOLD = "no threshold"
+UNMOVED = "the same with any threshold halved or doubled"
 
 
 class Judged(NamedTuple):
@@ -129,14 +131,14 @@ def sensitivity(claim: Claim, known: Callable[[str], Outcome | None]) -> str:
     if verdict == NOT_MEASURED:
         return ""
     if not claim.thresholds:
-        return "no threshold"
+        return NO_THRESHOLD
     moved = [
         f"{name.replace('_', ' ')} {scaled:g} in place of {value:g}: {other}"
         for name, value in claim.thresholds.items()
         for scaled in (value / 2, 2 * value)
         if (other := judge(claim, known, **{name: scaled}).verdict) != verdict
     ]
-    return "; ".join(moved) if moved else "the same with any threshold halved or doubled"
+    return "; ".join(moved) if moved else UNMOVED
 
 
 def listed(parts: Iterable[str]) -> str:

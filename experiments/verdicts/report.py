@@ -1,7 +1,7 @@
 """What became of the abstract, counted."""
 
 from experiments.framework.outcome import Measured, Outcome
-from experiments.verdicts.judging import FAILS, HOLDS, NOT_MEASURED
+from experiments.verdicts.judging import FAILS, HOLDS, NO_THRESHOLD, NOT_MEASURED, UNMOVED
 
 _COLUMNS = {
     "sentence": "of the abstract, in short",
@@ -17,15 +17,25 @@ _COLUMNS = {
 def report(found: Measured) -> Outcome:
     """How many claims hold."""
     verdicts = [str(row["verdict"]) for row in found.tables["verdicts"]]
+    sensitive = [str(row["sensitivity"]) for row in found.tables["verdicts"].rows]
+    decided = [said for said in sensitive if said and said != NO_THRESHOLD]
     values = {
         "claims": len(verdicts),
         "hold": verdicts.count(HOLDS),
         "hold_where": sum(v.startswith(f"{HOLDS} where") for v in verdicts),
         "fail": verdicts.count(FAILS),
         "not_measured": verdicts.count(NOT_MEASURED),
+        "with_thresholds": len(decided),
+        "moved_by_a_threshold": len(decided) - decided.count(UNMOVED),
     }
     said = (
         f"Of {values['claims']} claims {values['hold']} hold, {values['hold_where']} hold under a "
         f"condition, {values['fail']} do not hold, {values['not_measured']} not measured."
     )
-    return Outcome(tables=found.described({"verdicts": _COLUMNS}), values=values, findings=[said])
+    moved = (
+        f"Of {values['with_thresholds']} verdicts with thresholds {values['moved_by_a_threshold']} "
+        "would read otherwise with one of them halved or doubled."
+    )
+    return Outcome(
+        tables=found.described({"verdicts": _COLUMNS}), values=values, findings=[said, moved]
+    )
