@@ -17,7 +17,7 @@ _COLUMNS = {
 def report(found: Measured) -> Outcome:
     """How many claims hold."""
     verdicts = [str(row["verdict"]) for row in found.tables["verdicts"]]
-    sensitive = [str(row["sensitivity"]) for row in found.tables["verdicts"].rows]
+    sensitive = [str(row["sensitivity"]) for row in found.tables["verdicts"]]
     decided = [said for said in sensitive if said and said != NO_THRESHOLD]
     values = {
         "claims": len(verdicts),
