@@ -1,15 +1,23 @@
 """One enumeration of outcomes for the whole project; each value is the advice shown to the user."""
 
+from typing import TYPE_CHECKING, Any
+
 import equinox as eqx
 import numpy as np
+from equinox._enum import EnumerationItem
 
 
 class Result(eqx.Enumeration):
     """What a computation found.
 
-    A failure names its likely causes and the remedy. `inside_hull` and
+    It prints its name; `.advice` names a failure's likely causes and the remedy. `inside_hull` and
     `degenerate_face` are facts about the input, not failures.
     """
+
+    if TYPE_CHECKING:  # every other name in this class is an outcome
+
+        @property
+        def advice(self) -> str: ...
 
     successful = ""
     inside_hull = (
@@ -58,6 +66,45 @@ class Result(eqx.Enumeration):
         "Two candidates are exactly equally good, so the answer is not unique. Perturb the input "
         "or accept either."
     )
+
+
+class Outcome(EnumerationItem):
+    """A member of `Result`, or an array of them: prints its name rather than its advice."""
+
+    def __repr__(self) -> str:
+        return f"Result.{self}"
+
+    def __str__(self) -> str:
+        if self.is_traced():
+            return "traced"
+        names = np.array(list(Result._name_to_item))  # pyright: ignore[reportPrivateUsage]
+        return str(names[np.asarray(self._value)])
+
+    @property
+    def name(self) -> str:
+        """Such as "successful"."""
+        return str(self)
+
+    @property
+    def advice(self) -> str:
+        """Likely causes and the remedy; empty where it is successful."""
+        return Result[self]
+
+
+def _print_names() -> None:
+    """Members become `Outcome`, those that equinox's `where` makes included."""
+    members = Result._name_to_item  # pyright: ignore[reportPrivateUsage]
+    members.update({name: Outcome(item._value, Result) for name, item in members.items()})
+    choose = Result.where
+
+    def where(pred: Any, a: Result, b: Result) -> Any:
+        """`a` where `pred` holds, else `b`."""
+        return Outcome(choose(pred, a, b)._value, Result)  # pyright: ignore[reportPrivateUsage]
+
+    Result.where = staticmethod(where)
+
+
+_print_names()
 
 
 def is_successful(result: Result) -> bool:
