@@ -26,6 +26,7 @@ from experiments.framework.outcome import Measured, Outcome, Rows
 from experiments.shared import decode_data as data
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
+from vashista_theory.attention.bounds.summaries import DRAWING
 
 SPAN = 16 * data.PAGE
 TOLERANCE = 0.05  # of the certificate whose share read the thinning of the keys follows
@@ -91,7 +92,7 @@ class Config:
         # The bytes of one stage buy a quarter of the superpages, and as many more tokens as fit.
         spec, d = SummarySpec(sketch_bits=2), 64
         fields = spec.bytes_by_field(data.PAGE, d)
-        scored = 16 * (fields["box"] + fields["codes"])  # of a superpage
+        scored = 16 * sum(fields[name] for name in ("box", "codes", *DRAWING))  # of a superpage
         part = max(self.superpages, length // SPAN // 4)
         spared = (length // SPAN - part) * scored - length // SPAN * 2 * (d + 1)
         tokens = self.drawn + max(0, spared // (2 * d * 4))

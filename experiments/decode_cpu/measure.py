@@ -253,8 +253,9 @@ def _append(
     spec = _LAYOUTS[layout]
     heads, pages, size, d = keys.shape
     code_bytes = d if not spec.packed else d * (spec.sketch_bits or 0) // 8
-    # bfloat16: box 2 d, mean d, its error, radius, longest value; a residual by token.
-    formula = heads * pages * (2 * (2 * d + d + 2 + 1) + size * (code_bytes + 2))
+    # bfloat16: box 2 d, mean d, its error, radius, longest value; by token a residual
+    # and the length of the value in a byte.
+    formula = heads * pages * (2 * (2 * d + d + 2 + 1) + size * (code_bytes + 3))
     formula += heads * (pages // 16) * 2 * (2 * d + d + 2 + 1)
     short = tokens - -(-config.appended // size) * size
     cache = data.cache_of(keys, values, spec, tokens=short)

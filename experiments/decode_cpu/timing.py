@@ -189,6 +189,7 @@ def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
             return scores.logits, inside
         every = plain.every_device
         proxy = drawing.group_proxies(scores.logits, inside, sure, every, heads)
+        proxy = drawing.weighted_by_values(proxy, scores.value_bounds, inside, every)
         tail = drawing.Tail(inside, proxy, jnp.sum(inside, axis=1, dtype=jnp.int32) * size)
         expected = jnp.full(pools.lengths.shape, tokens - policy.always * size, jnp.int32)
         numbers, inverse = drawing.thresholds(tail, expected, every, heads)

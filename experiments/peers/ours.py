@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.peers.answers import Asked, Read
+from vashista_theory.attention.bounds.summaries import DRAWING
 from vashista_theory.evaluation import LanguageModel, NamedPolicy
 from vashista_theory.evaluation.language_model import Prefix
 
@@ -65,6 +66,7 @@ def judged_bytes(policy: NamedPolicy, length: int, d: int) -> float:
     fields = policy.spec.bytes_by_field(PAGE, d)
     a_page = fields["box"] + fields["codes"]
     if policy.name == DRAWN:  # single tokens; it does not judge the pages that it always reads
+        a_page += sum(fields[name] for name in DRAWING)
         return float(max(0, min(full, -(-length // PAGE) - 1) - 1) * a_page)
     return float(unused + full * a_page)
 

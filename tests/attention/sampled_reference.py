@@ -37,6 +37,22 @@ class Shares(NamedTuple):
     log_mass: np.ndarray
 
 
+def value_weights(values: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
+    """Lengths (T,) in 255ths of the longest of their page, rounded up; a 16th of all at least."""
+    lengths = np.linalg.norm(values, axis=1)
+    pages = np.arange(len(values)) // size
+    longest = np.array([lengths[pages == page].max() for page in range(pages[-1] + 1)])[pages]
+    known = np.ceil(255 * lengths / np.where(longest > 0, longest, 1) * (1 - 1e-12)) / 255 * longest
+    most = known[tail].max(initial=0.0)
+    return np.maximum(known / most, 1 / 16) if most > 0 else np.ones_like(lengths)
+
+
+def by_values(drawn_by: np.ndarray, values: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
+    """What tokens (T,) are drawn by, times the lengths of values; the same sum in the tail."""
+    weighted = drawn_by * value_weights(values, tail, size)
+    return weighted * (drawn_by[tail].sum() / weighted[tail].sum())
+
+
 def inclusion(mass: np.ndarray, m: float) -> np.ndarray:
     """min(1, c · mass) that sums to m, by sorting."""
     order = np.sort(mass)[::-1]
@@ -96,6 +112,10 @@ def expected(
     """Of each kv head, with queries (K, G, D), keys and values (K, T, D); all alike if apart."""
     given = {"bits": bits, "size": size, "sink": sink, "recent": recent}
     heads = [shares(*one, **given) for one in zip(query, keys, strict=True)]
+    heads = [
+        one._replace(drawn_by=by_values(one.drawn_by, values[k], one.tail, size))
+        for k, one in enumerate(heads)
+    ]
     m = tokens - (~heads[0].tail).sum()
     numbers = np.full(len(heads), float(m))
     if together and len(heads) > 1:

@@ -370,7 +370,8 @@ def test_single_and_half_precision_draw_as_double_does(dtype):
 def test_bytes_are_those_of_the_sketch_and_of_the_tokens():
     problem = Problem(tokens=204)  # on 51 pages, as those of `drawn`: compiled with them
     _, info = draws(problem, policy_of())
-    summary = 49 * (2 * D * 8 + SIZE * D * problem.bits / 8)  # 49 pages of the tail: box and codes
+    # 49 pages of the tail: box, codes, the longest value and a byte of the length of each.
+    summary = 49 * (2 * D * 8 + SIZE * D * problem.bits / 8 + 8 + SIZE)
     tokens = info.tokens_read[:, 0] * 2 * D * 8
     np.testing.assert_array_equal(info.bytes_read[:, 0], summary + tokens)
     assert np.all(info.pages_read <= info.tokens_read)

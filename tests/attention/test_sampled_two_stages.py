@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.attention.sampled_reference import inclusion, sketched
+from tests.attention.sampled_reference import inclusion, sketched, value_weights
 from tests.attention.test_sampled import (
     DRAWS,
     SIZE,
@@ -91,6 +91,7 @@ class Reference:
         guess = self.guess[:, there] - np.log(pi_unit)
         total = np.logaddexp(self.sure, np.logaddexp.reduce(guess, axis=1))
         proxy = np.sqrt((np.exp(guess - total[:, None]) ** 2).sum(axis=0))
+        proxy = proxy * value_weights(self.values, there, SIZE)[there]
         pi = np.ones(TOKENS)
         pi[there] = inclusion(proxy, ASKED - (~self.tail).sum())
         drawn = ~self.tail

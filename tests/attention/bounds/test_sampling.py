@@ -208,12 +208,13 @@ def test_upper_ends_are_above_variance_and_terms_for_every_output(seed, kind, pa
     rng = np.random.default_rng(seed)
     above = log_mass + rng.uniform(0, 2, size=log_mass.shape)
     pi = np.minimum(1.0, np.exp(log_proxy) / np.exp(log_proxy).max() / rng.uniform(0.3, 1.2))
-    pages_of = np.linalg.norm(values, axis=1).reshape(pages, size).max(axis=1)
-    for dtype in (np.float32, np.float64):
+    lengths = np.linalg.norm(values, axis=1).reshape(pages, size)
+    by_page = lengths.max(axis=1, keepdims=True)
+    for dtype, known in itertools.product((np.float32, np.float64), (lengths, by_page)):
         found = tail_moments(
             jnp.asarray(above.reshape(pages, size), dtype),
             jnp.asarray(np.log(pi).reshape(pages, size), dtype),
-            jnp.asarray(np.nextafter(pages_of.astype(dtype), dtype(np.inf))),
+            jnp.asarray(np.nextafter(known.astype(dtype), dtype(np.inf))),
         )
         for output in (np.zeros(D), values[0], 3 * values.sum(axis=0)):
             distance = np.linalg.norm(values - output, axis=1)

@@ -223,7 +223,7 @@ def _bennett(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
 class TailMoments(NamedTuple):
     r"""What V and B are made of while the length y of the dense output is not yet known.
 
-    No value of a page is longer than its ν, so ‖v − o‖ ≤ ν + y, and with upper ends
+    No value is longer than its ν, so ‖v − o‖ ≤ ν + y, and with upper ends
     :math:`\bar w` of the masses
 
     .. math:: V(y) = \sum \bar w^2 (1/\pi - 1) (\nu + y)^2, \qquad
@@ -241,11 +241,11 @@ class TailMoments(NamedTuple):
 def tail_moments(
     log_mass_above: Float[Array, "*n P S"],
     log_inclusion: Float[Array, "*#n P S"],
-    value_bounds: Float[Array, "*#n P"],
+    value_bounds: Float[Array, "*#n P #S"],
 ) -> TailMoments:
     """Moments of the tail from log-masses from above; tokens with π = 1 do not enter.
 
-    Pages that are not meant have log-masses of −inf.
+    Pages that are not meant have log-masses of −inf. Values are bounded by token, or by page.
     """
     drawn = (log_inclusion < 0) & (log_mass_above > -jnp.inf)
     u = unit_roundoff(log_mass_above.dtype)
@@ -256,11 +256,11 @@ def tail_moments(
     above = jnp.exp(mass + room)
     term = jnp.maximum(above, jnp.exp(mass - inclusion + room))
     tiny = float(jnp.finfo(mass.dtype).tiny)  # what underflows
-    by_page = jnp.sum(jnp.where(drawn, square + tiny, 0.0), axis=-1)
-    most = jnp.max(jnp.where(drawn, term + tiny, 0.0), axis=-1)
+    squares, terms = (jnp.where(drawn, part + tiny, 0.0) for part in (square, term))
+    axes = (-2, -1)
     factor = raising(log_mass_above.shape[-1] * log_mass_above.shape[-2] + 8, mass.dtype)
-    sums = [jnp.sum(by_page * value_bounds**k, axis=-1) * factor for k in (0, 1, 2)]
-    greatest = [jnp.max(most * value_bounds**k, axis=-1, initial=0.0) for k in (0, 1)]
+    sums = [jnp.sum(squares * value_bounds**k, axis=axes) * factor for k in (0, 1, 2)]
+    greatest = [jnp.max(terms * value_bounds**k, axis=axes, initial=0.0) for k in (0, 1)]
     return TailMoments(jnp.stack(sums, axis=-1), jnp.stack(greatest, axis=-1) * (1.0 + 8 * u))
 
 

@@ -37,6 +37,7 @@ PAGES_PER_SUPERPAGE = 16
 Summary = Literal["mean", "box", "ball", "sketch"]
 """What pages can be judged by; `KINDS` says what each reads."""
 _STORAGE = ("bfloat16", "float32", "float64")
+_LENGTHS = 255  # steps of the length of a value
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class SummarySpec:
         if bits is not None:
             fields["codes"] = page_size * sketch.row_bytes(bits, d, packed=self.packed)
             fields["residual"] = page_size * width
+            fields["value_codes"] = page_size
         return fields
 
     def bytes_by_part(self, page_size: int, d: int) -> dict[str, int]:
@@ -89,7 +91,7 @@ class SummarySpec:
         if self.ball:
             parts["ball"] = fields["mean"] + fields["mean_error"] + fields["radius"]
         if self.sketch_bits is not None:
-            parts["sketch"] = fields["codes"] + fields["residual"]
+            parts["sketch"] = sum(fields[name] for name in ("codes", "residual", "value_codes"))
         return parts
 
 
@@ -116,6 +118,8 @@ class Kind:
         return bool(getattr(spec, self.needs.partition("=")[0]))
 
 
+DRAWING = ("value_bound", "value_codes")
+"""Further fields of `Summaries` that a draw of tokens reads beside their sketch."""
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "mean": Kind(("mean", "mean_error"), (), "ball=True"),
@@ -141,6 +145,8 @@ class Summaries(eqx.Module):
         codes: Sketch of each key, dimension by dimension, tokens side by side.
         residual: Bound on the distance of each key from its sketch.
         value_bound: Bound on the length of any value.
+        value_codes: Bound on the length of each value in 255ths of `value_bound`, kept with a
+            sketch; read them with `value_lengths`.
     """
 
     box: Shaped[Array, "..."] | None
@@ -150,6 +156,15 @@ class Summaries(eqx.Module):
     codes: UInt8[Array, "*n c s"] | None
     residual: Shaped[Array, "*n s"] | None
     value_bound: Shaped[Array, "*n"]
+    value_codes: UInt8[Array, "*n s"] | None
+
+
+def value_lengths(
+    bound: Shaped[Array, "*n"], codes: UInt8[Array, "*n s"], dtype: DTypeLike
+) -> Float[Array, "*n s"]:
+    """Bounds on the length of each value, from `value_bound` and `value_codes`."""
+    part = codes.astype(dtype) * (1.0 / _LENGTHS)
+    return from_bits(bound, dtype)[..., None] * part * (1.0 + 4 * unit_roundoff(dtype))
 
 
 def corners(
@@ -181,6 +196,7 @@ def empty_summaries(
         else jnp.zeros((*leading, code_bytes, page_size or 0), jnp.uint8),
         residual=numbers(bits is not None, page_size or 0),
         value_bound=jnp.zeros(leading, dtype),
+        value_codes=None if bits is None else jnp.zeros((*leading, page_size or 0), jnp.uint8),
     )
 
 
@@ -191,7 +207,9 @@ def summarise_pages(
     storage = jnp.dtype(spec.dtype)
     work = work_dtype(keys.dtype, storage)
     keys, values = widened(keys, work), widened(values, work)
-    box = mean = mean_error = radius = codes = residual = None
+    box = mean = mean_error = radius = codes = residual = value_codes = None
+    lengths = norm_from_above(values)
+    longest = round_up(jnp.max(lengths, axis=-1), storage)
     if spec.box:
         least, greatest = jnp.min(keys, axis=-2), jnp.max(keys, axis=-2)
         box = pair_as_bits(round_down(least, storage), round_up(greatest, storage))
@@ -215,8 +233,19 @@ def summarise_pages(
         )
         residual = round_up(norm_from_above(keys - rebuilt) + rounding[..., None], storage)
         codes = sketch.pack(full, spec.sketch_bits) if spec.packed else full
-    longest = round_up(jnp.max(norm_from_above(values), axis=-1), storage)
-    return jax.tree.map(as_bits, Summaries(box, mean, mean_error, radius, codes, residual, longest))
+        value_codes = _length_codes(lengths, longest.astype(work))
+    kept = Summaries(box, mean, mean_error, radius, codes, residual, longest, value_codes)
+    return jax.tree.map(as_bits, kept)
+
+
+def _length_codes(
+    lengths: Float[Array, "*n s"], longest: Float[Array, "*n"]
+) -> UInt8[Array, "*n s"]:
+    """Lengths in 255ths of the longest, rounded up; 255 for what is no number."""
+    most = longest[..., None]
+    part = lengths / jnp.where(most > 0, most, 1.0) * (1.0 + 4 * unit_roundoff(lengths.dtype))
+    codes = jnp.ceil(jnp.where(jnp.isfinite(part), part, 1.0) * _LENGTHS)
+    return jnp.clip(codes, 0, _LENGTHS).astype(jnp.uint8)
 
 
 def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
@@ -251,13 +280,15 @@ def summarise_superpages(pages: Summaries, page_axis: int) -> Summaries:
         away = (away + radii.astype(work)) * (1.0 + 2 * u)
         radius = round_up(jnp.max(away, axis=page_axis), storage)
     longest = jnp.max(values, axis=page_axis)
-    return jax.tree.map(as_bits, Summaries(box, mean, mean_error, radius, None, None, longest))
+    return jax.tree.map(
+        as_bits, Summaries(box, mean, mean_error, radius, None, None, longest, None)
+    )
 
 
 def without_sketch(summaries: Summaries) -> Summaries:
     """The same summaries less the codes, for what never reads them."""
     kept = (summaries.box, summaries.mean, summaries.mean_error, summaries.radius)
-    return Summaries(*kept, None, None, summaries.value_bound)
+    return Summaries(*kept, None, None, summaries.value_bound, None)
 
 
 def stored_bytes(summaries: Summaries) -> int:

@@ -24,14 +24,14 @@ class TokenScores(NamedTuple):
             pages of each row, −1 for none.
         logits: Of the sketched keys; anything in a page that is not full.
         errors: How far those of the keys may be from them; None where no proof was asked for.
-        value_bounds: Bound on the length of any value of a page.
+        value_bounds: Bound on the length of each value; anything in a page that is not full.
     """
 
     pools: Pools
     pages: Int[Array, "*n P"]
     logits: Float[Array, "R G P S"]
     errors: Float[Array, "R G P S"] | None
-    value_bounds: Float[Array, "R P"]
+    value_bounds: Float[Array, "R P S"]
 
 
 class TokensRead(NamedTuple):

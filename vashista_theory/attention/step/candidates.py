@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
-from vashista_theory.attention.bounds.summaries import KINDS, Summaries
+from vashista_theory.attention.bounds.summaries import DRAWING, KINDS, Summaries, value_lengths
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.routing import Layout, layout
@@ -41,6 +41,18 @@ def parts(summaries: Summaries, policy: Policy) -> Summaries:
     return replace(summaries, **dict.fromkeys(unread))
 
 
+def lengths_of_values(
+    summaries: Summaries,
+    heads: Int[Array, "R 1"],
+    pages: Int[Array, "R K"],
+    dtype: jnp.dtype,
+) -> Float[Array, "R K S"]:
+    """Bounds on the length of each value of some pages; their cache keeps a sketch."""
+    assert summaries.value_codes is not None
+    codes = pick(summaries.value_codes, heads, pages)
+    return value_lengths(pick(summaries.value_bound, heads, pages), codes, dtype)
+
+
 def pick(
     part: Shaped[Array, "Hkv N ..."], heads: Int[Array, "R 1"], pages: Int[Array, "R K"]
 ) -> Shaped[Array, "R K ..."]:
@@ -71,5 +83,7 @@ def summary_bytes(cache: PagedKV, policy: Policy, *, superpages: bool = False) -
     # Superpages have no sketch; their boxes stand in for it.
     summary = policy.summary or "box"
     kind = KINDS["box" if superpages and summary == "sketch" else summary]
-    read = sum(fields.get(name, 0) for name in kind.fields(proof=policy.proves))
-    return float(read + fields["value_bound"] * policy.proves)
+    names = {*kind.fields(proof=policy.proves)}
+    names |= {"value_bound"} if policy.proves else set()
+    names |= {*DRAWING} if policy.tokens is not None else set()
+    return float(sum(fields.get(name, 0) for name in names))

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.random_bits import BITS, token_numbers
 
+_SHORTEST = 1.0 / 16.0
+"""Part of the longest value of the tail as which any shorter one counts: o is not known before."""
 _PASSES = 64  # of Newton's method; 3 to 8 are usual, and fewer than needed draw fewer tokens
 _WORD = 32  # bits
 LEAST, MOST = 0.5, 1.5
@@ -76,6 +78,34 @@ def group_proxies(
     relative = share / jnp.where(greatest > 0, greatest, 1.0)[:, None]
     squares = [(mass[:, g] * relative[:, g, None, None]) ** 2 for g in range(group)]
     return jnp.sqrt(functools.reduce(operator.add, squares)) * greatest[:, None, None]
+
+
+def weighted_by_values(
+    proxy: Float[Array, "R P S"],
+    lengths: Float[Array, "R P S"],
+    meant: Bool[Array, "R P"],
+    every: AllDevices,
+) -> Float[Array, "R P S"]:
+    """Proxies times the length of each value: a long one errs by more where it is not drawn.
+
+    The variance Σ p²(1/π − 1) ‖v − o‖² is least for π in proportion to p ‖v − o‖, and o is short
+    where values point many ways. The proxies of a row add up to what they did, so that the kv heads
+    of a sequence are weighed against each other as before.
+
+    Args:
+        proxy: By mass; 0 elsewhere than in the tail.
+        lengths: From above.
+        meant: Pages of the tail.
+        every: Hears from all devices.
+    """
+    longest = jnp.max(jnp.where(meant[..., None], lengths, 0.0), axis=(1, 2), initial=0.0)
+    longest = jnp.max(every(longest), axis=0)[:, None, None]
+    known = (longest > 0) & jnp.isfinite(longest)
+    part = jnp.where(known, lengths / jnp.where(known, longest, 1.0), 1.0)
+    weighted = proxy * jnp.maximum(part, _SHORTEST)
+    own = jnp.stack([jnp.sum(one, axis=(1, 2)) for one in (proxy, weighted)])
+    before, after = jnp.sum(every(own), axis=0)
+    return weighted * (before / jnp.where(after > 0, after, 1.0))[:, None, None]
 
 
 def thresholds(

@@ -25,7 +25,12 @@ from vashista_theory.attention.kernels import spec, token_spec
 from vashista_theory.attention.kernels.api import Choice
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import TokenScores, TokensRead
-from vashista_theory.attention.step.candidates import Candidates, as_candidates, pick
+from vashista_theory.attention.step.candidates import (
+    Candidates,
+    as_candidates,
+    lengths_of_values,
+    pick,
+)
 from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.kernel_bounds import bounds_from, kind_for
 from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
@@ -248,8 +253,8 @@ class KernelBackend(PlainBackend):
             return super().token_scores(query, cache, pools, policy)
         logits = stage.run(call, None).reshape(-1, group, table.shape[1], cache.page_size)
         physical = jnp.repeat(table, kv_heads, axis=0)
-        values = from_bits(
-            cache.summaries.value_bound[pools.heads[:, None], physical], query.vectors.dtype
+        values = lengths_of_values(
+            cache.summaries, pools.heads[:, None], physical, query.vectors.dtype
         )
         return TokenScores(pools, pools.every_page()[0], logits, None, values)
 

@@ -18,7 +18,13 @@ from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step import routing
 from vashista_theory.attention.step.backend import Backend, TokenScores, TokensRead
-from vashista_theory.attention.step.candidates import Candidates, as_candidates, parts, pick
+from vashista_theory.attention.step.candidates import (
+    Candidates,
+    as_candidates,
+    lengths_of_values,
+    parts,
+    pick,
+)
 from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
@@ -170,12 +176,13 @@ class PlainBackend(Backend):
                 jax.tree.map(lambda part: pick(part, heads, physical), held)
             )
         logits, errors = sketched_tokens(query, held, cache.spec, proof=policy.proves)
-        values = from_bits(held.value_bound, query.vectors.dtype)
         if in_place:
             place = physical[:, None, :, None]
             logits = jnp.take_along_axis(logits, place, axis=2)
             errors = None if errors is None else jnp.take_along_axis(errors, place, axis=2)
-            values = jnp.take_along_axis(values, physical, axis=1)
+        values = lengths_of_values(
+            cache.summaries, pools.heads[:, None], physical, query.vectors.dtype
+        )
         return TokenScores(pools, pools.every_page()[0], logits, errors, values)
 
     def some_token_scores(
@@ -189,7 +196,7 @@ class PlainBackend(Backend):
             jax.tree.map(lambda part: pick(part, heads, physical), held)
         )
         logits, errors = sketched_tokens(query, held, cache.spec, proof=policy.proves)
-        values = from_bits(held.value_bound, query.vectors.dtype)
+        values = lengths_of_values(cache.summaries, heads, physical, query.vectors.dtype)
         return TokenScores(pools, pages, logits, errors, values)
 
     def read_tokens(

@@ -27,6 +27,7 @@ from vashista_theory.attention.step.drawing import (
     inclusion,
     list_drawn,
     thresholds,
+    weighted_by_values,
 )
 from vashista_theory.attention.step.routing import forced_pages
 from vashista_theory.attention.step.softmax_sums import (
@@ -172,7 +173,9 @@ def _every_token(
         scores.pages[None] < split.last[:, None]
     )
     sure = beside_sinks(query, split.kept).log_mass()
-    proxy = group_proxies(scores.logits, inside, sure, backend.every_device, cache.kv_heads)
+    every = backend.every_device
+    proxy = group_proxies(scores.logits, inside, sure, every, cache.kv_heads)
+    proxy = weighted_by_values(proxy, scores.value_bounds, inside, every)
     pages = split.last - split.first
     judged = pages.astype(query.vectors.dtype) * summary_bytes(cache, policy)
     return _Scored(scores, Tail(inside, proxy, pages * cache.page_size), judged, None)
@@ -204,6 +207,7 @@ def _some_tokens(
     weighted = scores.logits - log_unit[:, None, :, None]
     every = backend.every_device
     proxy = group_proxies(weighted, inside, sure, every, cache.kv_heads)
+    proxy = weighted_by_values(proxy, scores.value_bounds, inside, every)
     tokens = jnp.sum(pages >= 0, axis=1, dtype=jnp.int32) * cache.page_size
     judged = two_stages.judged_bytes(opened, cache, policy)
     return _Scored(scores, Tail(inside, proxy, tokens), judged, opened)
@@ -300,12 +304,12 @@ def _bound(
     above = scores.logits + scores.errors - seen
     above = above + 8 * u * (jnp.abs(scores.logits) + scores.errors + jnp.abs(seen))
     above = jnp.where(tail.meant[:, None, :, None], above, -jnp.inf)
-    values = jnp.where(tail.meant, scores.value_bounds, 0.0)
+    values = jnp.where(tail.meant[..., None], scores.value_bounds, 0.0)
     own = bounds.tail_moments(above, jnp.log(probability)[:, None], values[:, None])
     moments = bounds.TailMoments(
         jnp.sum(every(own.sums), axis=0) * (1.0 + 64 * u), jnp.max(every(own.greatest), axis=0)
     )
-    longest = jnp.max(every(jnp.max(values, axis=1, initial=0.0)), axis=0)[:, None]
+    longest = jnp.max(every(jnp.max(values, axis=(1, 2), initial=0.0)), axis=0)[:, None]
     kept = beside_sinks(query, split.kept)
     longest = jnp.maximum(longest, norm_from_above(kept.normalised()))
     length = norm_from_above(sums.normalised())
