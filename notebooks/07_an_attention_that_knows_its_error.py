@@ -16,8 +16,8 @@
 # # 7. An attention that knows its error
 #
 # Leaving tokens out loses what they hold, however well they are chosen. *Drawing* them does not:
-# read the sure ones, draw the others in proportion to a guess of their mass, weight what was drawn
-# by 1/probability, and on average nothing is missing (T8). The error falls with the number of
+# read the sure ones, draw the others in proportion to a guess of what they add, weight what was
+# drawn by 1/probability, and on average nothing is missing (T8). The error falls with the number of
 # tokens, not with their share of the context, and the sample itself tells how large it is.
 
 # %%

@@ -140,6 +140,17 @@ def test_a_flawed_read_is_seen(flaw, monkeypatch):
     assert wrong_mean or np.abs(spread).max() > 8
 
 
+def test_lengths_of_values_that_are_left_out_are_seen(monkeypatch):
+    """Control: unbiased all the same, but of another variance."""
+    monkeypatch.setattr(sampling, "weighted_by_values", lambda proxy, *_: proxy)
+    problem = Problem(**PROBLEMS["mixed values"])
+    output, info = draws(problem, policy_of(seed=77))
+    exact = problem.expected(40)
+    error, ratio = scaled_errors(exact, output, info)
+    assert np.abs(z_scores(ratio, 1.0)).max() < 4.5
+    assert np.abs(z_scores((error**2).sum(axis=-1), exact.variance)).max() > 8
+
+
 def exceeded_too_often(errors: np.ndarray, bounds: np.ndarray, failure: float) -> bool:
     """Whether so many errors beyond their bounds refute that each has probability `failure`."""
     beyond = int((errors > bounds * (1 + 1e-12)).sum())

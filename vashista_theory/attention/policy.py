@@ -157,10 +157,10 @@ class Policy:
     ) -> "Policy":
         """So many tokens, whatever the context: sink and recent pages, and a sample of the rest.
 
-        Tokens are drawn in proportion to their sketched mass and weighted by 1/probability. The
-        error then falls with the square root of their number, does not grow with the context, and
-        is estimated by the sample itself (T8): see `DecodeInfo.error_estimate`. A context of at
-        most `tokens` is read whole.
+        Tokens are drawn in proportion to their sketched mass and the length of their value, and
+        weighted by 1/probability. The error then falls with the square root of their number, does
+        not grow with the context, and is estimated by the sample itself (T8): see
+        `DecodeInfo.error_estimate`. A context of at most `tokens` is read whole.
 
         Args:
             tokens: Expected tokens read by a kv head, sure ones included. One that is spread out

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
 
-from tests.attention.sampled_reference import shared_numbers
+from tests.attention.sampled_reference import by_values, shared_numbers
+from tests.attention.sampled_reference import inclusion as included
 from vashista_theory.attention.bounds import random_bits
 from vashista_theory.attention.step import drawing
 
@@ -23,6 +24,7 @@ token_numbers = jax.jit(random_bits.token_numbers, static_argnums=2)
 inclusion = jax.jit(drawing.inclusion)
 list_drawn = jax.jit(drawing.list_drawn, static_argnums=1)
 proxies_of = jax.jit(drawing.group_proxies, static_argnums=(3, 4))
+weighted_by_values = jax.jit(drawing.weighted_by_values, static_argnums=3)
 thresholds = jax.jit(drawing.thresholds, static_argnums=(2, 3))
 within_limits = jax.jit(drawing.within_limits)
 
@@ -247,3 +249,53 @@ def test_draws_have_the_probability_that_they_are_weighted_by():
     assert np.all(np.abs(shares(keys) - chance) <= noise)
     reused = shares(jnp.broadcast_to(keys[:1], keys.shape))
     assert not np.all(np.abs(reused - chance) <= noise)
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    spread=st.sampled_from([0.0, 0.5, 2.0, 40.0]),
+    one=st.sampled_from([1.0, 1e-12, 1e12]),
+)
+def test_lengths_of_values_weigh_as_they_do_by_hand(seed, spread, one):
+    """Every token stays in reach, and the proxies of a row add up to what they did."""
+    rng = np.random.default_rng(seed)
+    proxy = np.exp(2 * rng.normal(size=(2, 5, 4)))
+    lengths = np.exp(spread * rng.normal(size=(2, 5, 4)))
+    lengths[0, 2, 1] *= one
+    meant = np.array([[True, True, True, False, True], [False, True, True, True, True]])
+    proxy *= meant[..., None]
+    given = (jnp.asarray(part) for part in (proxy, lengths, meant))
+    found = np.asarray(weighted_by_values(*given, ALONE))
+    part = lengths / np.where(meant[..., None], lengths, 0).max(axis=(1, 2), keepdims=True)
+    by_hand = proxy * np.maximum(part, 1 / 16)
+    by_hand *= (proxy.sum(axis=(1, 2)) / by_hand.sum(axis=(1, 2)))[:, None, None]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-12)
+    assert np.all((found > 0) == (proxy > 0))
+    assert np.all(found <= 16 * (1 + 1e-12) * proxy)
+
+
+@pytest.mark.parametrize("length", [0.0, np.inf, np.nan])
+def test_values_of_no_length_or_of_no_number_leave_the_proxies(length):
+    proxy = jnp.asarray(np.random.default_rng(0).uniform(1, 2, size=(1, 2, 4)))
+    lengths, meant = jnp.full((1, 2, 4), length), jnp.ones((1, 2), bool)
+    found = weighted_by_values(proxy, lengths, meant, ALONE)
+    np.testing.assert_allclose(found, proxy, rtol=1e-15)
+
+
+def test_drawing_by_the_length_of_values_too_has_less_variance():
+    """Values whose lengths differ as those of real heads do, by a factor of e^±0.5."""
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(40):
+        share = np.exp(1.5 * rng.normal(size=256))
+        share /= share.sum()
+        values = rng.normal(size=(256, 16)) * np.exp(0.5 * rng.normal(size=(256, 1)))
+        distance = np.linalg.norm(values - share @ values, axis=1)
+        tail = np.ones(256, bool)
+        proxies = share, by_values(share, values, tail, 4)
+        by_mass, by_both = (
+            (share**2 * (1 / included(proxy, 32) - 1) * distance**2).sum() for proxy in proxies
+        )
+        ratios.append(by_both / by_mass)
+    assert np.max(ratios) < 1.02
+    assert np.median(ratios) < 0.85

@@ -48,7 +48,8 @@ class SummarySpec:
         box: The least and the greatest key by dimension.
         ball: The page mean and the radius around it.
         sketch_bits: Bits a dimension of the key sketch, on a grid between the corners of the box:
-            8, 6 or 4 to certify, 2 or 1 to route; None for no sketch.
+            8, 6 or 4 to certify, 2 or 1 to route; None for no sketch. A byte for the length of each
+            value is kept with it, for drawing tokens.
         packed: Whether codes below 8 bits share bytes. One byte a code is faster to read where
             memory is not the limit.
         dtype: Storage of everything but the codes.
