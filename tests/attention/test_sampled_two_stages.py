@@ -226,7 +226,7 @@ def test_bytes_are_those_of_the_means_and_of_what_was_opened():
     problem, _, info = found("plain")
     # 26 superpages have no page that is always read: a mean and its error each, in float64.
     means = 26 * (D + 1) * 8
-    page = 2 * D * 8 + SIZE * D * problem.bits / 8
+    page = 2 * D * 8 + SIZE * D * problem.bits / 8 + 8 + SIZE
     pages = (info.bytes_read[:, 0] - means - info.tokens_read[:, 0] * 2 * D * 8) / page
     np.testing.assert_array_equal(pages, np.round(pages))
     # 15 pages of the first superpage, 16 as well of the next to last, and 8 superpages on average.

@@ -258,9 +258,9 @@ def test_bytes_of_summaries_equal_the_formula(bits, dtype):
         batch=batch, kv_heads=heads, head_size=d, pages=pages, pages_per_sequence=width, spec=spec
     )
     number = 2 if dtype == "bfloat16" else 4
-    # Box, mean, then mean error, radius and value bound.
+    # Box, mean, then mean error, radius and value bound; by token codes, residual, value length.
     one = 2 * d * number + d * number + 3 * number
-    sketch = 0 if bits is None else size * (d * bits // 8 + number)
+    sketch = 0 if bits is None else size * (d * bits // 8 + number + 1)
     held = cache.summary_bytes()
     assert held["pages"] == heads * pages * (one + sketch)
     assert held["superpages"] == batch * heads * (width // 16) * one
