@@ -49,7 +49,7 @@ class Config:
     Attributes:
         model: A packaged name, a GGUF file, a Hugging Face folder or a hub id.
         batches: Sequences.
-        contexts: Tokens of each.
+        contexts: Tokens of each at the last step that is timed.
         tokens: That a sampled read takes.
         pages: Pages of 16 tokens that a fixed budget reads.
         tolerance: Softmax mass that the certified policy may drop.
@@ -72,6 +72,20 @@ class Config:
         """The configuration of a quick run."""
         return Config(self.model, (2,), (96,), 48, 4, self.tolerance, 2, 1, quick=True)
 
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that a sequence grows by: a static cache is never cut back."""
+        return (self.steps + 1) * self.rounds
+
+    def check(self, limit: int) -> None:
+        """Raise unless the model was made for such contexts, and they leave room for the steps."""
+        for context in self.contexts:
+            if not self.new_tokens < context <= limit:
+                raise ValueError(
+                    f"contexts has {context}: expected more than the {self.new_tokens} tokens that "
+                    f"are timed, and at most the {limit} that the model was made for"
+                )
+
     def policies(self) -> dict[str, Policy]:
         """By the name to show."""
         low = 0 if self.quick else 1024
@@ -92,10 +106,11 @@ def measure(config: Config) -> Measured:
     except ImportError as error:
         raise NotMeasured(str(error)) from None
     config = config.reduced() if config.quick else config
+    config.check(int(model.config.max_position_embeddings))
     text = first_tokens(tokenizer, read_text(None, None), max(config.contexts))
     rows: list[dict[str, Cell]] = []
     for context in sorted(config.contexts):
-        held = _read(model, text[:context])
+        held = _read(model, text[: context - config.new_tokens])
         for batch in sorted(config.batches):
             rows += _cell(model, held, batch, context, config)
     return Measured({"steps": rows})
@@ -134,7 +149,7 @@ def _cell(
     read: dict[str, float] = {}
     step = torch.full((batch, 1), 7)
     with torch.inference_mode():
-        ways = dict(_ways(model, held, batch, context, config))
+        ways = dict(_ways(model, held, batch, config))
         for _ in range(config.rounds):
             for name, way in ways.items():
                 with way.around() as log:
@@ -184,14 +199,15 @@ def _using(model: Any, name: str) -> Iterator[None]:
 
 
 def _ways(
-    model: Any, held: list[tuple[Any, Any]], batch: int, context: int, config: Config
+    model: Any, held: list[tuple[Any, Any]], batch: int, config: Config
 ) -> Iterator[tuple[str, _Way]]:
     from transformers import DynamicCache, StaticCache
 
     from vashista_theory.models.interface import NAME
     from vashista_theory.models.settings import decoding
 
-    room = context + (config.steps + 1) * (config.rounds + 1)
+    filled = held[0][0].shape[2]
+    room = filled + config.new_tokens + 1
     dynamic = DynamicCache(config=model.config)
     static = StaticCache(config=model.config, max_cache_len=room)
     for index, (keys, values) in enumerate(held):
@@ -200,7 +216,7 @@ def _ways(
         static.update(*several, index)
 
     def cut(cache: Any) -> None:
-        cache.crop(context - cache.get_seq_length())
+        cache.crop(filled - cache.get_seq_length())
 
     plain, eager = (functools.partial(_using, model, own) for own in ("sdpa", "eager"))
     back = functools.partial(cut, dynamic)

@@ -1,5 +1,7 @@
 """What is said of a plane of batches and lengths, from times made by hand."""
 
+import pytest
+
 from experiments import decode_in_model as plane
 from experiments.framework.outcome import Measured
 
@@ -28,3 +30,13 @@ def test_rates_and_quartiles_by_hand() -> None:
     assert (found["step_ms"], found["step_ms_low"], found["step_ms_high"]) == (300, 200, 400)
     assert found["times_best"] == 0.5
     assert abs(float(found["tokens_per_second"] or 0) - 4 / 0.3) < 1e-12
+
+
+@pytest.mark.parametrize("context", [21, 8193])
+def test_contexts_that_the_steps_or_the_model_do_not_fit_are_refused_before_timing(
+    context: int,
+) -> None:
+    plane.Config().check(8192)
+    plane.Config(contexts=(22, 8192)).check(8192)
+    with pytest.raises(ValueError, match=f"contexts has {context}: expected more than the 21"):
+        plane.Config(contexts=(4096, context)).check(8192)
