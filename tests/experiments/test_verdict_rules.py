@@ -57,7 +57,7 @@ def test_a_verdict_that_a_threshold_decides_says_so() -> None:
     assert sensitivity(without, {"made": outcome()}.get) == "no threshold"
 
 
-def test_every_number_that_decides_is_a_threshold_with_a_name() -> None:
+def test_thresholds_are_found_by_name_and_can_be_halved_and_doubled() -> None:
     decided = {name for claim in verdicts.CLAIMS for name in claim.thresholds}
     assert {"divergence", "answers_lost", "error_over_estimate", "tail_beyond_dense"} <= decided
     assert all(value > 0 for claim in verdicts.CLAIMS for value in claim.thresholds.values())
