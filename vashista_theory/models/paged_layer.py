@@ -23,6 +23,7 @@ from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
 
 _LEAST_PAGES = 64
+_EXPECTED = 256  # last queries of a prompt, for which sketches are rounded
 
 
 def _precisely(method: Callable[..., Any]) -> Any:
@@ -46,6 +47,12 @@ class _Step:
     seen: int
     valid: torch.Tensor | None
     held: Int[np.ndarray, " B"]
+
+
+def _last(query: Float[torch.Tensor, "B H T D"]) -> Array:
+    """The last queries, and zeros where there are fewer: so not every length is compiled anew."""
+    last = query[:, :, -_EXPECTED:].detach().float()
+    return to_jax(torch.nn.functional.pad(last, (0, 0, 0, _EXPECTED - last.shape[2])))
 
 
 class PagedLayer(DynamicLayer):
@@ -185,8 +192,13 @@ class PagedLayer(DynamicLayer):
         return merge(*parts)
 
     @_precisely
-    def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
-        """Append tokens (B, Hkv, T, D), each sequence without its padding."""
+    def store(
+        self, key: Any, value: Any, mask: torch.Tensor | None, query: torch.Tensor | None = None
+    ) -> None:
+        """Append tokens (B, Hkv, T, D), each sequence without its padding.
+
+        Of a prompt, its last queries are what sketches are rounded for.
+        """
         batch, _, tokens, _ = key.shape
         _, new = self._read(mask, batch, tokens, key.device)
         key, value = self._as_stored(key, value)
@@ -201,6 +213,8 @@ class PagedLayer(DynamicLayer):
         if self.pages is None:
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
+                if query is not None and query.shape[2] > 1:
+                    self.pages = self.pages.for_queries(_last(query))
             self.dtype = key.dtype
             self.held = np.zeros(batch, np.int32)
         self._make_room(counts)
