@@ -87,13 +87,13 @@ def test_tokens_that_follow_are_rounded_as_the_prompt_was():
         keys[:, :, :half], values[:, :, :half], page_size=SIZE, spec=spec, queries=queries,
         pages=PAGES,
     )  # fmt: skip
-    grown = grown.append(keys[:, :, half:], values[:, :, half:])
+    grown, _ = grown.append(keys[:, :, half:], values[:, :, half:])
     table = np.asarray(whole.page_table[0]), np.asarray(grown.page_table[0])
     codes = [
         np.asarray(c.summaries.codes)[:, t] for c, t in zip((whole, grown), table, strict=True)
     ]
     np.testing.assert_array_equal(*codes)
-    for changed in (grown.fork(0, 0), grown.grow(pages=PAGES + 3), grown.select([0])):
+    for changed in (grown.grow(pages=PAGES + 3), grown.select([0])):
         assert changed.rounding is not None
 
 

@@ -48,7 +48,7 @@ def rounding_for(queries: Float[Array, "Hkv N D"]) -> Rounding:
     d = moment.shape[-1]
     mean = jnp.trace(moment, axis1=-2, axis2=-1)[:, None, None] / d
     known = (mean > 0) & jnp.isfinite(mean)
-    unit = jnp.eye(d, dtype=moment.dtype)
+    unit = jnp.eye(d, dtype=moment.dtype)[None]
     cost = jnp.where(known, moment / jnp.where(known, mean, 1.0), 0.0) + _RIDGE * unit
     order = jnp.argsort(-jnp.diagonal(cost, axis1=-2, axis2=-1), axis=-1).astype(jnp.int32)
     heads = jnp.arange(order.shape[0], dtype=jnp.int32)[:, None, None]
@@ -123,8 +123,8 @@ def quantise_in_turn(
             codes = jnp.round((value - low) / jnp.where(step > 0, step, 1.0))
             codes = jnp.clip(codes, 0, 2**bits - 1)
             error = value - (low + codes * step)
-            later = jnp.where(jnp.arange(passed.size) > number, passed, 0.0)
-            return left - later.reshape(-1, *(1,) * error.ndim) * error, codes.astype(jnp.uint8)
+            later = jnp.where(jnp.arange(passed.size, dtype=jnp.int32) > number, passed, 0.0)
+            return left - later.reshape(-1, *(1,) * error.ndim) * error[None], codes.astype(jnp.uint8)
 
         numbers = jnp.arange(order.size, dtype=jnp.int32)
         _, codes = jax.lax.scan(round_one, left, (numbers, low, step, passed.astype(dtype)))

@@ -75,7 +75,7 @@ def as_expected_queries(queries: ArrayLike, cache: _Sequences) -> Array:
             f"the {heads} kv heads."
         )
     check_finite(array, "queries")
-    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    array = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
     return jnp.moveaxis(array, 1, 0).reshape(heads, -1, d)
 
 
