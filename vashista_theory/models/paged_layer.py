@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from transformers.cache_utils import DynamicLayer
 
 from vashista_theory._results import Result, is_successful
@@ -49,10 +49,18 @@ class _Step:
     held: Int[np.ndarray, " B"]
 
 
-def _last(query: Float[torch.Tensor, "B H T D"]) -> Array:
-    """The last queries, and zeros where there are fewer: so not every length is compiled anew."""
+def _expected(
+    query: Float[torch.Tensor, "B H T D"], new: Bool[torch.Tensor, "B T"] | None
+) -> Float[Array, "B H Q D"]:
+    """The last queries, with zeros for padding and where there are fewer.
+
+    So not every length of a prompt is compiled anew.
+    """
     last = query[:, :, -_EXPECTED:].detach().float()
-    return to_jax(torch.nn.functional.pad(last, (0, 0, 0, _EXPECTED - last.shape[2])))
+    if new is not None:
+        last = last.masked_fill(~new[:, None, -_EXPECTED:, None], 0.0)
+    last = torch.nn.functional.pad(last, (0, 0, 0, _EXPECTED - last.shape[2]))
+    return to_jax(last).swapaxes(1, 2)
 
 
 class PagedLayer(DynamicLayer):
@@ -214,7 +222,7 @@ class PagedLayer(DynamicLayer):
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
                 if query is not None and query.shape[2] > 1:
-                    self.pages = self.pages.for_queries(_last(query))
+                    self.pages = self.pages.for_queries(_expected(query, new))
             self.dtype = key.dtype
             self.held = np.zeros(batch, np.int32)
         self._make_room(counts)

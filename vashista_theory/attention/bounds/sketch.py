@@ -38,7 +38,7 @@ def rounding_for(queries: Float[Array, "Hkv N D"]) -> Rounding:
 
     The error e of a key costs :math:`e^\top M e` with M = Σ q qᵀ. Once some dimensions are rounded,
     the others do best to take over −M₂₂⁻¹M₂₁ e₁ of their error; dimension by dimension these
-    numbers are rows of a Cholesky factor of M⁻¹ over their diagonal (Frantar et al., GPTQ, 2023).
+    numbers are rows of a Cholesky factor of M⁻¹ over their diagonal (Frantar et al., 2023, GPTQ).
 
     Args:
         queries: Of each kv head's group, of any number; zeros count nothing.
@@ -124,7 +124,9 @@ def quantise_in_turn(
             codes = jnp.clip(codes, 0, 2**bits - 1)
             error = value - (low + codes * step)
             later = jnp.where(jnp.arange(passed.size, dtype=jnp.int32) > number, passed, 0.0)
-            return left - later.reshape(-1, *(1,) * error.ndim) * error[None], codes.astype(jnp.uint8)
+            return left - later.reshape(-1, *(1,) * error.ndim) * error[None], codes.astype(
+                jnp.uint8
+            )
 
         numbers = jnp.arange(order.size, dtype=jnp.int32)
         _, codes = jax.lax.scan(round_one, left, (numbers, low, step, passed.astype(dtype)))

@@ -209,10 +209,13 @@ class PagedKV(CacheArrays):
         Raises:
             ValueError: for a wrong shape or a number that is not finite.
         """
+        expected = checks.as_expected_queries(queries, self)
+        if not sketch.aimed(self.spec.sketch_bits):
+            return self
         return eqx.tree_at(
             lambda cache: cache.rounding,
             self,
-            rounding_for(checks.as_expected_queries(queries, self)),
+            _rounding_for(expected),
             is_leaf=lambda part: part is None or isinstance(part, Rounding),
         )
 
@@ -356,7 +359,7 @@ def _empty(
     )
 
 
-rounding_for = jax.jit(sketch.rounding_for)
+_rounding_for = jax.jit(sketch.rounding_for)
 
 
 @functools.partial(jax.jit, static_argnames="spec")
