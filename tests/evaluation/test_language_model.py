@@ -39,6 +39,7 @@ class OneByOne:
     def __init__(self, policy: Policy, spec: Any) -> None:
         self.policy, self.spec, self.sparse = policy, spec, False
         self.past: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.expected: dict[int, np.ndarray] = {}
 
     def __call__(self, module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> Any:
         del mask
@@ -52,6 +53,7 @@ class OneByOne:
         )
         self.past[layer] = both
         if not self.sparse:
+            self.expected[layer] = query.numpy()
             repeated = (t.repeat_interleave(3, dim=1) for t in (key, value))
             output = torch.nn.functional.scaled_dot_product_attention(
                 query, *repeated, is_causal=True
@@ -60,17 +62,22 @@ class OneByOne:
         # Only its own past is in it; equal shapes spare compilations.
         room = ((0, 0), (0, TOKENS - both[0].shape[1]), (0, 0))
         held = [np.pad(array, room)[None] for array in both]
-        output = _step(
-            query[:, :, 0].numpy(), *held, np.int32(both[0].shape[1]), self.spec, self.policy
-        )
+        length, given = np.int32(both[0].shape[1]), (self.spec, self.policy)
+        output = _step(query[:, :, 0].numpy(), *held, length, self.expected[layer], *given)
         return torch.from_numpy(np.array(output))[:, None], None
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=(5, 6))
 def _step(
-    query: Any, keys: Any, values: Any, length: Any, spec: SummarySpec, policy: Policy
+    query: Any,
+    keys: Any,
+    values: Any,
+    length: Any,
+    expected: Any,
+    spec: SummarySpec,
+    policy: Policy,
 ) -> Any:
-    cache = PagedKV.from_tokens(keys, values, lengths=length[None], spec=spec)
+    cache = PagedKV.from_tokens(keys, values, lengths=length[None], spec=spec, queries=expected)
     return vashista_attention(query, cache, policy)[0]
 
 

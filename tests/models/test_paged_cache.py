@@ -1,8 +1,10 @@
 """Who holds what: padding is not stored, torch keeps nothing, policies follow their order."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +14,10 @@ pytest.importorskip("transformers")
 import vashista_theory as vt  # noqa: E402
 from tests.models import tiny  # noqa: E402
 from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
+from vashista_theory.attention.bounds.sketch import rounding_for  # noqa: E402
 from vashista_theory.models._switch import cache_argument  # noqa: E402
 from vashista_theory.models.bridge import as_argument, precision, to_jax, to_torch  # noqa: E402
+from vashista_theory.models.paged_layer import PagedLayer  # noqa: E402
 
 FEW = Policy(pages=3, sink=1, recent=1, summary="box")
 
@@ -44,6 +48,32 @@ def test_keys_live_in_jax_alone_and_without_padding() -> None:
         assert layer.values is None
         np.testing.assert_array_equal(layer.pages.lengths, [19, 30])
         assert layer.pages.keys.dtype == np.float32
+
+
+def test_sketches_are_rounded_for_the_prompts_last_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SummarySpec(sketch_bits=2)
+    vt.models.register(policy=Policy.sampled(16), page_size=4, spec=spec)
+    (model,) = tiny.models("llama", "vashista")
+    asked: list[torch.Tensor] = []
+    store = PagedLayer.store
+
+    def recorded(layer: PagedLayer, key: Any, value: Any, mask: Any, query: Any) -> None:
+        asked.append(query)
+        store(layer, key, value, mask, query)
+
+    monkeypatch.setattr(PagedLayer, "store", recorded)
+    inputs = tiny.prompts(2, 300, padding=(211, 0))
+    cache = vt.models.PagedCache(model.config)
+    with torch.no_grad():
+        model(**inputs, **{cache_argument(model): cache})
+    for layer, queries in zip(cache.layers, asked, strict=True):
+        by_head = torch.cat([queries[0, :, 211:], queries[1, :, -256:]], dim=1)
+        grouped = by_head.reshape(2, -1, by_head.shape[-1])  # three query heads share a kv head
+        order, passed = rounding_for(jnp.asarray(grouped.numpy()))
+        np.testing.assert_array_equal(layer.pages.rounding.order, order)
+        # Sums of 800 products of float32, in another order, through an inverse.
+        np.testing.assert_allclose(layer.pages.rounding.passed, passed, atol=1e-3)
+        assert np.abs(passed).max() > 0.05
 
 
 def test_tokens_cross_without_a_copy() -> None:

@@ -28,16 +28,18 @@ _NAME = "vashista_blocks"
 _CHUNK = 64  # steps computed at once: their scores of 8k keys, 9 heads, are 19 MB
 _BUCKET = 256  # capacities are multiples of it, so that few shapes are compiled
 
+_EXPECTED = 256  # last queries of a prompt, for which sketches are rounded
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 _attending: contextvars.ContextVar[Attend | None] = contextvars.ContextVar("_attending")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Keys and values (K, T, D) of one layer, in room for more."""
+    """Keys and values (K, T, D) of one layer, in room for more; its last queries (H, Q, D)."""
 
     keys: np.ndarray
     values: np.ndarray
+    queries: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Prefix:
             if not self._layers:
                 raise ValueError("a prefix that a policy went on with serves its summaries only")
             self._caches[spec] = [
-                _fill(layer.keys, layer.values, np.int32(self.length), spec)
+                _fill(layer.keys, layer.values, layer.queries, np.int32(self.length), spec)
                 for layer in self._layers
             ]
         return self._caches[spec]
@@ -149,9 +151,10 @@ class LanguageModel:
         self._check_length(tokens, room)
         capacity = -(-(tokens.size + room) // _BUCKET) * _BUCKET
         padding = ((0, 0), (0, capacity - tokens.size), (0, 0))
+        few = ((0, 0), (0, max(0, _EXPECTED - tokens.size)), (0, 0))
         layers = [
-            Layer(np.pad(one.keys, padding), np.pad(one.values, padding))
-            for one in self.record(tokens, 1)
+            Layer(*(np.pad(a, padding) for a in (one.keys, one.values)), np.pad(one.queries, few))
+            for one in self.record(tokens, _EXPECTED)
         ]
         return Prefix(tokens.size, capacity, layers)
 
@@ -278,10 +281,13 @@ class _BlockRunner:
 def _fill(
     keys: Float[Array, "K T D"],
     values: Float[Array, "K T D"],
+    queries: Float[Array, "H Q D"],
     length: Int[Array, ""],
     spec: SummarySpec,
 ) -> PagedKV:
-    return PagedKV.from_tokens(keys[None], values[None], lengths=length[None], spec=spec)
+    return PagedKV.from_tokens(
+        keys[None], values[None], lengths=length[None], spec=spec, queries=queries[None]
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "pages", "compare"))

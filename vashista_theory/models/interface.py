@@ -183,5 +183,5 @@ def attention(
         return output.to(answer), None
     output = attend_densely(module, query, key, value, attention_mask, scaling, options, given)
     if paged is not None:
-        paged.store(key, value, attention_mask)
+        paged.store(key, value, attention_mask, query)
     return output.to(answer), None

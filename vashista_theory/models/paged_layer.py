@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from transformers.cache_utils import DynamicLayer
 
 from vashista_theory._results import Result, is_successful
@@ -23,6 +23,7 @@ from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
 
 _LEAST_PAGES = 64
+_EXPECTED = 256  # last queries of a prompt, for which sketches are rounded
 
 
 def _precisely(method: Callable[..., Any]) -> Any:
@@ -46,6 +47,20 @@ class _Step:
     seen: int
     valid: torch.Tensor | None
     held: Int[np.ndarray, " B"]
+
+
+def _expected(
+    query: Float[torch.Tensor, "B H T D"], new: Bool[torch.Tensor, "B T"] | None
+) -> Float[Array, "B H Q D"]:
+    """The last queries, with zeros for padding and where there are fewer.
+
+    So not every length of a prompt is compiled anew.
+    """
+    last = query[:, :, -_EXPECTED:].detach().float()
+    if new is not None:
+        last = last.masked_fill(~new[:, None, -_EXPECTED:, None], 0.0)
+    last = torch.nn.functional.pad(last, (0, 0, 0, _EXPECTED - last.shape[2]))
+    return to_jax(last).swapaxes(1, 2)
 
 
 class PagedLayer(DynamicLayer):
@@ -185,8 +200,13 @@ class PagedLayer(DynamicLayer):
         return merge(*parts)
 
     @_precisely
-    def store(self, key: Any, value: Any, mask: torch.Tensor | None) -> None:
-        """Append tokens (B, Hkv, T, D), each sequence without its padding."""
+    def store(
+        self, key: Any, value: Any, mask: torch.Tensor | None, query: torch.Tensor | None = None
+    ) -> None:
+        """Append tokens (B, Hkv, T, D), each sequence without its padding.
+
+        Of a prompt, its last queries are what sketches are rounded for.
+        """
         batch, _, tokens, _ = key.shape
         _, new = self._read(mask, batch, tokens, key.device)
         key, value = self._as_stored(key, value)
@@ -201,6 +221,8 @@ class PagedLayer(DynamicLayer):
         if self.pages is None:
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
+                if query is not None and query.shape[2] > 1:
+                    self.pages = self.pages.for_queries(_expected(query, new))
             self.dtype = key.dtype
             self.held = np.zeros(batch, np.int32)
         self._make_room(counts)

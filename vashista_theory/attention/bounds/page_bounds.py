@@ -320,15 +320,18 @@ def sketch_errors(
 ) -> Float[Array, "R G P S"]:
     """How far the logit of each sketched key may be from that of the key itself.
 
-    No coordinate lies further from its grid point than half a step, and no key further from its
-    sketch than the residual.
+    No key lies further from its sketch than the residual, and with more than two bits no coordinate
+    further from its grid point than half a step.
     """
-    step, dtype = sketch.grid_step(lower, upper, bits), lower.dtype
-    by_dimension = 0.5 * dot((jnp.abs(query.vectors), step)) * raising(lower.shape[-1], dtype)
-    by_length = (query.norms * raising(0, dtype))[..., None, None]
-    by_length = by_length * from_bits(residual, dtype)[:, None]
+    dtype = lower.dtype
+    away = (query.norms * raising(0, dtype))[..., None, None]
+    away = away * from_bits(residual, dtype)[:, None]
+    if not sketch.aimed(bits):
+        step = sketch.grid_step(lower, upper, bits)
+        by_dimension = 0.5 * dot((jnp.abs(query.vectors), step)) * raising(lower.shape[-1], dtype)
+        away = jnp.minimum(by_dimension[..., None], away)
     slack = _box_slack(query, lower, upper)
-    return query.scale * (jnp.minimum(by_dimension[..., None], by_length) + slack[..., None])
+    return query.scale * (away + slack[..., None])
 
 
 def sketch_logits(

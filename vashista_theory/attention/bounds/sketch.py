@@ -1,9 +1,60 @@
-"""Keys in a few bits a dimension, on a grid between the corners of their page's box."""
+"""Keys in a few bits a dimension, on a grid between the corners of their page's box.
 
+One or two bits route or draw, and prove little: their codes may be chosen for the queries that are
+to be expected (`Rounding`). More bits prove, coordinate by coordinate, so that each of theirs is
+the nearest.
+"""
+
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 BITS = (1, 2, 4, 6, 8)
+_RIDGE = 1.0
+"""Of the mean over all directions, added to what was seen: other queries will come."""
+
+
+def aimed(bits: int | None) -> bool:
+    """Whether codes of so many bits may be other than the nearest."""
+    return bits is not None and bits <= 2
+
+
+class Rounding(NamedTuple):
+    """How codes are chosen for queries that are to be expected, by kv head.
+
+    Attributes:
+        order: Dimensions in the order in which they are rounded.
+        passed: What the error of one dimension, the row, passes on to each later one.
+    """
+
+    order: Int[Array, "Hkv D"]
+    passed: Float[Array, "Hkv D D"]
+
+
+def rounding_for(queries: Float[Array, "Hkv N D"]) -> Rounding:
+    r"""The rounding under which the logits of such queries err least.
+
+    The error e of a key costs :math:`e^\top M e` with M = Σ q qᵀ. Once some dimensions are rounded,
+    the others do best to take over −M₂₂⁻¹M₂₁ e₁ of their error; dimension by dimension these
+    numbers are rows of a Cholesky factor of M⁻¹ over their diagonal (Frantar et al., 2023, GPTQ).
+
+    Args:
+        queries: Of each kv head's group, of any number; zeros count nothing.
+    """
+    exact = jax.lax.Precision.HIGHEST
+    moment = jnp.einsum("knd,kne->kde", queries, queries, precision=exact)
+    d = moment.shape[-1]
+    mean = jnp.trace(moment, axis1=-2, axis2=-1)[:, None, None] / d
+    known = (mean > 0) & jnp.isfinite(mean)
+    unit = jnp.eye(d, dtype=moment.dtype)[None]
+    cost = jnp.where(known, moment / jnp.where(known, mean, 1.0), 0.0) + _RIDGE * unit
+    order = jnp.argsort(-jnp.diagonal(cost, axis1=-2, axis2=-1), axis=-1).astype(jnp.int32)
+    heads = jnp.arange(order.shape[0], dtype=jnp.int32)[:, None, None]
+    cost = cost[heads, order[:, :, None], order[:, None, :]]
+    upper = jnp.swapaxes(jnp.linalg.cholesky(jnp.linalg.inv(cost)), -1, -2)
+    return Rounding(order, upper / jnp.diagonal(upper, axis1=-2, axis2=-1)[..., None])
 
 
 def check_packable(bits: int, d: int) -> None:
@@ -43,6 +94,45 @@ def quantise(
     safe = jnp.where(step > 0, step, 1.0)
     codes = jnp.round((jnp.swapaxes(keys, -1, -2) - lower[..., None]) / safe)
     return jnp.clip(codes, 0, 2**bits - 1).astype(jnp.uint8)
+
+
+def quantise_in_turn(
+    keys: Float[Array, "Hkv *n s d"],
+    lower: Float[Array, "Hkv *n d"],
+    upper: Float[Array, "Hkv *n d"],
+    bits: int,
+    rounding: Rounding,
+) -> UInt8[Array, "Hkv *n d s"]:
+    """Codes chosen one dimension after another, each passing its error on to those that follow."""
+    dtype = keys.dtype
+
+    def of_head(
+        keys: Float[Array, "*n s d"],
+        lower: Float[Array, "*n d"],
+        upper: Float[Array, "*n d"],
+        order: Int[Array, " d"],
+        passed: Float[Array, "d d"],
+    ) -> UInt8[Array, "*n d s"]:
+        low = jnp.moveaxis(lower[..., order], -1, 0)[..., None]
+        step = jnp.moveaxis(grid_step(lower, upper, bits)[..., order], -1, 0)[..., None]
+        left = jnp.moveaxis(keys[..., order], -1, 0)
+
+        def round_one(left: Array, one: tuple[Array, ...]) -> tuple[Array, Array]:
+            number, low, step, passed = one
+            value = left[number]
+            codes = jnp.round((value - low) / jnp.where(step > 0, step, 1.0))
+            codes = jnp.clip(codes, 0, 2**bits - 1)
+            error = value - (low + codes * step)
+            later = jnp.where(jnp.arange(passed.size, dtype=jnp.int32) > number, passed, 0.0)
+            return left - later.reshape(-1, *(1,) * error.ndim) * error[None], codes.astype(
+                jnp.uint8
+            )
+
+        numbers = jnp.arange(order.size, dtype=jnp.int32)
+        _, codes = jax.lax.scan(round_one, left, (numbers, low, step, passed.astype(dtype)))
+        return jnp.moveaxis(jnp.zeros_like(codes).at[order].set(codes), 0, -2)
+
+    return jax.vmap(of_head)(keys, lower, upper, *rounding)
 
 
 def dequantise(

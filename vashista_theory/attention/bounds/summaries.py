@@ -202,9 +202,12 @@ def empty_summaries(
 
 
 def summarise_pages(
-    keys: Float[Array, "*n s d"], values: Float[Array, "*n s d"], spec: SummarySpec
+    keys: Float[Array, "*n s d"],
+    values: Float[Array, "*n s d"],
+    spec: SummarySpec,
+    rounding: sketch.Rounding | None = None,
 ) -> Summaries:
-    """Summarise full pages."""
+    """Summarise full pages; with a rounding the first axis is that of the kv heads."""
     storage = jnp.dtype(spec.dtype)
     work = work_dtype(keys.dtype, storage)
     keys, values = widened(keys, work), widened(values, work)
@@ -225,7 +228,10 @@ def summarise_pages(
         radius = round_up(away, storage)
     if spec.sketch_bits is not None and box is not None:
         grid = corners(box, work)
-        full = sketch.quantise(keys, *grid, spec.sketch_bits)
+        if rounding is not None and sketch.aimed(spec.sketch_bits):
+            full = sketch.quantise_in_turn(keys, *grid, spec.sketch_bits, rounding)
+        else:
+            full = sketch.quantise(keys, *grid, spec.sketch_bits)
         rebuilt = sketch.dequantise(full, *grid, spec.sketch_bits)
         rounding = (
             4

@@ -107,7 +107,7 @@ def append(
 
     def complete(held: tuple[Summaries, Summaries]) -> tuple[Summaries, Summaries]:
         # Read back from the pools: were the old pool and the new one read, XLA would keep both.
-        fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec)
+        fresh = summarise_pages(key_pool[:, page], value_pool[:, page], cache.spec, cache.rounding)
         summaries = write_pages(held[0], fresh, page, full.ravel())
         return summaries, _complete_superpages(
             cache, held[1], summaries, table, ends, keys.shape[2], done
@@ -129,7 +129,7 @@ def append(
         summaries,
         superpages,
     )
-    return type(cache)(*fields, spec=cache.spec), result
+    return type(cache)(*fields, spec=cache.spec, rounding=cache.rounding), result
 
 
 def _where_any(flags: Bool[Array, "*n"], change: Callable[[_T], _T], held: _T) -> _T:
@@ -331,6 +331,7 @@ def grow(cache: _Cache, pages: int, width: int) -> _Cache:
         summaries=jax.tree.map(lambda a: pad(a, 1, more), cache.summaries),
         superpages=jax.tree.map(lambda a: pad(a, 2, supers), cache.superpages),
         spec=cache.spec,
+        rounding=cache.rounding,
     )
 
 
@@ -359,4 +360,5 @@ def select(cache: _Cache, sequences: Int[Array, " C"]) -> _Cache:
         summaries=cache.summaries,
         superpages=jax.tree.map(lambda held: held[sequences], cache.superpages),
         spec=cache.spec,
+        rounding=cache.rounding,
     )

@@ -61,6 +61,24 @@ def check_length(width: int, page_size: int) -> None:
         )
 
 
+def as_expected_queries(queries: ArrayLike, cache: _Sequences) -> Array:
+    """Queries (B, H, Q, D) by kv head, (Hkv, B × H/Hkv × Q, D).
+
+    Raises:
+        ValueError: for a wrong shape or a number that is not finite.
+    """
+    array = as_floats(queries, "queries")
+    heads, d = cache.kv_heads, cache.head_size
+    if array.ndim != 4 or array.shape[1] % heads or array.shape[3] != d or 0 in array.shape:
+        raise ValueError(
+            f"`queries` has shape {array.shape}; (B, H, Q, {d}) is expected, with H a multiple of "
+            f"the {heads} kv heads."
+        )
+    check_finite(array, "queries")
+    array = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+    return jnp.moveaxis(array, 1, 0).reshape(heads, -1, d)
+
+
 def check_dtypes(dtype: Any, spec: SummarySpec, d: int) -> Any:
     """Return the dtype, or raise unless keys of it can be kept and summarised as asked."""
     _check_spec(spec)

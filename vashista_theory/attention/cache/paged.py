@@ -16,6 +16,8 @@ from jaxtyping import Array
 
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
+from vashista_theory.attention.bounds import sketch
+from vashista_theory.attention.bounds.sketch import Rounding
 from vashista_theory.attention.bounds.summaries import (
     PAGES_PER_SUPERPAGE,
     Summaries,
@@ -46,6 +48,8 @@ class PagedKV(CacheArrays):
         summaries: Of full pages, by kv head and pool page.
         superpages: Of 16 full pages in sequence, by sequence, kv head and number.
         spec: Which summaries are kept.
+        rounding: What sketches of one or two bits are rounded for, as `for_queries` made it; None
+            rounds every number to the nearest.
     """
 
     @classmethod
@@ -102,6 +106,7 @@ class PagedKV(CacheArrays):
         pages_per_sequence: int | None = None,
         page_size: int = 16,
         spec: SummarySpec | None = None,
+        queries: ArrayLike | None = None,
     ) -> "PagedKV":
         """A cache that holds keys and values (B, Hkv, T, D).
 
@@ -117,6 +122,7 @@ class PagedKV(CacheArrays):
                 as in `create`).
             page_size: Tokens a page.
             spec: Which summaries to keep.
+            queries: (B, H, Q, D), such as will be asked, for `for_queries`.
 
         Raises:
             ValueError: if shapes disagree, a concrete number is not finite, or the tokens do not
@@ -142,6 +148,8 @@ class PagedKV(CacheArrays):
             dtype=keys_.dtype,
             spec=spec,
         )
+        if queries is not None:
+            empty = empty.for_queries(queries)
         cache, result = empty.append(keys_, values_, counts=counts, throw=False)
         return checks.settled(cache, result, "filling a new cache")
 
@@ -185,6 +193,30 @@ class PagedKV(CacheArrays):
             summaries=summaries,
             superpages=supers,
             spec=spec,
+        )
+
+    def for_queries(self, queries: ArrayLike) -> "PagedKV":
+        """The same cache, whose sketches of one or two bits are rounded for such queries.
+
+        Pages that are completed from now on choose their codes so that the logits of these queries
+        err least, where before each number went to the nearest grid point; those of the prompt are
+        good ones. Sketches of more bits, and pages that are complete, stay as they are. Nothing is
+        read that was not, and bounds hold for every query.
+
+        Args:
+            queries: (B, H, Q, D), H a multiple of the kv heads.
+
+        Raises:
+            ValueError: for a wrong shape or a number that is not finite.
+        """
+        expected = checks.as_expected_queries(queries, self)
+        if not sketch.aimed(self.spec.sketch_bits):
+            return self
+        return eqx.tree_at(
+            lambda cache: cache.rounding,
+            self,
+            _rounding_for(expected),
+            is_leaf=lambda part: part is None or isinstance(part, Rounding),
         )
 
     def summary_bytes(self) -> dict[str, int]:
@@ -325,6 +357,9 @@ def _empty(
         superpages=empty_summaries(spec, supers, None, head_size),
         spec=spec,
     )
+
+
+_rounding_for = jax.jit(sketch.rounding_for)
 
 
 @functools.partial(jax.jit, static_argnames="spec")

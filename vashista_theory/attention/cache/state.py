@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention.bounds.rounding import work_dtype
+from vashista_theory.attention.bounds.sketch import Rounding
 from vashista_theory.attention.bounds.summaries import Summaries, SummarySpec
 
 
@@ -23,6 +24,7 @@ class CacheArrays(eqx.Module):
     summaries: Summaries
     superpages: Summaries
     spec: SummarySpec = eqx.field(static=True)
+    rounding: Rounding | None = None
 
     @property
     def batch(self) -> int:

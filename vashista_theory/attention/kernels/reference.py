@@ -114,8 +114,9 @@ def score(call: ScoreCall) -> Reference:
                 else:
                     step = (high[kv, page] - low[kv, page]) / (2.0 ** (shape.bits or 8) - 1.0)
                     scores = q @ (low[kv, page][:, None] + codes[kv, page] * step[:, None])
-                    by_length = np.linalg.norm(q) * residual[kv, page]
-                    errors = np.minimum(0.5 * np.abs(q) @ step, by_length)
+                    errors = np.linalg.norm(q) * residual[kv, page]
+                    if (shape.bits or 8) > 2:  # fewer are not rounded coordinate by coordinate
+                        errors = np.minimum(0.5 * np.abs(q) @ step, errors)
                     middle, best = scale * scores, scale * (scores + errors)
                 # A box or a ball speaks for every token of the page alike.
                 times = np.log(shape.page_size / len(best))

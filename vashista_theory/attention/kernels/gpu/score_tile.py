@@ -274,7 +274,10 @@ def _of_sketches(
         for token in range(_TOKENS_OF_WORD):
             score = load(tokens_sm.at[k, token], layout) + base
             residual = load(residual_sm.at[token], layout)
-            error = jnp.minimum(by_dimension, (norm * raising(0, jnp.float32)) * residual) + slack
+            error = (norm * raising(0, jnp.float32)) * residual
+            if g.bits > 2:  # fewer are not rounded coordinate by coordinate
+                error = jnp.minimum(by_dimension, error)
+            error = error + slack
             upper.append(to_log2 * (score + error))
             estimate.append(to_log2 * score)
         (above, best), (sketched, _) = (_log_mass(terms, of_page) for terms in (upper, estimate))

@@ -113,7 +113,7 @@ def score_sketches_kernel(
     spread = _dot(size, width, by_page=codes_by_page)
     reach = _dot(size, jnp.abs(lower + upper) + 2 * _LOST, by_page=codes_by_page) + spread
     slack = product_slack(0.5 * reach, query.shape[1])
-    # Half a step is the most that rounding to the grid moved a coordinate.
+    # Half a step is the most that rounding to the grid moved a coordinate, of more than two bits.
     by_dimension = spread * np.float32(0.5 / (2**bits - 1)) * raising(d, query.dtype)
     residual = _float32(residual_ref[0])
 
@@ -128,7 +128,7 @@ def score_sketches_kernel(
             for t in range(tokens.start, tokens.stop)
         ]
         most = [
-            scale * (score + jnp.minimum(by_dimension, error) + slack)
+            scale * (score + (error if bits <= 2 else jnp.minimum(by_dimension, error)) + slack)
             for score, error in zip(scores, by_length, strict=True)
         ]
         sums = [_added(sums[0], most), _added(sums[1], [scale * score for score in scores])]
