@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention import PagedKV, SummarySpec
+from vashista_theory.attention.bounds.sketch import EXPECTED_QUERIES
 from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss, unknown
 from vashista_theory.evaluation.policies import NamedPolicy
 from vashista_theory.models.refusals import check_unmixed, unsupported
@@ -28,7 +29,6 @@ _NAME = "vashista_blocks"
 _CHUNK = 64  # steps computed at once: their scores of 8k keys, 9 heads, are 19 MB
 _BUCKET = 256  # capacities are multiples of it, so that few shapes are compiled
 
-_EXPECTED = 256  # last queries of a prompt, for which sketches are rounded
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 _attending: contextvars.ContextVar[Attend | None] = contextvars.ContextVar("_attending")
 
@@ -151,10 +151,10 @@ class LanguageModel:
         self._check_length(tokens, room)
         capacity = -(-(tokens.size + room) // _BUCKET) * _BUCKET
         padding = ((0, 0), (0, capacity - tokens.size), (0, 0))
-        few = ((0, 0), (0, max(0, _EXPECTED - tokens.size)), (0, 0))
+        few = ((0, 0), (0, max(0, EXPECTED_QUERIES - tokens.size)), (0, 0))
         layers = [
-            Layer(*(np.pad(a, padding) for a in (one.keys, one.values)), np.pad(one.queries, few))
-            for one in self.record(tokens, _EXPECTED)
+            Layer(np.pad(one.keys, padding), np.pad(one.values, padding), np.pad(one.queries, few))
+            for one in self.record(tokens, EXPECTED_QUERIES)
         ]
         return Prefix(tokens.size, capacity, layers)
 

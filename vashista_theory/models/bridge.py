@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vashista_theory._version import install
+from vashista_theory.attention.bounds.sketch import EXPECTED_QUERIES
+from vashista_theory.models.refusals import unsupported
 
 
 def alike(*tensors: Float[torch.Tensor, "B _ _ D"]) -> tuple[list[torch.Tensor], torch.dtype]:
@@ -25,6 +27,16 @@ def alike(*tensors: Float[torch.Tensor, "B _ _ D"]) -> tuple[list[torch.Tensor],
     if widest != torch.float64 and torch.is_autocast_enabled(platform):
         widest = answer = torch.get_autocast_dtype(platform)
     return [tensor.to(widest) for tensor in tensors], answer
+
+
+def as_stored(dtype: torch.dtype | None, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Numbers in the type of the pages that hold others already, where that loses nothing."""
+    if dtype is not None and torch.promote_types(tensors[0].dtype, dtype) != dtype:
+        raise unsupported(
+            f"a cache of {dtype} that is given {tensors[0].dtype}",
+            "Read it under the autocast, and with the type of model, that filled it.",
+        )
+    return [tensor.to(dtype or tensor.dtype) for tensor in tensors]
 
 
 def precision(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -52,6 +64,20 @@ def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
             f"{', '.join(platforms)} here ({error}). Move the model to the CPU, or install JAX for "
             f"its device, for example {install('cuda')}."
         ) from error
+
+
+def expected_queries(
+    query: Float[torch.Tensor, "B H T D"], new: Bool[torch.Tensor, "B T"] | None
+) -> Float[Array, "B H Q D"]:
+    """The last queries of a prompt, with zeros for padding and where there are fewer.
+
+    So not every length of a prompt is compiled anew.
+    """
+    last = query[:, :, -EXPECTED_QUERIES:].detach().float()
+    if new is not None:
+        last = last.masked_fill(~new[:, None, -EXPECTED_QUERIES:, None], 0.0)
+    last = torch.nn.functional.pad(last, (0, 0, 0, EXPECTED_QUERIES - last.shape[2]))
+    return to_jax(last).swapaxes(1, 2)
 
 
 def as_argument(

@@ -11,19 +11,26 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from transformers.cache_utils import DynamicLayer
 
 from vashista_theory._results import Result, is_successful
 from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec
 from vashista_theory.models import refusals, settings, steps, watching
-from vashista_theory.models.bridge import as_argument, as_numbers, precision, to_jax, to_torch
+from vashista_theory.models.bridge import (
+    as_argument,
+    as_numbers,
+    as_stored,
+    expected_queries,
+    precision,
+    to_jax,
+    to_torch,
+)
 from vashista_theory.models.dense_chunk import attend_chunk, merge
 from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
 
 _LEAST_PAGES = 64
-_EXPECTED = 256  # last queries of a prompt, for which sketches are rounded
 
 
 def _precisely(method: Callable[..., Any]) -> Any:
@@ -47,20 +54,6 @@ class _Step:
     seen: int
     valid: torch.Tensor | None
     held: Int[np.ndarray, " B"]
-
-
-def _expected(
-    query: Float[torch.Tensor, "B H T D"], new: Bool[torch.Tensor, "B T"] | None
-) -> Float[Array, "B H Q D"]:
-    """The last queries, with zeros for padding and where there are fewer.
-
-    So not every length of a prompt is compiled anew.
-    """
-    last = query[:, :, -_EXPECTED:].detach().float()
-    if new is not None:
-        last = last.masked_fill(~new[:, None, -_EXPECTED:, None], 0.0)
-    last = torch.nn.functional.pad(last, (0, 0, 0, _EXPECTED - last.shape[2]))
-    return to_jax(last).swapaxes(1, 2)
 
 
 class PagedLayer(DynamicLayer):
@@ -168,7 +161,7 @@ class PagedLayer(DynamicLayer):
         """
         past = self._past(query.shape[0])
         rows, new = self._read(mask, query.shape[0], query.shape[2], query.device)
-        query, key, value = self._as_stored(query, key, value)
+        query, key, value = as_stored(self.dtype, query, key, value)
         sinks = None if given.sinks is None else as_numbers(given.sinks)
         if query.shape[2] == 1:
             counts = self._counts(new, query.shape[0], 1)
@@ -209,7 +202,7 @@ class PagedLayer(DynamicLayer):
         """
         batch, _, tokens, _ = key.shape
         _, new = self._read(mask, batch, tokens, key.device)
-        key, value = self._as_stored(key, value)
+        key, value = as_stored(self.dtype, key, value)
         if new is not None:
             order = torch.argsort(~new, dim=1, stable=True)[:, None, :, None].expand(key.shape)
             key, value = key.gather(2, order), value.gather(2, order)
@@ -222,7 +215,7 @@ class PagedLayer(DynamicLayer):
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
                 if query is not None and query.shape[2] > 1:
-                    self.pages = self.pages.for_queries(_expected(query, new))
+                    self.pages = self.pages.for_queries(expected_queries(query, new))
             self.dtype = key.dtype
             self.held = np.zeros(batch, np.int32)
         self._make_room(counts)
@@ -286,18 +279,6 @@ class PagedLayer(DynamicLayer):
 
     def _pages_for(self, tokens: int) -> int:
         return steps.rounded_up(-(-tokens // self._page_size) + 1, _LEAST_PAGES)
-
-    def _as_stored(self, *tensors: Any) -> list[Any]:
-        """Numbers in the type of the pages, where that loses nothing."""
-        if (
-            self.dtype is not None
-            and torch.promote_types(tensors[0].dtype, self.dtype) != self.dtype
-        ):
-            raise refusals.unsupported(
-                f"a cache of {self.dtype} that is given {tensors[0].dtype}",
-                "Read it under the autocast, and with the type of model, that filled it.",
-            )
-        return [tensor.to(self.dtype or tensor.dtype) for tensor in tensors]
 
     def _read(
         self, mask: torch.Tensor | None, batch: int, tokens: int, device: Any

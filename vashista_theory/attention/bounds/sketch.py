@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 BITS = (1, 2, 4, 6, 8)
+EXPECTED_QUERIES = 256
+"""Last ones of a prompt for which a language model's sketches are rounded."""
 _RIDGE = 1.0
 """Of the mean over all directions, added to what was seen: other queries will come."""
 

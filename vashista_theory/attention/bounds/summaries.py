@@ -233,12 +233,9 @@ def summarise_pages(
         else:
             full = sketch.quantise(keys, *grid, spec.sketch_bits)
         rebuilt = sketch.dequantise(full, *grid, spec.sketch_bits)
-        rounding = (
-            4
-            * unit_roundoff(work)
-            * norm_from_above(jnp.maximum(jnp.abs(grid[0]), jnp.abs(grid[1])))
-        )
-        residual = round_up(norm_from_above(keys - rebuilt) + rounding[..., None], storage)
+        farthest = norm_from_above(jnp.maximum(jnp.abs(grid[0]), jnp.abs(grid[1])))
+        computing = 4 * unit_roundoff(work) * farthest
+        residual = round_up(norm_from_above(keys - rebuilt) + computing[..., None], storage)
         codes = sketch.pack(full, spec.sketch_bits) if spec.packed else full
         value_codes = _length_codes(lengths, longest.astype(work))
     kept = Summaries(box, mean, mean_error, radius, codes, residual, longest, value_codes)

@@ -18,8 +18,6 @@ from vashista_theory.attention.bounds.summaries import SummarySpec
 _Cache = TypeVar("_Cache")
 _Appendable = TypeVar("_Appendable", bound="_Sequences")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
-
-
 _LARGEST = 2**31 - 1  # page ids, lengths and counts are int32
 
 
@@ -62,11 +60,7 @@ def check_length(width: int, page_size: int) -> None:
 
 
 def as_expected_queries(queries: ArrayLike, cache: _Sequences) -> Array:
-    """Queries (B, H, Q, D) by kv head, (Hkv, B × H/Hkv × Q, D).
-
-    Raises:
-        ValueError: for a wrong shape or a number that is not finite.
-    """
+    """Finite queries (B, H, Q, D) by kv head, (Hkv, B × H/Hkv × Q, D)."""
     array = as_floats(queries, "queries")
     heads, d = cache.kv_heads, cache.head_size
     if array.ndim != 4 or array.shape[1] % heads or array.shape[3] != d or 0 in array.shape:
@@ -104,9 +98,8 @@ def _check_spec(spec: SummarySpec) -> None:
         raise ValueError(f"`spec` is {spec!r}; a SummarySpec is expected, or None for the default.")
     for name in (field.name for field in fields(spec) if isinstance(field.default, bool)):
         if not isinstance(getattr(spec, name), bool):
-            raise ValueError(
-                f"`spec.{name}` is {getattr(spec, name)!r}; True or False is expected."
-            )
+            found = getattr(spec, name)
+            raise ValueError(f"`spec.{name}` is {found!r}; True or False is expected.")
     if isinstance(spec.sketch_bits, bool | float):
         raise ValueError(
             f"`spec.sketch_bits` is {spec.sketch_bits!r}; one of the integers {sketch.BITS} is "
