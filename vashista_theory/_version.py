@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 from urllib.parse import unquote, urlsplit
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"
 
 
 def install(extra: str) -> str:
