@@ -3,11 +3,11 @@ r"""Does the error of so many drawn tokens stay as it is when the context grows 
 Diffuse keys are the hard case, where no selection is small: normal keys, logits of standard
 deviation 1, and values half of their keys, so that what is read matters. Contexts from 8k to a
 million tokens are read by the mechanism itself with a fixed number of tokens, a fresh key for every
-draw, and held against dense attention in float64. T8 says that the root of the mean squared error
-is at most the tail's share times √(ρ/m), in units of the furthest value's distance (m drawn tokens,
-ρ how far the sketch is from the masses). Here it is held against the same in units of the values'
-spread, which is less, and all that a draw in proportion to the masses sees. ρ, share and spread are
-computed from a sketch in NumPy. Beside it stand as many of the best pages and tokens, chosen by the
+draw, and held against dense attention in float64. T8 says how large the root of the mean squared
+error is at most: the part of Σ share × distance that the tail has, times √(ρ/m), with the distance
+of each value from the output, m drawn tokens, and ρ how far what they are drawn by is from share ×
+distance. It is computed in NumPy, from a sketch and the lengths of the values; errors and T8 are in
+units of the values' spread. Beside it stand as many of the best pages and tokens, chosen by the
 true mass.
 
 Examples:
@@ -37,7 +37,7 @@ _COLUMNS = {
     "error": "of drawn tokens: root mean square over draws, in units of the values' spread",
     "low": "the same, lower end of a 95 % interval over queries and draws",
     "high": "upper end",
-    "bound": "T8: tail's share times √(ρ/m), the greatest over queries",
+    "bound": "T8: the tail's Σ share × distance times √(ρ/m), in the same unit, the greatest",
     "of_bound": "error over bound of each query, the greatest",
     "rho": "ρ, mean over queries",
     "best_tokens": "error of the best tokens, mean over queries",
@@ -118,11 +118,13 @@ class Truth:
     Attributes:
         shares: Softmax mass of each token.
         output: Dense output.
+        away: ‖v − o‖ of each value.
         spread: √(Σ share ‖v − o‖²).
     """
 
     shares: np.ndarray
     output: np.ndarray
+    away: np.ndarray
     spread: float
 
 
@@ -133,22 +135,31 @@ def truth(one: Context, query: np.ndarray) -> Truth:
     shares /= shares.sum()
     values = one.values.astype(float)
     output = shares @ values
-    return Truth(shares, output, float(np.sqrt(shares @ np.sum((values - output) ** 2, axis=1))))
+    away = np.linalg.norm(values - output, axis=1)
+    return Truth(shares, output, away, float(np.sqrt(shares @ away**2)))
 
 
-def sketched_shares(one: Context, query: np.ndarray) -> np.ndarray:
-    """Masses by keys of two bits a dimension, between the corners of their page's box."""
+def drawn_by(one: Context, query: np.ndarray) -> np.ndarray:
+    """What tokens are drawn by: sketched mass times length.
+
+    Keys have two bits a dimension, between the corners of their page's box, and
+    no value counts as shorter than a sixteenth of the longest.
+    """
     pages = one.keys.astype(float).reshape(-1, PAGE, query.size)
     lower, upper = pages.min(axis=1, keepdims=True), pages.max(axis=1, keepdims=True)
     step = (upper - lower) / (2**BITS - 1)
     kept = lower + np.round((pages - lower) / np.where(step > 0, step, 1)) * step
     logits = kept.reshape(-1, query.size) @ query.astype(float) / np.sqrt(query.size)
-    masses = np.exp(logits - logits.max())
-    return masses / masses.sum()
+    lengths = np.linalg.norm(one.values.astype(float), axis=1)
+    proxies = np.exp(logits - logits.max()) * np.maximum(lengths, lengths.max() / 16)
+    return proxies / proxies.sum()
 
 
 def t8(found: Truth, proxies: np.ndarray, tokens: int) -> tuple[float, float]:
-    """√(ρ/m) times the tail's share, and ρ, with the first page and the last always read."""
+    """√(ρ/m) times the tail's Σ share × distance, in units of the spread, and ρ.
+
+    The first page and the last are always read.
+    """
     free = slice(PAGE, -PAGE)
     drawn, proxy = tokens - 2 * PAGE, proxies[free]
     order = np.sort(proxy)[::-1]
@@ -158,7 +169,7 @@ def t8(found: Truth, proxies: np.ndarray, tokens: int) -> tuple[float, float]:
     fits = (drawn - place) * order[: place.size] < rest[: place.size]
     sure = int(np.argmax(fits))
     tail = proxy <= order[sure]
-    mass = found.shares[free][tail]
+    mass = (found.shares * found.away / found.spread)[free][tail]
     rho = float(np.sum(mass**2 / proxy[tail]) * proxy[tail].sum() / mass.sum() ** 2)
     return float(mass.sum() * np.sqrt(rho / (drawn - sure))), rho
 
@@ -215,7 +226,7 @@ def _row(length: int, config: Config, policy: Policy) -> dict[str, Any]:
             _error(query, cache, policy, jax.random.fold_in(start, draw), found)
             for draw in range(config.draws)
         ]
-        bound, rho = t8(found, sketched_shares(one, query), config.tokens)
+        bound, rho = t8(found, drawn_by(one, query), config.tokens)
         squares.append(np.square(errors))
         bounds.append(bound)
         rhos.append(rho)

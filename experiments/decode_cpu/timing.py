@@ -181,6 +181,8 @@ def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
             pages = opened.pages.reshape(opened.pages.shape[0], -1)
             scores = plain.some_token_scores(rows, cache, pools, policy, pages)
             inside = pages >= 0
+            log_unit = jnp.repeat(opened.log_pi, opened.pages.shape[2], axis=1)
+            scores = scores._replace(logits=scores.logits - log_unit[:, None, :, None])
         else:
             scores = plain.token_scores(rows, cache, pools, policy)
             pages = scores.pages[None]

@@ -37,6 +37,10 @@ POLICIES = {
     "sketch, nothing proved": Policy(pages=3, summary="sketch"),
     "dense": Policy.dense(),
 }
+SAMPLED = {
+    "sampled": Policy.sampled(16, confidence=1 - 1e-9, dense_below=0),
+    "sampled again": Policy.sampled(12, tolerance=0.5, confidence=1 - 1e-9, dense_below=0),
+}
 SPECS = {
     "plain": SummarySpec(),
     "box alone": SummarySpec(ball=False, dtype="float32"),
@@ -69,7 +73,7 @@ def truth(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float)
 def compiled(policy: str, implementation: str | None) -> Any:
     def run(query: Any, cache: PagedKV, scale: Any) -> Any:
         return vashista_attention(
-            query, cache, POLICIES[policy], scale=scale, implementation=implementation
+            query, cache, (POLICIES | SAMPLED)[policy], scale=scale, implementation=implementation
         )
 
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
@@ -215,6 +219,45 @@ def test_bounds_hold_at_every_magnitude(
         spec,
         implementation,
     )
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    kinds=st.tuples(KINDS, KINDS, KINDS),
+    exponents=st.tuples(EXPONENTS, EXPONENTS, EXPONENTS),
+    balanced=st.booleans(),
+    stored=st.sampled_from(["float32", "bfloat16"]),
+    policy=st.sampled_from(list(SAMPLED)),
+    outside=st.booleans(),
+)
+def test_a_sampled_read_bounds_its_error_at_every_magnitude_or_gives_up(
+    seed, kinds, exponents, balanced, stored, policy, outside
+):
+    of_query, of_keys, of_values = exponents
+    if balanced:
+        of_query = max(-39.0, min(30.0, -of_keys))
+    rng = np.random.default_rng(seed)
+    query = draw(rng, (GROUP, D), kinds[0], 10.0**of_query, "float32")
+    keys = draw(rng, (T, D), kinds[1], 10.0**of_keys, stored)
+    values = draw(rng, (T, D), kinds[2], 10.0**of_values, stored)
+    cache = fill(jnp.asarray(keys)[None, None], jnp.asarray(values)[None, None], SPECS["plain"])
+    if outside:
+        cache = eqx.tree_at(lambda c: c.page_table, cache, cache.page_table + 10**6)
+    output, info = compiled(policy, None)(jnp.asarray(query)[None], cache, np.float32(0.35))
+    bound, certified = np.asarray(info.error_bound)[0], np.asarray(info.certified)[0]
+    if not bool(info.result == Result.successful):
+        assert np.all(bound == np.inf)
+        assert not certified.any()
+        return
+    assert not outside
+    longest = float(np.max(np.linalg.norm(values.astype(np.longdouble), axis=-1)))
+    for h in range(GROUP):
+        one = truth(query[h], keys, values, float(np.float32(0.35)))
+        error = np.linalg.norm(np.asarray(output)[0, h].astype(np.longdouble) - one.output)
+        of_score = 0.35 * ((D + 2) * EPS * one.parts + small_parts(query[h], keys))
+        rounding = longest * (2 * min(1.0, 2 * of_score) + (T + 32) * EPS) + D * 2 * TINY
+        # Exceeded by chance once in a billion reads; NaN would say that no bound was asked for.
+        assert error <= bound[h] + rounding
 
 
 def share_of_first(query: np.ndarray, keys: np.ndarray, scale: float, coupling: float) -> Any:

@@ -10,7 +10,7 @@ from tests.experiments.quick_runs import quick
 
 
 def one(shares: np.ndarray) -> lengths.Truth:
-    return lengths.Truth(shares, np.zeros(2), 1.0)
+    return lengths.Truth(shares, np.zeros(2), np.ones(shares.size), 1.0)
 
 
 def test_the_size_of_a_perfect_sketch_by_hand() -> None:
@@ -33,6 +33,14 @@ def test_rho_of_a_sketch_that_is_off() -> None:
     equal = np.full(64, 1 / 64)
     proxies = np.where(np.arange(64) % 2 == 0, 2 * equal, equal)
     assert lengths.t8(one(equal), proxies, 48)[1] == pytest.approx(1.125)
+
+
+def test_values_at_several_distances() -> None:
+    # Half of the values are three times as far as the others, at the same mass: of share × distance
+    # the tail has 32/64 · 2, and drawing by the mass alone costs ρ = (1 + 9)/2 / 2² = 1.25.
+    equal = np.full(64, 1 / 64)
+    far = lengths.Truth(equal, np.zeros(2), np.tile([1.0, 3.0], 32), 1.0)
+    np.testing.assert_allclose(lengths.t8(far, equal, 48), (np.sqrt(1.25 / 16), 1.25), rtol=1e-12)
 
 
 def test_what_is_selected_is_read_and_nothing_else() -> None:

@@ -20,7 +20,7 @@ class DecodeInfo(eqx.Module):
         tokens_read: Tokens behind the output, those of pages that are not full included.
         log_mass: Log of the summed e^(scale × score) of the keys read, in nats; −inf for none, NaN
             with coupling. Of two reads of one query, it differs by log(1 − dropped mass). With
-            drawn tokens it is the log of an unbiased estimate (T8).
+            drawn tokens it is the log of an estimate (T8), unbiased if no tolerance is asked for.
         dropped_mass_bound: Proven bound on the softmax mass of everything unread (T7); NaN where
             no proof was asked for (no tolerance) or none exists (coupling > 0).
         dropped_mass_lower: Proven lower bound on the same mass: the other end of the bracket.

@@ -226,6 +226,25 @@ def test_upper_ends_are_above_variance_and_terms_for_every_output(seed, kind, pa
             # The last factor: 1/π − 1 of the reference cancels where π is nearly 1.
             assert second + 2 * y * first + y**2 * one >= exact * (1 - 1e-9)
             assert weighted + y * greatest >= terms.max() * (1 - 1e-12)
+            # Not more than its definition either: no value is further away than ν + y.
+            factor = np.exp(above) * np.maximum(1, 1 / pi - 1) * (pi < 1)
+            given = np.broadcast_to(known, lengths.shape).ravel()
+            most = (factor * given).max() + y * factor.max()
+            assert weighted + y * greatest <= most * (1 + 1e-3)
+
+
+def test_values_that_no_number_bounds_make_the_error_unbounded_and_never_nan():
+    log_mass = jnp.log(jnp.asarray([[0.2, 0.3], [0.1, 0.4]], jnp.float32))
+    surely = jnp.asarray([[0.0, -1.0], [0.0, 0.0]], jnp.float32)
+    endless = jnp.asarray([[1.0, 2.0], [jnp.inf, jnp.nan]], jnp.float32)
+    found = tail_moments(log_mass, surely, endless)
+    assert np.isfinite(found.sums).all() & np.isfinite(found.greatest).all()
+    error = confident_error(found, 1e-3, jnp.float32(1.0), jnp.float32(jnp.inf))
+    assert not np.isnan(error)
+    found = tail_moments(log_mass, jnp.flip(surely - 1), endless.at[1, 1].set(3.0))
+    assert confident_error(found, 1e-3, jnp.float32(1.0), jnp.float32(jnp.inf)) == np.inf
+    nothing = tail_moments(log_mass, 0 * surely, endless)
+    assert confident_error(nothing, 1e-3, jnp.float32(1.0), jnp.float32(jnp.inf)) == 0
 
 
 def test_confident_error_is_the_least_consistent_length():

@@ -185,7 +185,8 @@ def bennett_radius(
     reached = _inverse_of_bennett(target)
     stretch = jnp.where(target > 0, reached / jnp.sqrt(2 * jnp.where(target > 0, target, 1.0)), 1.0)
     radius = deviation * jnp.sqrt(2 * level) * stretch * (1.0 + 32 * unit_roundoff(info.dtype))
-    return jnp.where(variance > 0, radius, variance)
+    radius = jnp.where(variance > 0, radius, variance)
+    return jnp.where(jnp.isfinite(variance) & jnp.isfinite(largest), radius, jnp.inf)
 
 
 def _inverse_of_bennett(target: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -252,11 +253,13 @@ def tail_moments(
     mass = jnp.where(drawn, log_mass_above, 0.0)
     inclusion = jnp.where(drawn, log_inclusion, 0.0)
     room = 8 * u * (2 * jnp.abs(mass) + jnp.abs(inclusion) + 1.0)
-    square = jnp.exp(2 * mass - inclusion + room) * -jnp.expm1(inclusion) * (1.0 + 8 * u)
+    undrawn = -jnp.expm1(inclusion) * (1.0 + 8 * u)
+    square = jnp.exp(2 * mass - inclusion + room) * undrawn
     above = jnp.exp(mass + room)
-    term = jnp.maximum(above, jnp.exp(mass - inclusion + room))
+    term = jnp.maximum(above, jnp.exp(mass - inclusion + room) * undrawn)
     tiny = float(jnp.finfo(mass.dtype).tiny)  # what underflows
     squares, terms = (jnp.where(drawn, part + tiny, 0.0) for part in (square, term))
+    value_bounds = jnp.where(drawn, value_bounds, 0.0)  # anything, of what is not drawn
     axes = (-2, -1)
     factor = raising(log_mass_above.shape[-1] * log_mass_above.shape[-2] + 8, mass.dtype)
     sums = [jnp.sum(squares * value_bounds**k, axis=axes) * factor for k in (0, 1, 2)]
@@ -283,9 +286,11 @@ def confident_error(
     """
 
     def radius(length: Array) -> Array:
+        # Where nothing is drawn any length, an infinite one too, counts for nothing.
         one, first, second = (moments.sums[..., k] for k in range(3))
-        variance = second + 2 * length * first + length**2 * one
-        largest = moments.greatest[..., 1] + length * moments.greatest[..., 0]
+        length_of_drawn = jnp.where(one > 0, length, 0.0)
+        variance = second + 2 * length_of_drawn * first + length_of_drawn**2 * one
+        largest = moments.greatest[..., 1] + length_of_drawn * moments.greatest[..., 0]
         rounding = 1.0 + 8 * unit_roundoff(length.dtype)
         return bennett_radius(variance * rounding, largest * rounding, failure)
 

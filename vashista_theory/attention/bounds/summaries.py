@@ -165,7 +165,9 @@ def value_lengths(
 ) -> Float[Array, "*n s"]:
     """Bounds on the length of each value, from `value_bound` and `value_codes`."""
     part = codes.astype(dtype) * (1.0 / _LENGTHS)
-    return from_bits(bound, dtype)[..., None] * part * (1.0 + 4 * unit_roundoff(dtype))
+    longest = from_bits(bound, dtype)[..., None]
+    lengths = longest * part * (1.0 + 4 * unit_roundoff(dtype))
+    return jnp.where(jnp.isfinite(longest), lengths, longest)  # not 0 times infinity
 
 
 def corners(

@@ -156,14 +156,16 @@ def _proved(
 
 def _proved_by_answers(dropped: _Dropped, successful: Bool[Array, ""]) -> _Dropped:
     """What was proved, given up for what is always true unless the answer is one."""
-    kept = successful | jnp.isnan(dropped.bound)
+
+    def unless_asked(proved: Array, always: float) -> Array:
+        return jnp.where(successful | jnp.isnan(proved), proved, always)
 
     return dropped._replace(
-        bound=jnp.where(kept, dropped.bound, 1.0),
-        lower=jnp.where(kept, dropped.lower, 0.0),
-        error=jnp.where(kept, dropped.error, jnp.inf),
-        gap=jnp.where(kept, dropped.gap, -jnp.inf),
-        certified=kept & dropped.certified,
+        bound=unless_asked(dropped.bound, 1.0),
+        lower=unless_asked(dropped.lower, 0.0),
+        error=unless_asked(dropped.error, jnp.inf),
+        gap=unless_asked(dropped.gap, -jnp.inf),
+        certified=successful & dropped.certified,
     )
 
 

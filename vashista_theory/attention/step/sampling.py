@@ -311,7 +311,7 @@ def _bound(
     )
     longest = jnp.max(every(jnp.max(values, axis=(1, 2), initial=0.0)), axis=0)[:, None]
     kept = beside_sinks(query, split.kept)
-    longest = jnp.maximum(longest, norm_from_above(kept.normalised()))
+    longest = jnp.maximum(longest, norm_from_above(kept.normalised())) * (1.0 + 64 * u)
     length = norm_from_above(sums.normalised())
     return bounds.confident_error(moments, failure, length, longest)
 
@@ -358,5 +358,6 @@ def _certified(read: _Read, output: Float[Array, "R G D"], policy: Policy) -> Bo
     everything = jnp.broadcast_to(read.whole[:, None], read.bound.shape)
     if policy.confidence is None or policy.tolerance is None:
         return everything
-    least = jnp.linalg.norm(output, axis=-1) - read.bound
+    rounding = (output.shape[-1] + 8) * unit_roundoff(output.dtype)
+    least = jnp.linalg.norm(output, axis=-1) * (1.0 - rounding) - read.bound
     return everything | (read.bound <= policy.tolerance * least)
