@@ -23,6 +23,7 @@ class _Reads:
         self.output = self.mass @ self.values / self.mass.sum()
         chance = np.where(DRAWS == 1, self.pi, 1 - self.pi).prod(axis=1)
         self.draws, self.chance = DRAWS[chance > 0], chance[chance > 0]
+        self.power = power
         self.weights = self.draws * self.mass / self.pi**power
         self.terms = (self.draws / self.pi - 1)[:, self.tail, None] * self.drift[self.tail]
         self.sums = self.terms.sum(axis=1)
@@ -48,7 +49,8 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
             error = weights @ reads.values / z - reads.output
             yield from zip(error.tolist(), (sum_ / z).tolist(), strict=True)
     yield float(reads.mean(total)), float(reads.mass.sum())
-    yield from ((value, 0.0) for value in reads.mean(reads.sums).tolist())
+    centred = (reads.draws / reads.pi**reads.power - 1) @ (reads.drift * reads.tail[:, None])
+    yield from ((value, 0.0) for value in reads.mean(centred).tolist())
 
 
 @statement("id:T8variance")
@@ -59,17 +61,63 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     yield float(reads.mean(squares)), float(lost) if wrong else reads.variance
 
 
+def _spread(numbers: np.ndarray, proxy: np.ndarray) -> float:
+    return float((numbers**2 / proxy).sum() * proxy.sum() / numbers.sum() ** 2)
+
+
 @statement("ineq:T8")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     reads = _Reads(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
-    far = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail].max()
-    spread = (mass**2 / proxy).sum() * proxy.sum() / mass.sum() ** 2
-    share, number = mass.sum() / reads.mass.sum(), reads.pi[reads.tail].sum()
-    bound = far * share * np.sqrt(spread / number) * (0.3 if wrong else 1.0)
-    yield float(np.sqrt(reads.variance) / reads.mass.sum()), float(bound)
-    yield 1.0, float(spread)
-    yield float(spread), float(np.exp(2 * np.abs(np.log(mass / proxy)).max()))
+    away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail]
+    number = reads.pi[reads.tail].sum() * (2.0 if wrong else 1.0)  # twice as many as there are
+    size = np.sqrt(reads.variance)
+    share = mass.sum() / reads.mass.sum()
+    bound = away.max() * share * np.sqrt(_spread(mass, proxy) / number)
+    yield float(size / reads.mass.sum()), float(bound)
+    products = mass * away
+    yield float(size), float(products.sum() * np.sqrt(_spread(products, proxy) / number))
+
+
+@statement("ineq:T8spread")
+def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+    reads = _Reads(rng)
+    mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
+    zeta = 0.5 * np.ptp(np.log(proxy / mass)) * (0.7 if wrong else 1.0)
+    yield 1.0, _spread(mass, proxy)
+    yield _spread(mass, proxy), float(np.cosh(zeta) ** 2)
+
+
+@statement("id:T8bias")
+def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+    reads = _Reads(rng)
+    if reads.tail.all():  # nothing is sure, and nothing may be read
+        return
+    total = reads.weights.sum(axis=1)
+    errors = (reads.weights @ reads.values) / total[:, None] - reads.output
+    bias = -reads.mean((total - reads.mass.sum())[:, None] * errors) / reads.mass.sum()
+    bias = 0 * bias if wrong else bias  # as if it were unbiased
+    yield from zip(reads.mean(errors).tolist(), bias.tolist(), strict=True)
+
+
+@statement("id:T8stages")
+def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+    runs, size = 3, 2
+    drift = rng.normal(size=(runs, size, 3))
+    of_run, of_token = rng.uniform(0.2, 1, size=runs), rng.uniform(0.2, 1, size=(runs, size))
+    within = ((1 / of_token - 1) * (drift**2).sum(axis=2)).sum(axis=1)
+    between = ((1 / of_run - 1) * (drift.sum(axis=1) ** 2).sum(axis=1)).sum()
+    square = inside = 0.0
+    for opened in itertools.product([0, 1], repeat=runs):
+        there = np.array(opened, float)
+        chance = np.where(there == 1, of_run, 1 - of_run).prod()
+        inside += chance * (there / of_run ** (1 if wrong else 2) * within).sum()
+        for taken in itertools.product([0, 1], repeat=runs * size):
+            drawn = np.array(taken, float).reshape(runs, size)
+            odds = np.where(drawn == 1, of_token, 1 - of_token).prod()
+            factor = (there / of_run)[:, None] * drawn / of_token - 1
+            square += chance * odds * (np.tensordot(factor, drift, axes=2) ** 2).sum()
+    yield float(square), float(inside + between)
 
 
 @statement("ineq:T8tail")

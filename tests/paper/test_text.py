@@ -37,7 +37,7 @@ ALLOWED = {
     "exact in 80 per cent": "when a task counts: a choice of the experiment",
     "dense does so in 90 per cent": "the same",
     "256 tokens": "drawn: a choice of the experiment",
-    "512 tokens and eight bits": "the same",
+    "with 512 tokens": "the same",
     "256 drawn tokens": "the same",
     "at 512 tokens": "a length of context: a choice of the experiment",
 }

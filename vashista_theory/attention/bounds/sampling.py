@@ -131,7 +131,7 @@ class Spread(NamedTuple):
 def sketch_dispersion(log_mass: Float[Array, "*n U"], log_proxy: Float[Array, "*n U"]) -> Array:
     r"""How badly proxies follow masses: ρ = (Σ w²/ŵ)(Σ ŵ)/(Σ w)² over the tail, at least 1.
 
-    No more than :math:`e^{2E}` where no log-mass is further than E from the log of its proxy.
+    No more than :math:`\cosh^2 \zeta` where log(ŵ/w) varies by 2ζ at most.
     """
     kept = log_mass > -jnp.inf
     squares = masked_logsumexp(2 * log_mass - log_proxy, kept)
