@@ -92,11 +92,28 @@ def test_criterion(area: float, worst: float, unsafe: float, verdict: str) -> No
      "holds where the context is long: budget from 10 tokens and certified from 20 tokens on"),
     ((3.0, 0.8, 2.0, 0.9), FAILS),
 ])  # fmt: skip
-def test_speed(times: tuple[float, ...], verdict: str) -> None:
+@pytest.mark.parametrize("late", [1.0, 10.0])
+def test_speed(times: tuple[float, ...], verdict: str, late: float) -> None:
     names = ("budget_10", "budget_20", "certified_10", "certified_20")
-    rows = table(*({"keys": "real heads", "tokens": n} for n in (10, 20)))
     values = {f"times_dense_{name}": t for name, t in zip(names, times, strict=True)}
-    assert judged("Strong wall-clock", decode_cpu=Outcome({"decode": rows}, values)) == verdict
+    rows = [
+        {"keys": "real heads", "step": step, "tokens": n, "p50_ms": 1 / t, "p90_ms": late / t}
+        for n in (10, 20)
+        for step, t in [("dense", 1.0)]
+        + [(step, values[f"times_dense_{step}_{n}"]) for step in ("budget", "certified")]
+    ]
+    found = judged("Strong wall-clock", decode_cpu=Outcome({"decode": table(*rows)}, values))
+    assert found == verdict
+
+
+def test_a_step_that_is_late_for_one_query_in_ten_is_no_speed_up() -> None:
+    values = {f"times_dense_{step}_10": 2.0 for step in ("budget", "certified")}
+    rows = [
+        {"keys": "real heads", "step": step, "tokens": 10, "p50_ms": p50, "p90_ms": p90}
+        for step, p50, p90 in (("dense", 2.0, 3.0), ("budget", 1.0, 3.1), ("certified", 1.0, 2.9))
+    ]
+    found = judged("Strong wall-clock", decode_cpu=Outcome({"decode": table(*rows)}, values))
+    assert found == "holds where the context is long: certified from 10 tokens on"
 
 
 @pytest.mark.parametrize(("p99", "verdict"), [
