@@ -10,7 +10,7 @@ TOKENS = 7
 DRAWS = np.array(list(itertools.product([0, 1], repeat=TOKENS)), float)
 
 
-class _Reads:
+class Reads:
     """Seven tokens, of which some are sure, and every draw with its probability."""
 
     def __init__(self, rng: np.random.Generator, power: float = 1.0) -> None:
@@ -42,7 +42,7 @@ class _Reads:
 
 @statement("id:T8")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng, power=0.9 if wrong else 1.0)
+    reads = Reads(rng, power=0.9 if wrong else 1.0)
     total = reads.weights.sum(axis=1)
     for weights, sum_, z in zip(reads.weights, reads.sums, total, strict=True):
         if z > 0:
@@ -55,7 +55,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("id:T8variance")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng)
+    reads = Reads(rng)
     squares = (reads.sums**2).sum(axis=1)
     lost = ((1 / reads.pi) * (reads.drift**2).sum(axis=1))[reads.tail].sum()  # without the − 1
     yield float(reads.mean(squares)), float(lost) if wrong else reads.variance
@@ -67,7 +67,7 @@ def _spread(numbers: np.ndarray, proxy: np.ndarray) -> float:
 
 @statement("ineq:T8")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng)
+    reads = Reads(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
     away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail]
     number = reads.pi[reads.tail].sum() * (2.0 if wrong else 1.0)  # twice as many as there are
@@ -81,7 +81,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("ineq:T8spread")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng)
+    reads = Reads(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
     zeta = 0.5 * np.ptp(np.log(proxy / mass)) * (0.7 if wrong else 1.0)
     yield 1.0, _spread(mass, proxy)
@@ -90,7 +90,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("id:T8bias")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng)
+    reads = Reads(rng)
     if reads.tail.all():  # nothing is sure, and nothing may be read
         return
     total = reads.weights.sum(axis=1)
@@ -122,7 +122,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("ineq:T8tail")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = _Reads(rng)
+    reads = Reads(rng)
     variance, length = reads.variance, np.linalg.norm(reads.sums, axis=1)
     steps = np.maximum(1, 1 / reads.pi - 1) * np.linalg.norm(reads.drift, axis=1)
     largest = steps[reads.tail].max() * (0.1 if wrong else 1.0)
