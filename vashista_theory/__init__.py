@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vashista_theory import evaluation as evaluation
     from vashista_theory import explore as explore
     from vashista_theory import models as models
+    from vashista_theory import plots as plots
     from vashista_theory import sweep as sweep
     from vashista_theory._diagnose import Answer as Answer
     from vashista_theory._diagnose import Diagnosis as Diagnosis
@@ -44,6 +45,7 @@ _LAZY_MODULES = {
     "instances": "vashista_theory.hull.instances",
     "models": "vashista_theory.models",
     "oracle": "vashista_theory.hull.oracle",
+    "plots": "vashista_theory.plots",
     "sweep": "vashista_theory.sweep",
 }
 _LAZY_NAMES = {
