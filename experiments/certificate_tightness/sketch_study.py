@@ -90,6 +90,8 @@ def sketched(
     logits = scale * np.einsum("hd,psd->hps", queries, rebuilt)
     norms = np.linalg.norm(queries, axis=-1)[:, None, None]
     by_dimension = scale / 2 * np.einsum("hd,pd->hp", np.abs(queries), step)[..., None]
+    if bits <= 2:  # as in the library, whose codes of so few bits need not be the nearest
+        by_dimension = np.full_like(by_dimension, np.inf)
     slack = np.minimum(by_dimension, scale * norms * error)
     worst = np.minimum(by_dimension, scale * norms * error.max(axis=1, keepdims=True))
     estimate = np.logaddexp.reduce(logits, axis=-1)

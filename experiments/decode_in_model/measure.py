@@ -125,12 +125,11 @@ def measure(config: Config) -> Measured:
 
 
 def _open(config: Config, plan: list[tuple[int, int]]) -> runs.BlockStore:
-    """What was timed already by the same code with the same libraries on the same machine."""
+    """What was timed already with the same libraries on the same machine."""
     now = runs.Manifest.start(config)
     identity = {
         "model": config.model,
-        "tokens": config.new_tokens,
-        "code": (now.commit, now.dirty),
+        "steps": (config.rounds, config.steps),
         "machine": (now.cpu, now.device),
         "software": {name: process.version(name) for name in ("torch", "transformers", "jax")},
     }

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import mpmath
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,6 +259,18 @@ def test_a_sampled_read_bounds_its_error_at_every_magnitude_or_gives_up(
         rounding = longest * (2 * min(1.0, 2 * of_score) + (T + 32) * EPS) + D * 2 * TINY
         # Exceeded by chance once in a billion reads; NaN would say that no bound was asked for.
         assert error <= bound[h] + rounding
+
+
+@pytest.mark.parametrize("policy", ["box", "sketch, widened", *SAMPLED])
+def test_scores_that_overflow_leave_an_endless_error_and_no_nan(policy: str) -> None:
+    rng = np.random.default_rng(0)
+    query, keys = (1e25 * rng.normal(size=(n, D)).astype(np.float32) for n in (GROUP, T))
+    values = jnp.asarray(rng.normal(size=(1, 1, T, D)), jnp.float32)
+    cache = fill(jnp.asarray(keys)[None, None], values, SPECS["plain"])
+    _, info = compiled(policy, None)(jnp.asarray(query)[None], cache, np.float32(1.0))
+    assert bool(info.result == Result.nonfinite_input)
+    assert np.all(info.error_bound == np.inf)
+    assert not np.any(info.certified)
 
 
 def share_of_first(query: np.ndarray, keys: np.ndarray, scale: float, coupling: float) -> Any:

@@ -50,7 +50,11 @@ def test_keys_live_in_jax_alone_and_without_padding() -> None:
         assert layer.pages.keys.dtype == np.float32
 
 
-def test_sketches_are_rounded_for_the_prompts_last_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pieces", [(300,), (300, 20), (40, 260)], ids=str)
+def test_sketches_are_rounded_for_the_last_queries(
+    pieces: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the prompt; of its pieces, of the last that has as many as count."""
     spec = SummarySpec(sketch_bits=2)
     vt.models.register(policy=Policy.sampled(16), page_size=4, spec=spec)
     (model,) = tiny.models("llama", "vashista")
@@ -62,12 +66,20 @@ def test_sketches_are_rounded_for_the_prompts_last_queries(monkeypatch: pytest.M
         store(layer, key, value, mask, query)
 
     monkeypatch.setattr(PagedLayer, "store", recorded)
-    inputs = tiny.prompts(2, 300, padding=(211, 0))
+    padding = 11 if len(pieces) > 1 else 211
+    inputs = tiny.prompts(2, sum(pieces), padding=(padding, 0))
     cache = vt.models.PagedCache(model.config)
-    with torch.no_grad():
-        model(**inputs, **{cache_argument(model): cache})
-    for layer, queries in zip(cache.layers, asked, strict=True):
-        by_head = torch.cat([queries[0, :, 211:], queries[1, :, -256:]], dim=1)
+    end = 0
+    for piece in pieces:
+        begin, end = end, end + piece
+        given = {"input_ids": inputs["input_ids"][:, begin:end]}
+        mask = inputs["attention_mask"][:, :end]
+        with torch.no_grad():
+            model(**given, attention_mask=mask, **{cache_argument(model): cache})
+    counts = int(np.argmax(pieces))  # the piece whose queries count
+    shown = max(0, padding - sum(pieces[:counts]))
+    for layer, queries in zip(cache.layers, asked[2 * counts : 2 * counts + 2], strict=True):
+        by_head = torch.cat([queries[0, :, shown:][:, -256:], queries[1, :, -256:]], dim=1)
         grouped = by_head.reshape(2, -1, by_head.shape[-1])  # three query heads share a kv head
         order, passed = rounding_for(jnp.asarray(grouped.numpy()))
         np.testing.assert_array_equal(layer.pages.rounding.order, order)

@@ -69,11 +69,12 @@ def to_jax(tensor: Float[torch.Tensor, "B H T D"]) -> Float[Array, "B T H D"]:
 def expected_queries(
     query: Float[torch.Tensor, "B H T D"], new: Bool[torch.Tensor, "B T"] | None
 ) -> Float[Array, "B H Q D"]:
-    """The last queries of a prompt, with zeros for padding and where there are fewer.
+    """The last queries of a prompt, with zeros for padding, for bad ones and where there are fewer.
 
     So not every length of a prompt is compiled anew.
     """
     last = query[:, :, -EXPECTED_QUERIES:].detach().float()
+    last = last.masked_fill(~last.isfinite().all(dim=-1, keepdim=True), 0.0)
     if new is not None:
         last = last.masked_fill(~new[:, None, -EXPECTED_QUERIES:, None], 0.0)
     last = torch.nn.functional.pad(last, (0, 0, 0, EXPECTED_QUERIES - last.shape[2]))

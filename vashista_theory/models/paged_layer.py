@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from vashista_theory._results import Result, is_successful
 from vashista_theory.attention import DecodeInfo, PagedKV, Policy, SummarySpec
+from vashista_theory.attention.bounds.sketch import EXPECTED_QUERIES, aimed
 from vashista_theory.models import refusals, settings, steps, watching
 from vashista_theory.models.bridge import (
     as_argument,
@@ -185,7 +186,7 @@ class PagedLayer(DynamicLayer):
         output, log_mass, result = steps.read_all(past, to_jax(query), scale, given.cap)
         self._check(result)
         recent = attend_chunk(query, key, value, rows, scale, given.cap)
-        self.store(key, value, mask)
+        self.store(key, value, mask, query)
         parts = [(to_torch(output), to_torch(log_mass)), recent]
         if given.sinks is not None:
             beside = given.sinks.to(recent[1]).expand(recent[1].shape)
@@ -193,12 +194,11 @@ class PagedLayer(DynamicLayer):
         return merge(*parts)
 
     @_precisely
-    def store(
-        self, key: Any, value: Any, mask: torch.Tensor | None, query: torch.Tensor | None = None
-    ) -> None:
+    def store(self, key: Any, value: Any, mask: torch.Tensor | None, query: torch.Tensor) -> None:
         """Append tokens (B, Hkv, T, D), each sequence without its padding.
 
-        Of a prompt, its last queries are what sketches are rounded for.
+        Their last queries are what sketches are rounded for: those of a prompt, or of a later piece
+        that has as many.
         """
         batch, _, tokens, _ = key.shape
         _, new = self._read(mask, batch, tokens, key.device)
@@ -214,10 +214,11 @@ class PagedLayer(DynamicLayer):
         if self.pages is None:
             with jax.default_device(next(iter(keys.devices()))):
                 self.pages = self._empty(keys)
-                if query is not None and query.shape[2] > 1:
-                    self.pages = self.pages.for_queries(expected_queries(query, new))
             self.dtype = key.dtype
             self.held = np.zeros(batch, np.int32)
+        least = 2 if self.pages.rounding is None else EXPECTED_QUERIES
+        if aimed(self.pages.spec.sketch_bits) and tokens >= least:
+            self.pages = self.pages.for_queries(expected_queries(query, new))
         self._make_room(counts)
         self.pages, result = steps.append(self._past(batch), keys, values, counts)
         self._check(result)

@@ -8,6 +8,7 @@ import pytest
 from vashista_theory.attention import PagedKV, SummarySpec
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.page_bounds import as_query, sketched_tokens
+from vashista_theory.attention.bounds.summaries import corners
 
 KV, GROUP, D, SIZE, PAGES = 2, 3, 16, 8, 40
 
@@ -43,6 +44,19 @@ def test_queries_like_those_expected_err_less_and_all_are_bounded(bits):
     after, bounds = logit_errors(aimed, keys, new)
     assert (after**2).mean() < 0.6 * (before**2).mean()
     assert np.all(after <= bounds)
+    # The worst query of a key is its own error: what half a step of the grid would not bound.
+    used = jax.tree.map(lambda a: a[:, aimed.page_table[0]], aimed.summaries)
+    lower, upper = corners(used.box, jnp.float64)
+    rebuilt = sketch.dequantise(sketch.unpack(used.codes, bits), lower, upper, bits)
+    apart = keys[0].reshape(KV, PAGES, SIZE, D) - np.asarray(rebuilt)
+    step = np.asarray(upper - lower)[:, :, None] / (2**bits - 1)
+    half = 0.5 * (np.abs(apart) * step).sum(axis=-1)
+    assert np.any((apart**2).sum(axis=-1) > half * (1 + 1e-6))
+    worst = apart.reshape(KV, -1, D)
+    for token in range(0, PAGES * SIZE, 7):
+        query = np.repeat(worst[:, token], GROUP, axis=0)
+        errors, bounds = logit_errors(aimed, keys, query)
+        assert np.all(errors <= bounds)
     stranger = np.random.default_rng(1).normal(size=(KV * GROUP, D))
     errors, bounds = logit_errors(aimed, keys, stranger)
     assert np.all(errors <= bounds)

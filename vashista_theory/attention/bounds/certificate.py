@@ -111,4 +111,5 @@ def output_error_bound(
     bound = jnp.minimum(by_newton, share) * (1.0 + 4 * (count + 64) * u)
     boundless = jnp.any(shown & ~bounded, axis=-1) | jnp.isnan(bound) | ~jnp.isfinite(farthest)
     bound = jnp.where(boundless, farthest, farthest * bound + tiny)
+    bound = jnp.where(jnp.isnan(bound), jnp.inf, bound)  # NaN would say that none was asked for
     return jnp.where(jnp.any(shown, axis=-1), bound, 0.0)

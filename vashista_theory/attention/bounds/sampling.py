@@ -299,4 +299,5 @@ def confident_error(
 
     length = jax.lax.fori_loop(jnp.int32(0), 3, shorten, longest)
     # Two outputs are never further apart than the sum of their lengths.
-    return jnp.minimum(radius(length), output_norm + longest)
+    bound = jnp.minimum(radius(length), output_norm + longest)
+    return jnp.where(jnp.isnan(bound), jnp.inf, bound)  # NaN would say that none was asked for
