@@ -67,8 +67,8 @@ class Config:
 
     @property
     def new_tokens(self) -> int:
-        """Tokens that a sequence grows by while a way has its turn."""
-        return self.steps + 1
+        """Tokens that a sequence grows by while a way has its turn, timed or not."""
+        return self.steps + 2
 
     def check(self, limit: int) -> None:
         """Raise unless the model was made for such contexts, and they leave room for the steps."""
@@ -76,7 +76,7 @@ class Config:
             if not self.new_tokens < context <= limit:
                 raise ValueError(
                     f"contexts has {context}: expected more than the {self.new_tokens} tokens that "
-                    f"are timed, and at most the {limit} that the model was made for"
+                    f"are read, and at most the {limit} that the model was made for"
                 )
 
     def policies(self) -> dict[str, Policy]:
@@ -164,11 +164,14 @@ def _cell(model: Any, held: Held, batch: int, filled: int, config: Config) -> xr
     def turn(kind: Kind) -> None:
         cache = kind.build(batch, filled + config.new_tokens + 1)
         for name, around in kind.around.items():
-            with around() as log:
+            with around():
                 taken = [_once(model, step, cache) for _ in range(config.steps + 1)]
-                tokens[name] = (
-                    filled + config.new_tokens if log is None else float(np.mean(log.tokens_read()))
-                )
+                if name in OWN:
+                    tokens[name] = filled + config.new_tokens
+                elif name not in tokens:  # a step more, not timed: a report costs what it says
+                    with models.decoding() as log:
+                        _once(model, step, cache)
+                    tokens[name] = float(np.mean(log.tokens_read()))
             if kind.cut:
                 cache.crop(filled - cache.get_seq_length())
             first.setdefault(name, taken[0])

@@ -11,7 +11,6 @@ import numpy as np
 from vashista_theory import models
 from vashista_theory.attention import PagedKV, Policy
 from vashista_theory.models.interface import NAME
-from vashista_theory.models.settings import decoding
 
 OWN = ("sdpa, dynamic cache", "sdpa, static cache", "eager")
 PAGE = 16
@@ -85,10 +84,10 @@ def _using(model: Any, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _by(model: Any, policy: Policy) -> Iterator[Any]:
-    models.register()
-    with _using(model, NAME), decoding(policy) as log:
-        yield log
+def _by(model: Any, policy: Policy) -> Iterator[None]:
+    models.register(policy=policy)
+    with _using(model, NAME):
+        yield
 
 
 def _paged(model: Any, held: Held, batch: int, room: int) -> Any:
