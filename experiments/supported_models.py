@@ -16,6 +16,7 @@ Examples:
 
 import collections
 import importlib.util
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,10 +69,16 @@ def measure(config: Config) -> Measured:
 
     Raises:
         NotMeasured: torch or transformers is missing here.
+        ValueError: the interpreter of the oldest release cannot be run.
     """
     missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
     if missing:
         raise NotMeasured(f'{" and ".join(missing)} missing; pip install "vashista-theory[lm]"')
+    if config.oldest and shutil.which(config.oldest) is None:
+        raise ValueError(
+            f"oldest is {config.oldest!r}; expected an interpreter that can be run, such as "
+            ".venv-oldest/bin/python of the environment that the module's help describes"
+        )
     names = QUICK if config.quick and not config.families else config.families
     interpreters = [sys.executable, *([config.oldest] if config.oldest else [])]
     return measured(
