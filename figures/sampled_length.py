@@ -11,7 +11,7 @@ RESULT = "sampled_length"
 
 
 def draw(outcome: Any) -> Figure:
-    """Error in units of the values' spread: drawn, best tokens, best pages, and T8."""
+    """Error in units of the values' spread: drawn, of most mass by token and by page, and T8."""
     rows = outcome.tables["lengths"].rows
     if len(rows) < 2:
         raise style.NothingToDrawError("fewer than two lengths were read")
@@ -19,10 +19,10 @@ def draw(outcome: Any) -> Figure:
     figure = Figure(figsize=(COLUMN, 2.6), layout="constrained")
     axis = figure.subplots()
     for name, label, colour, look in (
-        ("best_pages", "best pages", ORANGE, "--"),
+        ("best_pages", "pages of most mass", ORANGE, "--"),
         ("bound", "T8", GREY, ":"),
         ("error", "drawn, 2 bits", BLUE, "-"),
-        ("best_tokens", "best tokens", GREEN, "--"),
+        ("best_tokens", "tokens of most mass", GREEN, "--"),
     ):
         axis.plot(lengths, [row[name] for row in rows], look, marker="o" if look != ":" else "",
                   ms=2.5, color=colour, label=label)  # fmt: skip

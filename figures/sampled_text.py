@@ -9,10 +9,11 @@ from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 
 RESULT = "sampled_text"
 _LOOKS = {
-    "oracle-pages": ("best pages", ORANGE, "--"),
+    "oracle-pages": ("pages of most mass", ORANGE, "--"),
     "double-sparsity": ("DoubleSparsity", GREY, "-."),
-    "half-uniform": ("half best, half uniform", PURPLE, "-"),
-    "oracle-tokens": ("best tokens", GREEN, "--"),
+    "half-uniform": ("half of most mass, half uniform", PURPLE, "-"),
+    "oracle-tokens": ("tokens of most mass", GREEN, "--"),
+    "sketched-tokens": ("best tokens by the sketch", GREEN, ":"),
     "sampled": ("drawn, 2 bits", BLUE, "-"),
 }
 
@@ -23,7 +24,7 @@ def draw(outcome: Any) -> Figure:
     contexts = sorted({row["context"] for row in rows})
     if not contexts:
         raise style.NothingToDrawError("no text was read")
-    figure = Figure(figsize=(2 * COLUMN, 2.7), layout="constrained")
+    figure = Figure(figsize=(2 * COLUMN, 2.9), layout="constrained")
     axes = figure.subplots(1, len(contexts), sharey=True, squeeze=False)[0]
     for axis, context in zip(axes, contexts, strict=True):
         here = [row for row in rows if row["context"] == context]
@@ -39,6 +40,6 @@ def draw(outcome: Any) -> Figure:
     axes[0].set_ylabel("KL(dense ‖ read), nats a token")
     for label, colour, look in _LOOKS.values():
         axes[0].plot([], [], look, color=colour, label=label)
-    figure.legend(loc="outside lower center", ncols=len(_LOOKS), fontsize=7, frameon=False,
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False,
                   handlelength=2.4, columnspacing=1.2)  # fmt: skip
     return figure
