@@ -10,7 +10,6 @@ import numpy as np
 
 from vashista_theory import models
 from vashista_theory.attention import PagedKV, Policy
-from vashista_theory.models.interface import NAME
 
 OWN = ("sdpa, dynamic cache", "sdpa, static cache", "eager")
 PAGE = 16
@@ -85,6 +84,8 @@ def _using(model: Any, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by(model: Any, policy: Policy) -> Iterator[None]:
+    from vashista_theory.models.interface import NAME
+
     models.register(policy=policy)
     with _using(model, NAME):
         yield
