@@ -74,12 +74,6 @@ def test_a_ball_about_another_point_than_the_mean_needs_the_box_form() -> None:
     assert mass <= 4 * np.exp(s * mean) * np.cosh(s * np.abs(keys - mean).max())
 
 
-def test_a_page_mean_bounds_nothing_from_above() -> None:
-    for far in (1.0, 10.0, 100.0):
-        keys = np.array([far, -far])
-        assert 0.5 * np.exp(keys).sum() > np.exp(far) / 2.1 > np.exp(keys.mean()) / 2.1
-
-
 def test_no_draw_of_as_many_tokens_varies_less_where_distances_are_known() -> None:
     """What follows (T8group): a² = Σ w² ‖v − o‖²/Z²; drawing by the masses alone is worse."""
     rng = np.random.default_rng(0)
@@ -101,12 +95,3 @@ def test_no_draw_of_as_many_tokens_varies_less_where_distances_are_known() -> No
     assert np.isclose(best.sum(), 4) & np.isclose(other.sum(), 4)
     cost = [float((exact.sum(axis=0) * (1 / pi - 1)).sum()) for pi in (best, other)]
     assert cost[0] < 0.95 * cost[1]
-
-
-def test_codes_that_are_not_the_nearest_are_not_bounded_by_half_a_step() -> None:
-    rng = np.random.default_rng(0)
-    keys, query = rng.uniform(size=(200, 4)), rng.normal(size=4)
-    step = 1 / 3
-    bound = 0.5 * step * np.abs(query).sum()
-    assert np.all(np.abs((keys - np.round(keys / step) * step) @ query) <= bound)
-    assert np.any(np.abs((keys - np.floor(keys / step) * step) @ query) > bound)

@@ -36,7 +36,7 @@ class Rounding(NamedTuple):
 
 
 def rounding_for(queries: Float[Array, "Hkv N D"]) -> Rounding:
-    r"""The rounding under which the logits of such queries err least.
+    r"""The rounding under which the logits of such queries err little.
 
     The error e of a key costs :math:`e^\top M e` with M = Σ q qᵀ. Once some dimensions are rounded,
     the others do best to take over −M₂₂⁻¹M₂₁ e₁ of their error; dimension by dimension these

@@ -199,7 +199,7 @@ class PagedKV(CacheArrays):
         """The same cache, whose sketches of one or two bits are rounded for such queries.
 
         Pages that are completed from now on choose their codes so that the logits of these queries
-        err least, where before each number went to the nearest grid point; those of the prompt are
+        err less, where before each number went to the nearest grid point; those of the prompt are
         good ones. Sketches of more bits, and pages that are complete, stay as they are. Nothing is
         read that was not, and bounds hold for every query.
 

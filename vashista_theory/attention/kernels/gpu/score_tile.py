@@ -25,6 +25,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from vashista_theory.attention.bounds.bits import from_bits, pair_from_bits
 from vashista_theory.attention.bounds.rounding import lost_length, raised, raising, score_slack
+from vashista_theory.attention.bounds.sketch import aimed
 from vashista_theory.attention.kernels.gpu.attend_kernel import load
 from vashista_theory.attention.kernels.spec import Kind
 
@@ -275,7 +276,7 @@ def _of_sketches(
             score = load(tokens_sm.at[k, token], layout) + base
             residual = load(residual_sm.at[token], layout)
             error = (norm * raising(0, jnp.float32)) * residual
-            if g.bits > 2:  # fewer are not rounded coordinate by coordinate
+            if not aimed(g.bits):
                 error = jnp.minimum(by_dimension, error)
             error = error + slack
             upper.append(to_log2 * (score + error))

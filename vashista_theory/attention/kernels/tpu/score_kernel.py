@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.bounds.bits import pair_from_bits
 from vashista_theory.attention.bounds.rounding import product_slack, raised, raising
+from vashista_theory.attention.bounds.sketch import aimed
 
 TOKENS_AT_ONCE = 8  # of every page of a block: the rows of a register of 32-bit numbers
 _AT_ONCE = 8
@@ -113,7 +114,7 @@ def score_sketches_kernel(
     spread = _dot(size, width, by_page=codes_by_page)
     reach = _dot(size, jnp.abs(lower + upper) + 2 * _LOST, by_page=codes_by_page) + spread
     slack = product_slack(0.5 * reach, query.shape[1])
-    # Half a step is the most that rounding to the grid moved a coordinate, of more than two bits.
+    # Half a step is the most that rounding to the nearest code moved a coordinate.
     by_dimension = spread * np.float32(0.5 / (2**bits - 1)) * raising(d, query.dtype)
     residual = _float32(residual_ref[0])
 
@@ -128,7 +129,7 @@ def score_sketches_kernel(
             for t in range(tokens.start, tokens.stop)
         ]
         most = [
-            scale * (score + (error if bits <= 2 else jnp.minimum(by_dimension, error)) + slack)
+            scale * (score + (error if aimed(bits) else jnp.minimum(by_dimension, error)) + slack)
             for score, error in zip(scores, by_length, strict=True)
         ]
         sums = [_added(sums[0], most), _added(sums[1], [scale * score for score in scores])]
