@@ -11,8 +11,8 @@ Examples:
   python -m experiments sampled_retrieval --contexts 2048 --prompts 10
 """
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """What to ask.
 
@@ -73,7 +73,9 @@ class Config:
 
     def asked(self) -> list[evaluation.EvaluationConfig]:
         """As `python -m vashista_theory.evaluation` takes it, by length."""
-        return by_length(self, policy=("dense", *self.reads), pages=self.pages)
+        asked = by_length(self, policy=("dense", *self.reads), pages=self.pages)
+        # Only exact answers count here.
+        return [dataclasses.replace(one, choices=False) for one in asked]
 
 
 def measure(config: Config) -> Measured:

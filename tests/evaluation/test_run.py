@@ -161,6 +161,29 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     assert len(content["perplexity"]) == 3
 
 
+def test_retrieval_without_wrong_answers_claims_no_choice(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    whole = {"policy": ("dense",), "text": ()}
+    _, judged = run_tiny(tmp_path / "judged", **whole)
+    _, found = run_tiny(tmp_path / "exact", choices=False, **whole)
+    kept, left = judged[plan.RETRIEVAL], found[plan.RETRIEVAL]
+    for name in ("exact", "token_accuracy", "log_probability", "error", "tokens"):
+        np.testing.assert_array_equal(kept[name].values, left[name].values)
+    assert (kept["chosen"].values >= 0).all()
+    assert (left["chosen"].values == -1).all()
+    assert np.isnan(left["margin"].values).all()
+    report = reports.summarise(found)
+    assert all(row.chosen is None and row.chosen_interval is None for row in report.retrieval)
+    console = Console(record=True, width=120, file=io.StringIO())
+    reports.show(report, console)
+    said = console.export_text()
+    assert "exact [95 %]" in said
+    assert "among five" not in said
+    with pytest.raises(ValueError, match="another configuration"):
+        run_tiny(tmp_path / "exact", **whole)
+
+
 @pytest.mark.slow  # compiles the policies here and on a worker
 def test_an_evaluation_on_a_cluster_is_the_local_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

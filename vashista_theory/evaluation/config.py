@@ -58,6 +58,9 @@ class EvaluationConfig:
     """Retrieval tasks by name; none for none."""
     prompts: int = 30
     """Prompts a task and context length."""
+    choices: bool = True
+    """Whether wrong answers are judged too, for the choice among five; without them retrieval is
+    exact answers alone, in two thirds of the time."""
     audited: int = 32
     """Last positions of each stretch whose certificates are held against the truth; 0 for none."""
     tolerances: tuple[float, ...] = (0.05, 0.01)

@@ -163,7 +163,7 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
     stretch = ("text", "segments")
     fields = {
         PERPLEXITY: (*common, *stretch, "positions"),
-        RETRIEVAL: (*common, "tasks", "prompts", "seed"),
+        RETRIEVAL: (*common, "tasks", "prompts", "seed", *(() if config.choices else ("choices",))),
         CERTIFICATES: (*common, *stretch, "audited", "tolerances"),
     }[measurement]
     found: dict[str, Any] = {name: getattr(config, name) for name in fields}

@@ -118,8 +118,8 @@ def _retrieval(rows: list[RetrievalRow]) -> Table:
     counted = {_name(row): row.counts for row in rows}
     names = [name if counted[name] else f"({name})" for name in tasks]
     table = _table(
-        f"Retrieval at {rows[0].context:,} tokens, prompts in the last row: exact [95 %] · chosen "
-        "among five",
+        f"Retrieval at {rows[0].context:,} tokens, prompts in the last row: exact [95 %]"
+        + (" · chosen among five" if rows[0].chosen is not None else ""),
         *("policy", "pages", *names),
     )
     for policy in dict.fromkeys(row.policy for row in rows):
@@ -137,7 +137,8 @@ def _name(row: RetrievalRow) -> str:
 
 def _share(row: RetrievalRow) -> str:
     low, high = row.exact_interval
-    return f"{row.exact:.0%} [{100 * low:.0f}–{high:.0%}] · {row.chosen:.0%}"
+    chosen = "" if row.chosen is None else f" · {row.chosen:.0%}"
+    return f"{row.exact:.0%} [{100 * low:.0f}–{high:.0%}]{chosen}"
 
 
 def _certificates(rows: tuple[CertificateRow, ...]) -> Table:
@@ -181,9 +182,10 @@ def _notes(report: Report) -> list[str]:
         f"{_name(row)} at {row.context:,}" for row in report.retrieval if not row.counts
     )
     if weak:
+        by_choice = any(row.chosen is not None for row in report.retrieval)
         notes.append(
-            "In brackets, does not count (dense gives less than 80 % exact and 90 % by choice): "
-            f"{', '.join(weak)}."
+            f"In brackets, does not count (dense gives less than 80 % exact"
+            f"{' and 90 % by choice' if by_choice else ''}): {', '.join(weak)}."
         )
     if report.certificates:
         pairs = sum(row.queries for row in report.certificates)

@@ -21,8 +21,9 @@ class Score(NamedTuple):
         exact: Whether greedy decoding gives the whole answer.
         token_accuracy: Share of the answer's tokens that are the most likely ones.
         log_probability: Of the answer, in nats.
-        chosen: Whether the answer has a higher mean log-probability a token than any distractor.
-        margin: That mean, minus the best one of a distractor, in nats.
+        chosen: 1 if the answer has a higher mean log-probability a token than any distractor, else
+            0; −1 if distractors were not judged.
+        margin: That mean, minus the best one of a distractor, in nats; NaN if none was judged.
         pages_read: Mean over layers, heads and steps of question and answer, in pages.
         dropped: Mean of the true dropped mass over the same.
         error: Mean relative error of the attention output over the same.
@@ -31,7 +32,7 @@ class Score(NamedTuple):
     exact: bool
     token_accuracy: float
     log_probability: float
-    chosen: bool
+    chosen: int
     margin: float
     pages_read: float
     dropped: float
@@ -44,14 +45,15 @@ class Reader:
     Args:
         model: The language model.
         prompt: Context, question and answers.
+        choices: Whether its distractors are judged too.
     """
 
-    def __init__(self, model: LanguageModel, prompt: Prompt) -> None:
+    def __init__(self, model: LanguageModel, prompt: Prompt, *, choices: bool = True) -> None:
         self._model = model
         self._question = model.encode(prompt.question)
         self._answer = model.encode(prompt.answer)
-        self._wrong = [model.encode(text) for text in prompt.distractors]
-        longest = max(self._answer.size, *(wrong.size for wrong in self._wrong))
+        self._wrong = [model.encode(text) for text in prompt.distractors if choices]
+        longest = max(answer.size for answer in (self._answer, *self._wrong))
         context = model.encode(prompt.context)
         self.tokens = context.size + self._question.size + self._answer.size
         self._prefix = model.prefill(context, room=self._question.size + longest)
@@ -64,12 +66,12 @@ class Reader:
             float(np.mean(self._judge(logits[-1], after, tokens, policy, pages)[0]))
             for tokens in self._wrong
         ]
-        margin = float(np.mean(right)) - max(wrong, default=-np.inf)
+        margin = float(np.mean(right)) - max(wrong, default=np.nan)
         return Score(
             exact=bool(ranks_first.all()),
             token_accuracy=float(ranks_first.mean()),
             log_probability=float(right.sum()),
-            chosen=margin > 0,
+            chosen=int(margin > 0) if wrong else -1,
             margin=margin,
             pages_read=float(report.tokens_read.mean()) / page_size,
             dropped=float(report.dropped.mean()),

@@ -188,7 +188,7 @@ def _retrieval(loaded: Loaded, number: int) -> xr.Dataset:
     config, model, _ = loaded
     one = plan.questions(config)[number]
     prompt = tasks.get(one.task).prompt(one.seed, one.context, lambda t: model.encode(t).size)
-    reader = Reader(model, prompt)
+    reader = Reader(model, prompt, choices=config.choices)
     found = [reader.score(policy, pages) for policy, pages in config.readers().values()]
     stored = _stacked(found, plan.retrieval_template(config))
     stored["depth"] = ("instance", np.array([prompt.depth], np.float32))

@@ -74,8 +74,8 @@ class RetrievalRow:
         prompts: How many.
         exact: Share of exact answers, with Wilson's 95 % interval.
         exact_interval: That interval.
-        chosen: Share of prompts whose answer beats every distractor.
-        chosen_interval: Wilson's 95 % interval.
+        chosen: Share of prompts whose answer beats every distractor; None if none was judged.
+        chosen_interval: Wilson's 95 % interval, or None.
         token_accuracy: Mean share of the answer's tokens that are the most likely.
         log_probability: Mean log-probability of the answer, nats.
         pages_read: Mean pages.
@@ -90,8 +90,8 @@ class RetrievalRow:
     prompts: int
     exact: float
     exact_interval: tuple[float, float]
-    chosen: float
-    chosen_interval: tuple[float, float]
+    chosen: float | None
+    chosen_interval: tuple[float, float] | None
     token_accuracy: float
     log_probability: float
     pages_read: float
@@ -174,9 +174,9 @@ def retrieval_rows(dataset: xr.Dataset) -> tuple[RetrievalRow, ...]:
     for task, context, near in _groups(dataset, "task", "context", "reach"):
         group = _where(dataset, task=task, context=context, reach=near)
         dense = group.isel(policy=labels.index("dense"))
-        solved = (
-            float(dense["exact"].values.mean()) >= EXACT_COUNTS
-            or float(dense["chosen"].values.mean()) >= CHOICE_COUNTS
+        judged = bool((group["chosen"].values >= 0).all())
+        solved = float(dense["exact"].values.mean()) >= EXACT_COUNTS or (
+            judged and float(dense["chosen"].values.mean()) >= CHOICE_COUNTS
         )
         for place, label in enumerate(labels):
             one = group.isel(policy=place)
@@ -191,8 +191,8 @@ def retrieval_rows(dataset: xr.Dataset) -> tuple[RetrievalRow, ...]:
                     prompts=exact.size,
                     exact=float(exact.mean()),
                     exact_interval=wilson(int(exact.sum()), exact.size),
-                    chosen=float(chosen.mean()),
-                    chosen_interval=wilson(int(chosen.sum()), chosen.size),
+                    chosen=float(chosen.mean()) if judged else None,
+                    chosen_interval=wilson(int(chosen.sum()), chosen.size) if judged else None,
                     counts=solved,
                     **{name: float(one[name].values.mean(dtype=np.float64)) for name in means},
                 )
