@@ -9,9 +9,10 @@ import tyro
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
-from vashista_theory.runs import check_integer, check_request
+from vashista_theory.runs import check_integer, check_request, take_as_declared
 from vashista_theory.runs.progress import Mode
 
+_SEVERAL = ("policy", "imports", "pages", "contexts", "text", "tasks", "tolerances")
 NOTHING = "none"
 """Asks for no text, or for no task."""
 
@@ -83,6 +84,8 @@ class EvaluationConfig:
     """Dense and six policies, 2,048 tokens, two needles of 10 prompts: minutes on two cores."""
 
     def __post_init__(self) -> None:
+        take_as_declared(self, paths=("output",), several=_SEVERAL)
+        object.__setattr__(self, "imports", tuple(map(Path, self.imports)))
         self._take_none_for_nothing()
         for name, least in (
             ("segments", 1), ("positions", 1), ("prompts", 1), ("audited", 0), ("seed", 0),

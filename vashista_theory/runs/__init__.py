@@ -14,6 +14,7 @@ from vashista_theory.runs.configuration import canonical as canonical
 from vashista_theory.runs.configuration import check_integer as check_integer
 from vashista_theory.runs.configuration import differences as differences
 from vashista_theory.runs.configuration import fingerprint as fingerprint
+from vashista_theory.runs.configuration import take_as_declared as take_as_declared
 from vashista_theory.runs.files import check_writable as check_writable
 from vashista_theory.runs.manifest import Manifest as Manifest
 from vashista_theory.runs.memory import refuse_beyond_memory as refuse_beyond_memory

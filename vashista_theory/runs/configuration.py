@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -69,6 +70,30 @@ def check_integer(name: str, value: object, least: int) -> None:
     if whole > LARGEST_INTEGER:
         bits = whole.bit_length()  # all its digits may be more than Python writes
         raise ValueError(f"{name} is an integer of {bits} bits; expected at most 2^62")
+
+
+def take_as_declared(config: Any, *, paths: Sequence[str], several: Sequence[str]) -> None:
+    """Make paths of strings and tuples of lists, in a frozen configuration that is being made.
+
+    Args:
+        config: Whose fields are changed.
+        paths: Fields that hold a path, or None.
+        several: Fields that hold a tuple.
+
+    Raises:
+        ValueError: Something else is no path, or a lone value stands where several are expected.
+    """
+    for name in paths:
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise ValueError(f"{name} is {value!r}; expected a path, as a string or a pathlib.Path")
+        if value is not None:
+            object.__setattr__(config, name, Path(value))
+    for name in several:
+        value = getattr(config, name)
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{name} is {value!r}; expected several, in a tuple: ({value!r},)")
+        object.__setattr__(config, name, tuple(cast("Sequence[Any]", value)))
 
 
 def fingerprint(value: object) -> str:

@@ -11,7 +11,7 @@ import tyro
 
 from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
-from vashista_theory.runs import check_integer, check_request
+from vashista_theory.runs import check_integer, check_request, take_as_declared
 from vashista_theory.runs.progress import Mode
 
 _QUICK: dict[str, int] = {
@@ -82,6 +82,7 @@ class SweepConfig:
     out unless they are named."""
 
     def __post_init__(self) -> None:
+        take_as_declared(self, paths=("heads", "output"), several=("families",))
         for name, least in (
             ("instances", 1), ("regime_side", 1), ("head_instances", 1), ("n", 1), ("d", 1),
             ("temperatures_per_decade", 1), ("seed", 0), ("oracle_sample", 0), ("block_size", 1),
