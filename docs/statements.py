@@ -102,7 +102,7 @@ def _tag(label: str) -> str:
 def _name(found: re.Match[str]) -> str:
     title = (found["title"] or "").partition(",")[0].replace("$", "")
     if found["kind"] == "theorem":
-        return {"master identity": "(★)"}.get(title, title.replace("'", "′"))
+        return {r"\star": "(★)"}.get(title, title.replace("'", "′"))
     return f"{found['kind'].capitalize()} “{_tag(found['label'])}”"
 
 
