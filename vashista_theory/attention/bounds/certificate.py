@@ -1,8 +1,8 @@
 r"""The page certificate (T7): how much softmax mass a sparse read can have dropped.
 
-If the unread pages' masses are at most :math:`U_P` and the read keys hold :math:`Z`, then
+If the unread pages' masses are at most :math:`b_P` and the read keys hold :math:`Z`, then
 
-.. math:: m \le \frac{\sum_P U_P}{\sum_P U_P + Z}.
+.. math:: m \le \frac{\sum_P b_P}{\sum_P b_P + Z}.
 
 Everything is in logarithms of masses and in logits, that is scores times the scale. Each bound
 carries the rounding of its own evaluation, so it bounds exact arithmetic, not just its like.
@@ -77,9 +77,9 @@ def output_error_bound(
     r"""Bound on ‖output − dense output‖ from the mass and the longest value of each unread page.
 
     The error is :math:`\|\sum_P z_P (\bar v_P - y)\| / (Z + \sum_P z_P)` with unknown page masses
-    :math:`0 \le z_P \le U_P` and page means no longer than :math:`\nu_P`, so at most the maximum
+    :math:`0 \le z_P \le b_P` and page means no longer than :math:`\nu_P`, so at most the maximum
     f* of :math:`\sum z_P d_P / (Z + \sum z_P)` with :math:`d_P = \nu_P + \|y\|`. Newton's method
-    climbs to f* from below; every f ≤ f* gives the upper bound :math:`\sum U_P (d_P - f)_+ / Z`.
+    climbs to f* from below; every f ≤ f* gives the upper bound :math:`\sum b_P (d_P - f)_+ / Z`.
     Pages that were read have `log_upper` −inf; one that nothing bounds, +inf, may be as far away
     as its values allow.
     """
