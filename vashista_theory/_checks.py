@@ -32,6 +32,16 @@ def is_integer(value: object, *, least: int, most: int | None = None) -> bool:
     return least <= int(value) and (most is None or int(value) <= most)
 
 
+def is_positive(value: Any) -> bool:
+    """Whether this is one finite number above zero: Python's, or of an array without axes."""
+    if isinstance(value, bool | str) or np.ndim(value) != 0:
+        return False
+    try:
+        return 0 < float(value) < np.inf
+    except (TypeError, ValueError):
+        return False
+
+
 def as_array(value: Any, name: str, *, most_bytes: float = _LOADED_UNASKED) -> np.ndarray | Array:
     """An array of NumPy in the machine's byte order, of any type, or the JAX array it is.
 

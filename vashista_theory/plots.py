@@ -21,7 +21,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vashista_theory._checks import as_float64
+from vashista_theory._checks import as_float64, as_scale
 from vashista_theory._files import whole_file
 from vashista_theory._types import ArrayLike
 from vashista_theory.hull.projection import project
@@ -100,7 +100,7 @@ def leakage_of(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None)
         scale: The model's factor on the scores; its own temperature 1/scale is marked.
 
     Raises:
-        ValueError: As `vashista_theory.project`.
+        ValueError: As `vashista_theory.project`, or `scale` is not one positive number.
         NothingToDrawError: There is no finite gap: the query is in the hull, or every key exposed.
     """
     with jax.enable_x64(True):
@@ -112,7 +112,7 @@ def leakage_of(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None)
                 "them are exposed. `vashista_theory.diagnose(keys, query)` says which."
             )
         stability = face_stability(projection)
-        own = math.nan if scale is None else gap * scale
+        own = math.nan if scale is None else gap * float(as_scale(scale, 1, np.dtype(np.float64)))
         ratios = np.geomspace(min(0.3, own) if own > 0 else 0.3, 45.0, 33)
         found = relax(projection, gap / ratios)
         mass, bound, limit = (

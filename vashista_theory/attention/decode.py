@@ -124,10 +124,9 @@ def vashista_attention(
     Raises:
         ValueError: for shapes that do not fit the cache, a summary that the cache does not keep,
             a concrete NaN in the query, or arguments that exclude each other.
-        NotImplementedError: if `implementation` cannot do this, None never raises it (kernels
-            cannot cap logits); and for
-            coupling > 0 with a policy that reads everything from a `ShardedKV`: it would bring all
-            keys to every device. Also for a derivative by query, cache or scale.
+        NotImplementedError: if a named `implementation` cannot do this (kernels cannot cap logits).
+            For coupling > 0 with a policy that reads everything from a `ShardedKV`, which would
+            bring all keys to every device. For a derivative by query, cache or scale.
     """
     query_ = checks.check_call(query, cache, policy, coupling, implementation)
     words = checks.check_key(key, policy)

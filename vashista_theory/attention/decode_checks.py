@@ -142,7 +142,10 @@ def as_softcap(
     try:
         return as_scale(softcap, 1, dtype)
     except ValueError as error:
-        raise ValueError(str(error).replace("scale", "softcap", 1)) from error
+        raise ValueError(
+            f"`softcap` is {softcap!r}; one positive, finite number is expected, or None for "
+            "logits without a cap."
+        ) from error
 
 
 def _check_softmax(name: str, coupling: float) -> None:

@@ -30,7 +30,8 @@ class DecodeInfo(eqx.Module):
             attention has too, is not in it. With drawn tokens it holds at the policy's confidence
             (T8), which is a probability over the key of the step: NaN where none was asked for.
         error_estimate: Standard deviation of the output as the drawn tokens tell (T8), in units of
-            the values; 0 where everything was read, NaN where nothing was drawn. Not a bound.
+            the values; 0 where everything was read, NaN for policies that draw nothing and for a
+            failed step, +inf where not one token was drawn. Not a bound.
         gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page, from below;
             negative when an unread page might hold the best key, −inf when nothing bounds one,
             +inf when nothing is unread.

@@ -230,7 +230,7 @@ class Policy:
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {choices}.")
 
 

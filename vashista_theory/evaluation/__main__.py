@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         datasets = execute(prepared)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ClusterError, DamagedStoreError, ImportError, OSError) as error:
+    except (ClusterError, DamagedStoreError, ImportError, OSError, ValueError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False)
         return BAD_USE
     report = reports.summarise(datasets)

@@ -9,7 +9,7 @@ import tyro
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
-from vashista_theory.runs import check_integer, check_request, take_as_declared
+from vashista_theory.runs import check_choice, check_integer, check_request, take_as_declared
 from vashista_theory.runs.progress import Mode
 
 _SEVERAL = ("policy", "imports", "pages", "contexts", "text", "tasks", "tolerances")
@@ -43,7 +43,8 @@ class EvaluationConfig:
     """Policies by name; by default all of them. dense and the sliding window are always there."""
     imports: Annotated[tuple[Path, ...], tyro.conf.arg(name="import")] = ()
     """Python files of your own with policies: every `Policy` that one defines, by its name there,
-    and every function that it registers by `vashista_theory.evaluation.page_policy`."""
+    and every function that it registers by `vashista_theory.evaluation.page_policy`. All are
+    compared unless policies are named."""
     pages: tuple[int, ...] = (16,)
     """Pages of 16 tokens that policies of a fixed number read; several give several rows."""
     contexts: tuple[int, ...] = (2048,)
@@ -81,7 +82,8 @@ class EvaluationConfig:
     progress: Mode = "bar"
     """A bar with the remaining time, a line now and then, or nothing."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Dense and six policies, 2,048 tokens, two needles of 10 prompts: minutes on two cores."""
+    """Dense, six policies and your own, 2,048 tokens, two needles of 10 prompts: minutes on two
+    cores."""
 
     def __post_init__(self) -> None:
         take_as_declared(self, paths=("output",), several=_SEVERAL)
@@ -92,6 +94,8 @@ class EvaluationConfig:
         ):  # fmt: skip
             check_integer(name, getattr(self, name), least)
         check_request(self.workers, self.scheduler)
+        check_choice("format", self.format, ("table", "json"))
+        check_choice("progress", self.progress, ("bar", "log", "none"))
         registry.register_own(self.imports)  # before policies are looked up by name
         for name, least in (("pages", 2), ("contexts", 64)):
             values = getattr(self, name)
@@ -100,8 +104,10 @@ class EvaluationConfig:
             for value in values:
                 check_integer(name, value, least)
         for tolerance in self.tolerances:
-            if not 0 < tolerance < 1:
-                raise ValueError(f"tolerances has {tolerance}; a mass between 0 and 1 is expected")
+            if not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
+                raise ValueError(
+                    f"tolerances has {tolerance!r}; a mass between 0 and 1 is expected"
+                )
         for name in self.policy:
             registry.get(name)
         for name in self.tasks:
@@ -134,6 +140,8 @@ class EvaluationConfig:
         if self.quick:
             defaults = {field.name: field.default for field in dataclasses.fields(self)}
             changes = {k: v for k, v in _QUICK.items() if getattr(self, k) == defaults[k]}
+        if "policy" in changes:
+            changes["policy"] += registry.register_own(self.imports)
         named = changes.get("policy", self.policy) or tuple(registry.policies())
         changes["policy"] = tuple(dict.fromkeys(("dense", registry.CONTROL, *named)))
         changes["contexts"] = tuple(sorted(changes.get("contexts", self.contexts)))

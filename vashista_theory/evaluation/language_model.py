@@ -23,7 +23,7 @@ from vashista_theory.attention import PagedKV, SummarySpec
 from vashista_theory.attention.bounds.sketch import EXPECTED_QUERIES
 from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss, unknown
 from vashista_theory.evaluation.policies import NamedPolicy
-from vashista_theory.models.refusals import check_unmixed, unsupported
+from vashista_theory.models.refusals import check_unmixed, longest_context, unsupported
 
 _NAME = "vashista_blocks"
 _CHUNK = 64  # steps computed at once: their scores of 8k keys, 9 heads, are 19 MB
@@ -130,7 +130,8 @@ class LanguageModel:
         self._model = model.eval()
         _register()
         model.config._attn_implementation = _NAME
-        self.context = int(model.config.max_position_embeddings)
+        limit = longest_context(model.config)
+        self.context = limit or int(model.config.max_position_embeddings)
         self.layers = int(model.config.num_hidden_layers)
         self.heads = int(model.config.num_attention_heads)
 
@@ -352,12 +353,13 @@ def _register() -> None:
 
 
 def _interface(
-    module: Any, query: Any, key: Any, value: Any, _mask: Any, **options: Any
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **options: Any
 ) -> tuple[Any, None]:
     """What transformers calls in place of its attention: tensors (1, heads, tokens, D)."""
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    del attention_mask  # causal, one sequence: checked when the model was taken
     for option in ("sliding_window", "softcap", "s_aux"):
         if options.get(option) is not None:
             raise unsupported(

@@ -17,6 +17,7 @@ from vashista_theory.models.own_policies import checksum
 from vashista_theory.runs.manifest import package_versions
 
 PERPLEXITY, RETRIEVAL, CERTIFICATES = "perplexity", "retrieval", "certificates"
+_PIECES, _PIECE = 256, 4096  # of a file of weights, and bytes of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +168,15 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
         CERTIFICATES: (*common, *stretch, "audited", "tolerances"),
     }[measurement]
     found: dict[str, Any] = {name: getattr(config, name) for name in fields}
+    found["model"] = _named_model(config.model)
     found["text"] = list(named_texts(config)) if "text" in found else []
     if measurement != CERTIFICATES:
         found["policy"] = list(config.readers())
         if config.imports:
             found["imports"] = [f"{path.name} {checksum(path)}" for path in config.imports]
+        own = {policy.name: policy.code() for policy, _ in config.readers().values()}
+        if any(own.values()):
+            found["own"] = {name: code for name, code in own.items() if code is not None}
     software = package_versions(("jax", "torch", "transformers"))
     return {"measurement": measurement, **found, "software": software}
 
@@ -179,6 +184,33 @@ def identity(config: EvaluationConfig, measurement: str) -> dict[str, Any]:
 def named_texts(config: EvaluationConfig) -> tuple[str, ...]:
     """The texts, a user's file with the checksum of its content."""
     return tuple(_named(name) for name in config.text)
+
+
+def _named_model(model: str) -> str:
+    """A model; one on this machine with a checksum of what its files hold."""
+    place = Path(model)
+    if not place.exists():
+        return model
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file():
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(_sample_of(path))
+    return f"{model} {digest.hexdigest()}"
+
+
+def _sample_of(path: Path) -> bytes:
+    """The content of a small file; of a large one, pieces from all over it: weights are large."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _PIECES * _PIECE:
+            return file.read()
+        found: list[bytes] = []
+        for number in range(_PIECES):
+            file.seek(number * (size - _PIECE) // (_PIECES - 1))
+            found.append(file.read(_PIECE))
+        return b"".join(found)
 
 
 def _named(text: str) -> str:

@@ -13,9 +13,12 @@ In a file of yours, ``--import FILE`` makes it known to the command line as any 
 many pages as they do: those always read count, and the query heads of a group share one choice.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +33,7 @@ from vashista_theory.models.own_policies import run_file
 Scores = Callable[[DecodeBlock], Array]
 Reader = Callable[[DecodeBlock, int], Reading]
 
+_PACKAGE = __name__.partition(".")[0]
 CONTROL = "sink-recent"
 """The sliding window that stands beside every perplexity."""
 
@@ -46,6 +50,7 @@ class NamedPolicy:
         read: From a block and a number of pages to what was read.
         spec: Summaries that the cache has to keep for it.
         counts_pages: Whether it reads the number of pages it is told; otherwise it decides itself.
+        scores: What its pages are scored by, if it is a function of a user's.
     """
 
     name: str
@@ -53,6 +58,27 @@ class NamedPolicy:
     read: Reader
     spec: SummarySpec = _CERTIFY
     counts_pages: bool = True
+    scores: Scores | None = None
+
+    def code(self) -> str | None:
+        """Names the code of a user's own function, so that results are of this one; else None.
+
+        What that function calls is not in it.
+        """
+        function = self.scores or self.read
+        if (getattr(function, "__module__", None) or "").partition(".")[0] == _PACKAGE:
+            return None
+        return hashlib.sha256(_written(getattr(function, "__code__", None))).hexdigest()
+
+
+def _written(code: Any) -> bytes:
+    """What a function does, wherever it stands in its file."""
+    if isinstance(code, frozenset):  # in another order in every process
+        return repr(sorted(map(repr, code))).encode()
+    if not isinstance(code, CodeType):
+        return repr(code).encode()
+    inner = [_written(constant) for constant in code.co_consts]
+    return b"\0".join([code.co_code, repr(code.co_names).encode(), *inner])
 
 
 _REGISTRY: dict[str, NamedPolicy] = {}
@@ -102,31 +128,33 @@ def page_policy(
             return read_mask(block, best_pages(block, scores(block), chosen))
 
         described = (scores.__doc__ or "").strip().partition("\n")[0]
-        register(NamedPolicy(name, described, read, spec))
+        register(NamedPolicy(name, described, read, spec, scores=scores))
         return scores
 
     return decorate
 
 
-def register_own(paths: Iterable[Path]) -> None:
+def register_own(paths: Iterable[Path]) -> tuple[str, ...]:
     """Run files of a user's, and register every `Policy` that they define by its name there.
 
     What a file registers itself, by `page_policy` or `register`, is known as well. Again it does
     nothing.
 
+    Returns:
+        Names of all policies of these files.
+
     Raises:
         ValueError: A file cannot be run, has no policy, or one whose name is taken.
     """
-    for path in paths:
-        _register_file(path)
+    return tuple(name for path in paths for name in _register_file(path))
 
 
-def _register_file(path: Path) -> None:
+def _register_file(path: Path) -> tuple[str, ...]:
     before = set(_REGISTRY)
     try:
         file = run_file(path)
         if file.path in _own:
-            return
+            return _own[file.path]
         for name, policy in file.policies().items():
             _mechanism(name, f"{name} of {path.name}", lambda _, p=policy: p, counts_pages=False)
         if before == set(_REGISTRY):
@@ -138,10 +166,11 @@ def _register_file(path: Path) -> None:
         for name in set(_REGISTRY) - before:
             del _REGISTRY[name]
         raise
-    _own.add(file.path)
+    _own[file.path] = tuple(name for name in _REGISTRY if name not in before)
+    return _own[file.path]
 
 
-_own: set[Path] = set()
+_own: dict[Path, tuple[str, ...]] = {}
 
 
 def _mechanism(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vashista_theory._checks import check_finite, is_traced
+from vashista_theory._checks import check_finite, is_positive, is_traced
 from vashista_theory._numerics import default_tolerance
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
@@ -166,12 +166,13 @@ def _controls(
     keys: Array, tolerance: float | None, max_steps: int | None
 ) -> tuple[ArrayLike, ArrayLike]:
     default = default_tolerance(keys.dtype)
-    if tolerance is not None and not is_traced(tolerance) and not 0 < tolerance < jnp.inf:
+    if tolerance is not None and not is_traced(tolerance) and not is_positive(tolerance):
         raise ValueError(
-            f"`tolerance` must be a positive number (relative to scale), got {tolerance}."
+            f"`tolerance` must be a positive number (relative to scale), got {tolerance!r}."
         )
-    if max_steps is not None and not is_traced(max_steps) and max_steps < 1:
-        raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
+    counted = max_steps is None or is_traced(max_steps)
+    if not counted and (not is_positive(max_steps) or int(max_steps) != max_steps):
+        raise ValueError(f"`max_steps` must be an integer of at least 1, got {max_steps!r}.")
     steps = max_steps if max_steps is not None else max(1000, 50 * slots_for(*keys.shape[-2:]))
     if is_traced(tolerance, steps):
         return jnp.asarray(tolerance or default, keys.dtype), jnp.asarray(steps, jnp.int32)

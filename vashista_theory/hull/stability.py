@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vashista_theory._checks import is_positive, is_traced
 from vashista_theory._numerics import safe_norm, unit_roundoff, weighted_gram
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
@@ -128,16 +129,23 @@ class FaceStability(eqx.Module):
         """T1′: the largest ε for which α_i ≤ e^{−h} e^{−(1−θ)μ_i/ε} is proved for all i ∉ F.
 
         θ²κ²/(log n − h) with κ = min_{i∉F} μ_i/‖v_i‖; the published e^{−Δ/(2ε)} is θ = ½.
+
+        Raises:
+            ValueError: `theta` is not strictly between 0 and 1.
         """
-        if not 0 < theta < 1:
-            raise ValueError(f"`theta` must lie strictly between 0 and 1, got {theta}.")
+        _check_theta(theta)
         g = self.geometry
         ratio = jnp.min(jnp.where(g.face, jnp.inf, g.multipliers / g.lengths))
         limit = theta**2 * ratio**2 / (jnp.log(float(g.face.shape[0])) - g.entropy)
         return jnp.where(jnp.isnan(self.gap), jnp.nan, limit * self.unit * self.unit)
 
     def log_published_bound(self, epsilon: ArrayLike, theta: float = 0.5) -> Array:
-        """T1′ by key, (…, n): −h − (1 − θ)μ_i/ε. A bound only for ε ≤ `published_range`."""
+        """T1′ by key, (…, n): −h − (1 − θ)μ_i/ε. A bound only for ε ≤ `published_range`.
+
+        Raises:
+            ValueError: `theta` is not strictly between 0 and 1.
+        """
+        _check_theta(theta)
         per_epsilon = jnp.multiply.outer(1 / self._epsilon(epsilon), self.geometry.multipliers)
         return -self.entropy - (1 - theta) * per_epsilon
 
@@ -174,6 +182,11 @@ class FaceStability(eqx.Module):
 
     def _statements(self, epsilon: ArrayLike) -> Statements:
         return _evaluate(self.geometry, self._epsilon(epsilon))
+
+
+def _check_theta(theta: Any) -> None:
+    if not is_traced(theta) and not (is_positive(theta) and theta < 1):
+        raise ValueError(f"`theta` must lie strictly between 0 and 1, got {theta!r}.")
 
 
 @jax.jit

@@ -147,6 +147,10 @@ def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:
 
 def _as_layers(layers: Sequence[int] | None, model: Any) -> list[int]:
     count = decoder_config(model.config).num_hidden_layers
+    if layers is not None and not isinstance(layers, Sequence | np.ndarray):
+        raise ValueError(
+            f"layers is {layers!r}; a list of numbers is expected, such as [{layers}]."
+        )
     wanted = list(range(count)) if layers is None else [int(i) for i in layers]
     bad = [i for i in wanted if not 0 <= i < count]
     if bad or not wanted or len(set(wanted)) < len(wanted):
@@ -155,7 +159,7 @@ def _as_layers(layers: Sequence[int] | None, model: Any) -> list[int]:
 
 
 def _as_positions(positions: Sequence[int] | int, tokens: int) -> list[int]:
-    if isinstance(positions, int):
+    if isinstance(positions, int | np.integer):
         if not 1 <= positions <= tokens:
             raise ValueError(f"positions is {positions}; there are {tokens} tokens.")
         return list(range(tokens - positions, tokens))

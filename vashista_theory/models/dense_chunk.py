@@ -46,3 +46,8 @@ def merge(*parts: Part) -> Float[torch.Tensor, "B T H D"]:
     shares = shares / shares.sum(dim=0).clamp_min(torch.finfo(shares.dtype).tiny)
     outputs = torch.stack([output for output, _ in parts])
     return (outputs * shares.to(outputs.dtype)[..., None]).sum(dim=0)
+
+
+def unless_whole(valid: torch.Tensor) -> torch.Tensor | None:
+    """Which tokens are not padding, or None if none is: then transformers passes no mask either."""
+    return None if bool(valid.all()) else valid

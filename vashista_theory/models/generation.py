@@ -13,9 +13,10 @@ from transformers import DynamicCache
 
 from vashista_theory._checks import as_array
 from vashista_theory.attention import Policy
-from vashista_theory.models._switch import cache_argument, using_attention
+from vashista_theory.models._switch import cache_argument, decoder_config, using_attention
 from vashista_theory.models.interface import NAME, ensure_registered
 from vashista_theory.models.paged_cache import PagedCache
+from vashista_theory.models.refusals import check_unmixed
 from vashista_theory.models.settings import DecodeLog, decoding
 
 
@@ -78,18 +79,20 @@ def compare(
 
     Raises:
         ValueError: for fewer new tokens or rounds, or a prompt that leaves no room for them.
+        UnsupportedModelError: for a model that mixes layers or caps scores: caches with windows
+            cannot be cut back to the prompt, and sdpa caps nothing.
     """
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}; at least 3 are needed to time a step.")
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; at least 1 is needed.")
+    check_unmixed(decoder_config(model.config))
     ids = torch.as_tensor(np.asarray(as_array(prompt, "prompt")), device=model.device)[None]
     length = ids.shape[1]
     ensure_registered()
-    paged, own = (
-        PagedCache(model.config, room=length + new_tokens),
-        DynamicCache(config=model.config),
-    )
+    paged = PagedCache(model.config, room=length + new_tokens)
+    with using_attention(model, "sdpa"):  # or it would be made of pages
+        own = DynamicCache(config=model.config)
     done: dict[str, list[Generated]] = {}
     with torch.inference_mode():
         with using_attention(model, "sdpa"):

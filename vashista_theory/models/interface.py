@@ -16,6 +16,9 @@ from vashista_theory.models.own_attention import Given, attend_densely, check_ow
 from vashista_theory.models.paged_cache import become_paged
 from vashista_theory.models.paged_layer import PagedLayer
 
+_ORIGINAL = "_vashista_original"
+"""Where a constructor that makes pages keeps the one it stands in for."""
+
 
 def register(
     *, policy: Policy | None = None, spec: SummarySpec | None = None, page_size: int = 16
@@ -67,10 +70,12 @@ def register(
 
     Raises:
         ImportError: if torch or transformers is missing or too old.
-        ValueError: for a policy or a specification that is none.
+        ValueError: for a policy or a specification that is none, or a page size that is no positive
+            integer.
     """
     chosen = Policy.sampled() if policy is None else policy
     settings.check_policy(chosen)
+    settings.check_cache(spec=spec, page_size=page_size)
     settings.set_default(
         settings.Settings(chosen, SummarySpec() if spec is None else spec, page_size)
     )
@@ -81,13 +86,13 @@ def ensure_registered() -> None:
     """Make the name known, and leave the defaults as they are."""
     make_known(NAME, attention)
     watching.start()
-    if not hasattr(DynamicCache.__init__, "__wrapped__"):
+    if not hasattr(DynamicCache.__init__, _ORIGINAL):
         DynamicCache.__init__ = _with_pages(DynamicCache.__init__)
 
 
 def unregister() -> None:
     """Undo `register`; models that still use the implementation can then not be run."""
-    original = getattr(DynamicCache.__init__, "__wrapped__", None)
+    original = getattr(DynamicCache.__init__, _ORIGINAL, None)
     if original is not None:
         DynamicCache.__init__ = original
     watching.stop()
@@ -107,6 +112,7 @@ def _with_pages(original: Any) -> Any:
             offloading = options.get("offloading", args[2] if len(args) > 2 else False)
             _paged(self, config, data, offloading)
 
+    setattr(__init__, _ORIGINAL, original)
     return __init__
 
 

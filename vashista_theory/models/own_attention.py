@@ -63,11 +63,11 @@ def check_own_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = ({} if scaling is None else {"scaling": scaling}) | given.named()
     device = query.device
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator("cpu").manual_seed(0)
 
     def numbers(heads: int) -> torch.Tensor:
         shape = (1, heads, _TOKENS, query.shape[-1])
-        return torch.randn(shape, generator=source, dtype=torch.float32).to(device)
+        return torch.randn(shape, generator=source, dtype=torch.float32, device="cpu").to(device)
 
     keys, values = numbers(key.shape[1]), numbers(key.shape[1])
     # Scores of a few nats, whatever the scale.
@@ -76,7 +76,7 @@ def check_own_attention(
         keys[..., 0] = 1.0
         queries[..., 0] = 0.8 * given.cap / scale
     hidden = torch.ones(_TOKENS, _TOKENS, dtype=torch.bool, device=device).triu(1)
-    mask = torch.zeros(1, 1, _TOKENS, _TOKENS, device=device)
+    mask = torch.zeros(1, 1, _TOKENS, _TOKENS, dtype=torch.float32, device=device)
     mask = mask.masked_fill(hidden, torch.finfo(torch.float32).min)
     groups = query.shape[1] // key.shape[1]
     each = (array.repeat_interleave(groups, dim=1) for array in (keys, values))

@@ -34,7 +34,7 @@ class PagedCache(DynamicCache):
 
     Raises:
         UnsupportedModelError: for a model that cannot be decoded over pages.
-        ValueError: for a policy that is none, or sizes that are not positive.
+        ValueError: for a policy or a specification that is none, or sizes that are not positive.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ def become_paged(
     """Give an empty cache pages for each layer of full attention, and keep the others."""
     if policy is not None:
         settings.check_policy(policy)
+    settings.check_cache(spec=spec, page_size=page_size, room=room)
     decoder = decoder_config(config)
     refusals.check_config(decoder)
     layers: list[Any] = []

@@ -27,7 +27,7 @@ from vashista_theory.models.bridge import (
     to_jax,
     to_torch,
 )
-from vashista_theory.models.dense_chunk import attend_chunk, merge
+from vashista_theory.models.dense_chunk import attend_chunk, merge, unless_whole
 from vashista_theory.models.kept_layer import check_crop
 from vashista_theory.models.own_attention import PLAIN, Given
 
@@ -362,7 +362,7 @@ class PagedLayer(DynamicLayer):
         if kept < 0:
             raise ValueError(f"cannot drop {-max_length} tokens: there are {self.seen}.")
         if self.valid is not None:
-            self.valid = self.valid[:, :kept]
+            self.valid = unless_whole(self.valid[:, :kept])
         counts = self._counts(self.valid, self.pages.batch, kept)
         with precision(self.dtype):
             self.pages = steps.truncate(self.pages, counts)
@@ -389,7 +389,7 @@ class PagedLayer(DynamicLayer):
             self.pages = steps.select(self.pages, chosen)
         self.held = self.held[chosen]
         if self.valid is not None:
-            self.valid = self.valid[indices.to(self.valid.device)]
+            self.valid = unless_whole(self.valid[indices.to(self.valid.device)])
 
     def offload(self) -> None:
         """Refused: where the pages are is JAX's business."""

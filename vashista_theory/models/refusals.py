@@ -216,16 +216,31 @@ def layers_of(config: Any) -> int:
     return layers
 
 
+def longest_context(config: Any) -> int | None:
+    """Tokens that a decoder's positions reach, stretched ones included; None for no limit."""
+    most = getattr(config, "max_position_embeddings", None)
+    scaling = (
+        getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    )
+    # Where layers differ, those of full attention are what grows with the context.
+    scaling = scaling.get(PAGED, scaling)
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if most is None or kind == "dynamic":
+        return None
+    if kind in ("linear", "yarn"):
+        # Models stretched afterwards keep the number that they were trained with.
+        before = scaling.get("original_max_position_embeddings") or most
+        return max(int(most), int(before * scaling.get("factor", 1.0)))
+    return int(most)
+
+
 def check_context(tokens: int, config: Any) -> None:
     """Raise if a sequence would be longer than the model's positions.
 
     Raises:
         UnsupportedModelError: naming both lengths.
     """
-    most = getattr(config, "max_position_embeddings", None)
-    scaling = getattr(config, "rope_scaling", None) or {}
-    if "dynamic" in (scaling.get("rope_type"), scaling.get("type")):
-        return
+    most = longest_context(config)
     if most is not None and tokens > most:
         raise UnsupportedModelError(
             f"the context would have {tokens} tokens, but this model was made for at most {most} "

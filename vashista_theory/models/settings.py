@@ -3,11 +3,14 @@
 import contextlib
 import contextvars
 import dataclasses
+import itertools
+import warnings
 from collections.abc import Generator
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from vashista_theory._checks import is_integer
 from vashista_theory.attention.bounds.summaries import SummarySpec
 from vashista_theory.attention.info import DecodeInfo
 from vashista_theory.attention.policy import Policy
@@ -26,6 +29,22 @@ class Settings:
     policy: Policy
     spec: SummarySpec
     page_size: int
+
+
+def check_cache(*, spec: object = None, page_size: object = None, room: object = 0) -> None:
+    """Refuse what no cache can be built from; None stands for a default.
+
+    Raises:
+        ValueError: With the name, the value and what was expected.
+    """
+    if spec is not None and not isinstance(spec, SummarySpec):
+        raise ValueError(
+            f"spec is {spec!r}; a vashista_theory.attention.SummarySpec is expected, such as "
+            "SummarySpec(ball=False, sketch_bits=2)."
+        )
+    for name, value, least in (("page_size", page_size, 1), ("room", room, 0)):
+        if value is not None and not is_integer(value, least=least):
+            raise ValueError(f"{name} is {value!r}; an integer of at least {least} is expected.")
 
 
 class DecodeLog:
@@ -71,18 +90,24 @@ class DecodeLog:
         return self._stacked("tokens_read")
 
     def error_estimate(self) -> Float[np.ndarray, "steps L B H"]:
-        """Estimated error of each output in units of the values (T8); NaN where none is drawn."""
+        """Estimated error of each output in units of the values (T8).
+
+        0 where everything was read, NaN where something was left out and nothing drawn.
+        """
         return self._stacked("error_estimate")
 
     def dropped_mass_bound(self) -> Float[np.ndarray, "steps L B H"]:
-        """Proven bound on the softmax mass left unread; NaN where no proof was asked for."""
+        """Proven bound on the softmax mass left unread; 0 where everything was read.
+
+        NaN where no proof was asked for.
+        """
         return self._stacked("dropped_mass_bound")
 
     def _stacked(self, name: str) -> np.ndarray:
         if self.steps == 0:
             raise ValueError(
-                "no decode step was logged: generate with attn_implementation='vashista' inside "
-                "`with vt.models.decoding() as log:`."
+                "no decode step was logged: generate with attn_implementation='vashista' and a "
+                "cache, in the thread of `with vt.models.decoding() as log:`."
             )
         rows = [
             [
@@ -103,6 +128,8 @@ class _Override:
 
 
 _default = Settings(Policy.sampled(), SummarySpec(), 16)
+_steps_outside = itertools.count()
+"""Counts the layers' steps that no `decoding` block of their own thread was around."""
 _override: contextvars.ContextVar[_Override | None] = contextvars.ContextVar(
     "vashista_decoding", default=None
 )
@@ -125,7 +152,10 @@ def current() -> Settings:
 def current_log() -> DecodeLog | None:
     """The log of the innermost `decoding` block."""
     override = _override.get()
-    return None if override is None else override.log
+    if override is None:
+        next(_steps_outside)
+        return None
+    return override.log
 
 
 @contextlib.contextmanager
@@ -139,7 +169,11 @@ def decoding(policy: Policy | None = None) -> Generator[DecodeLog]:
         print(log.tokens_read().mean(), log.error_estimate().mean())
 
     The policy is looked up at every decode step, so one prefilled cache can be read with several.
-    A `PagedCache` that was given a policy of its own keeps it.
+    A `PagedCache` that was given a policy of its own keeps it. The block is around what its own
+    thread runs; to a thread that is started inside (as a streamer's is), hand it on::
+
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(model.generate,), kwargs=inputs).start()
 
     Args:
         policy: What to read; None leaves what `register` or an outer block set.
@@ -153,10 +187,22 @@ def decoding(policy: Policy | None = None) -> Generator[DecodeLog]:
     inherited = policy if policy is not None or outer is None else outer.policy
     log = DecodeLog()
     token = _override.set(_Override(inherited, log))
+    before = _count_outside()
     try:
         yield log
+        if log.steps == 0 and _count_outside() > before + 1:
+            warnings.warn(
+                "steps were decoded in another thread, by the registered policy, and none in this "
+                "`decoding` block: start the thread by `contextvars.copy_context().run`.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
     finally:
         _override.reset(token)
+
+
+def _count_outside() -> int:
+    return next(_steps_outside)
 
 
 def check_policy(policy: object) -> None:

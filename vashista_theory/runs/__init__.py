@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vashista_theory._files import write_atomically as write_atomically
 from vashista_theory._streams import run as run
 from vashista_theory.runs.configuration import canonical as canonical
+from vashista_theory.runs.configuration import check_choice as check_choice
 from vashista_theory.runs.configuration import check_integer as check_integer
 from vashista_theory.runs.configuration import differences as differences
 from vashista_theory.runs.configuration import fingerprint as fingerprint

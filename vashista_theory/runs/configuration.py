@@ -1,6 +1,7 @@
 """A configuration as plain JSON: comparable, printable, with a fingerprint."""
 
 import dataclasses
+import difflib
 import enum
 import hashlib
 import json
@@ -70,6 +71,18 @@ def check_integer(name: str, value: object, least: int) -> None:
     if whole > LARGEST_INTEGER:
         bits = whole.bit_length()  # all its digits may be more than Python writes
         raise ValueError(f"{name} is an integer of {bits} bits; expected at most 2^62")
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuse what is none of a few words.
+
+    Raises:
+        ValueError: With the name, the value, the nearest word and all of them.
+    """
+    if value not in allowed:
+        nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{name}: {value!r} is unknown{hint} (known: {', '.join(allowed)})")
 
 
 def take_as_declared(config: Any, *, paths: Sequence[str], several: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vashista_theory._checks import is_integer, is_positive
 from vashista_theory._numerics import default_tolerance
 from vashista_theory._results import Result
 from vashista_theory._types import ArrayLike
@@ -288,17 +289,17 @@ def _start(rows: Rows, query: np.ndarray, initial_rows: ArrayLike | None) -> Wor
 
 def _workers(given: int | None, rows: Rows) -> int:
     workers = min(4, os.cpu_count() or 1) if given is None else given
-    if workers < 1:
+    if not is_integer(workers, least=1):
         raise ValueError(f"`workers` must be an integer of at least 1, got {given!r}.")
     return min(workers, rows.blocks)
 
 
 def _check_options(rows: Rows, tolerance: float | None, max_passes: int, multipliers: Any) -> None:
-    if tolerance is not None and not 0 < tolerance < float("inf"):
+    if tolerance is not None and not is_positive(tolerance):
         raise ValueError(
-            f"`tolerance` must be a positive number (relative to scale), got {tolerance}."
+            f"`tolerance` must be a positive number (relative to scale), got {tolerance!r}."
         )
-    if max_passes < 1:
+    if not is_integer(max_passes, least=1):
         raise ValueError(f"`max_passes` must be an integer of at least 1, got {max_passes!r}.")
     if multipliers is None:
         return

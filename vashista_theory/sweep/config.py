@@ -1,7 +1,6 @@
 """What a sweep computes, where it goes, and which requests are refused before any work."""
 
 import dataclasses
-import difflib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import tyro
 
 from vashista_theory.hull.instances import families as registered_families
 from vashista_theory.hull.instances import nearest_shape
-from vashista_theory.runs import check_integer, check_request, take_as_declared
+from vashista_theory.runs import check_choice, check_integer, check_request, take_as_declared
 from vashista_theory.runs.progress import Mode
 
 _QUICK: dict[str, int] = {
@@ -91,7 +90,7 @@ class SweepConfig:
             check_integer(name, getattr(self, name), least)
         for name in ("epsilon_min", "epsilon_max"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise ValueError(
                     f"{name} is {value!r}; a temperature must be positive and finite "
                     f"(it counts in units of the {self.epsilon_unit})"
@@ -101,11 +100,11 @@ class SweepConfig:
             raise ValueError(
                 f"epsilon_min = {self.epsilon_min} is above epsilon_max = {self.epsilon_max}"
             )
-        _one_of("epsilon_unit", self.epsilon_unit, ("scale", "gap"))
-        _one_of("format", self.format, ("table", "json"))
-        _one_of("progress", self.progress, ("bar", "log", "none"))
+        check_choice("epsilon_unit", self.epsilon_unit, ("scale", "gap"))
+        check_choice("format", self.format, ("table", "json"))
+        check_choice("progress", self.progress, ("bar", "log", "none"))
         for family in self.families:
-            _one_of("families", family, registered_families())
+            check_choice("families", family, registered_families())
         if len(set(self.families)) < len(self.families):
             raise ValueError(f"families names one twice: {', '.join(self.families)}")
 
@@ -135,10 +134,3 @@ class SweepConfig:
     def ratios(self) -> np.ndarray:
         """The temperature grid, descending, in units of `epsilon_unit`."""
         return np.geomspace(self.epsilon_max, self.epsilon_min, self.grid_size())
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        nearest = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{name}: {value!r} is unknown{hint} (known: {', '.join(allowed)})")

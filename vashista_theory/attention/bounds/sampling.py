@@ -248,6 +248,9 @@ def tail_moments(
 
     Pages that are not meant have log-masses of −inf. Values are bounded by token, or by page.
     """
+    # What is no number counts as the worst there can be.
+    log_mass_above = jnp.where(jnp.isnan(log_mass_above), jnp.inf, log_mass_above)
+    log_inclusion = jnp.where(jnp.isnan(log_inclusion), -jnp.inf, log_inclusion)
     drawn = (log_inclusion < 0) & (log_mass_above > -jnp.inf)
     u = unit_roundoff(log_mass_above.dtype)
     mass = jnp.where(drawn, log_mass_above, 0.0)

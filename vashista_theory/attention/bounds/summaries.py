@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped, UInt8
 
+from vashista_theory._checks import is_integer
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.bits import (
@@ -62,7 +63,8 @@ class SummarySpec:
     dtype: str = "bfloat16"
 
     def __post_init__(self) -> None:
-        if self.sketch_bits is not None and self.sketch_bits not in sketch.BITS:
+        bits = self.sketch_bits
+        if bits is not None and not (is_integer(bits, least=1) and bits in sketch.BITS):
             raise ValueError(
                 f"sketch_bits is {self.sketch_bits!r}; expected one of {sketch.BITS}, or None."
             )

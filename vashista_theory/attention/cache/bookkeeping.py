@@ -234,7 +234,7 @@ def books(cache: CacheArrays) -> tuple[Any, ...]:
 
 def free(cache: _Cache, sequence: Int[Array, ""]) -> _Cache:
     """Empty a sequence and return to the stack what nothing else names."""
-    inside = _is_sequence(cache, sequence)
+    inside = is_sequence(cache, sequence)
     lengths = cache.lengths.at[sequence].multiply((~inside).astype(jnp.int32), mode="drop")
     dropped = inside & covered(cache, cache.lengths[sequence])
     return _release(cache, cache.page_table[sequence], dropped, lengths)
@@ -266,9 +266,8 @@ def fork(
     cache: _Cache, source: Int[Array, ""], target: Int[Array, ""], length: Int[Array, ""]
 ) -> _Cache:
     """Let `target` name the pages of the first `length` tokens of `source`."""
-    sensible = _is_sequence(cache, source) & _is_sequence(cache, target) & (source != target)
-    length = jnp.where(sensible, length, 0)
-    target = jnp.where(sensible, target, cache.page_table.shape[0])
+    target = fork_target(cache, source, target)
+    length = jnp.where(target < cache.page_table.shape[0], length, 0)
     cache = free(cache, target)
     row = cache.page_table[source]
     pages = cache.reference_counts.shape[0]
@@ -287,7 +286,15 @@ def fork(
     )
 
 
-def _is_sequence(cache: CacheArrays, sequence: Int[Array, ""]) -> Bool[Array, ""]:
+def fork_target(
+    cache: CacheArrays, source: Int[Array, ""], target: Int[Array, ""]
+) -> Int[Array, ""]:
+    """The sequence that a fork writes; none, the number of sequences, if it makes no sense."""
+    sensible = is_sequence(cache, source) & is_sequence(cache, target) & (source != target)
+    return jnp.where(sensible, target, cache.page_table.shape[0])
+
+
+def is_sequence(cache: CacheArrays, sequence: Int[Array, ""]) -> Bool[Array, ""]:
     """Whether a traced index is one: others would be clamped or wrapped, to a wrong sequence."""
     return (sequence >= 0) & (sequence < cache.page_table.shape[0])
 

@@ -380,10 +380,12 @@ def appended(cache: _Appendable, result: Result, counts: Array) -> _Appendable:
         if ends[longest] > room
         else "the pool has too few free pages"
     )
+    grows = hasattr(cache, "grow")  # one spread over devices does not
     raise PoolFullError(
         f"this block does not fit: {why}. Nothing was changed, and this error's `.cache` goes on: "
-        "call its `grow(pages=..., pages_per_sequence=...)` or `free(sequence)`. Or build the "
-        "cache with more room: `from_tokens(..., room=tokens)`, `create(pages=...)`.",
+        f"call its {'`grow(pages=..., pages_per_sequence=...)` or ' * grows}`free(sequence)`. Or "
+        "build the cache with more room: "
+        f"{'`from_tokens(..., room=tokens)`, ' * grows}`create(pages=...)`.",
         cache,
     )
 

@@ -1,7 +1,8 @@
 """The paged KV cache: a functional pytree whose free list and reference counts live on the device.
 
-Every method works inside ``jit`` and ``lax.scan``. Sequences share pages: `fork` copies a row of
-the page table, and a partial page that two sequences share is copied when one of them writes.
+Every method works inside ``jit`` and ``lax.scan`` but `grow`, which changes shapes, and
+`from_pages`, which looks at its table. Sequences share pages: `fork` copies a row of the page
+table, and a partial page that two sequences share is copied when one of them writes.
 """
 
 import functools

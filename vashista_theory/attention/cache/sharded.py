@@ -27,9 +27,10 @@ class ShardedKV(eqx.Module):
     """A `PagedKV` whose pages lie on the devices along one axis of a mesh.
 
     Logical page p of every sequence is on device (p // 16) mod n: whole superpages in turn. Each
-    device holds an ordinary `PagedKV` of its pages; `vashista_attention` takes either. Methods are
-    those of `PagedKV`, work inside ``jit`` and ``lax.scan`` too, and `append` consumes the old
-    cache likewise. With several processes, all of them call every method, with equal arguments.
+    device holds an ordinary `PagedKV` of its pages; `vashista_attention` takes either. `create`,
+    `from_tokens`, `append`, `fork` and `free` are as in `PagedKV`, work inside ``jit`` and
+    ``lax.scan`` too, and `append` consumes the old cache likewise; it does not grow. With
+    several processes, all of them call every method, with equal arguments.
 
     Attributes:
         parts: The cache of each device, along a leading axis of all arrays.
@@ -314,7 +315,9 @@ def _fork(
     def fork(part: PagedKV, lengths: Array, source: Array, target: Array, asked: Array) -> Any:
         kept = jnp.clip(asked, 0, lengths[source])
         here = cache.dealing.lengths_here(kept, cache.page_size)
-        return update.books(update.fork(part, source, target, here)), lengths.at[target].set(kept)
+        forked = update.fork(part, source, target, here)
+        named = update.fork_target(part, source, target)
+        return update.books(forked), lengths.at[named].set(kept, mode="drop")
 
     return cache.dealing.on_each(fork, cache.parts, cache.lengths, source, target, asked)
 
@@ -322,6 +325,8 @@ def _fork(
 @jax.jit
 def _free(cache: ShardedKV, sequence: Array) -> tuple[tuple[Any, ...], Array]:
     def free(part: PagedKV, lengths: Array, sequence: Array) -> Any:
-        return update.books(update.free(part, sequence)), lengths.at[sequence].set(0)
+        inside = update.is_sequence(part, sequence)
+        named = jnp.where(inside, sequence, lengths.shape[0])
+        return update.books(update.free(part, sequence)), lengths.at[named].set(0, mode="drop")
 
     return cache.dealing.on_each(free, cache.parts, cache.lengths, sequence)

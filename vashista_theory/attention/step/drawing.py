@@ -130,7 +130,7 @@ def thresholds(
     )
     total = base.reshape(sequences, kv_heads).sum(axis=1)
     shared = jnp.repeat(inverse_threshold(together, total, every), kv_heads)
-    drawn = jnp.minimum(1.0, tail.proxy * shared[:, None, None])
+    drawn = _share_of_threshold(tail.proxy, shared)
     drawn = jnp.sum(every(jnp.sum(drawn, axis=(1, 2))), axis=0)
     there = tail.tokens.astype(base.dtype)
     numbers = within_limits(
@@ -214,6 +214,19 @@ def inverse_threshold(
     return last[0]
 
 
+def _share_of_threshold(
+    proxy: Float[Array, "R P S"], inverse: Float[Array, " R"]
+) -> Float[Array, "R P S"]:
+    """min(1, ŵ/τ), and 0 for a proxy that underflowed, however large 1/τ is: no 0 · ∞."""
+    return jnp.where(proxy > 0, jnp.minimum(1.0, proxy * inverse[:, None, None]), 0.0)
+
+
+def is_undrawable(tail: Tail, inverse: Float[Array, " R"], every: AllDevices) -> Bool[Array, " R"]:
+    """Rows with a proxy or a threshold that is no number, as where a sketched logit overflows."""
+    spoilt = jnp.any(~jnp.isfinite(tail.proxy), axis=(1, 2))
+    return jnp.any(every(spoilt), axis=0) | ~jnp.isfinite(inverse)
+
+
 def inclusion(
     tail: Tail, expected: Float[Array, " R"], inverse: Float[Array, " R"]
 ) -> Float[Array, "R P S"]:
@@ -223,7 +236,7 @@ def inclusion(
     so the weights 1/π are right to the last bit, and no token is out of reach.
     """
     steps = 2.0**BITS
-    probability = jnp.ceil(tail.proxy * (inverse * steps)[:, None, None])
+    probability = jnp.ceil(_share_of_threshold(tail.proxy, inverse) * steps)
     probability = jnp.clip(probability, 1.0, steps) * (1.0 / steps)
     certain = (tail.tokens.astype(expected.dtype) <= expected)[:, None] | ~tail.meant
     return jnp.where(certain[..., None], 1.0, probability)

@@ -266,7 +266,7 @@ def gather_tokens(pools: Pools, listed: Listed, dtype: jnp.dtype) -> Gathered:
 
     def fetch(pool: Array) -> Array:
         flat = pool.reshape(pool.shape[0], -1, pool.shape[3])
-        return flat[pools.heads[:, None], place].astype(dtype)
+        return widened(flat[pools.heads[:, None], place], dtype)
 
     return Gathered(fetch(pools.keys), fetch(pools.values), listed.exists)
 

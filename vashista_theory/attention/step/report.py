@@ -62,7 +62,8 @@ def report_of(
         flat.dtype
     )
     if outcome.sampled is not None:
-        tokens, estimate = outcome.sampled.tokens, outcome.sampled.estimate
+        tokens = outcome.sampled.tokens
+        estimate = jnp.where(result == Result.successful, outcome.sampled.estimate, jnp.nan)
         judged_bytes = outcome.sampled.judged_bytes
         read_bytes = float(page_bytes / cache.page_size) * outcome.sampled.fetched.astype(
             flat.dtype

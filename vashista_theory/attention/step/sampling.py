@@ -25,6 +25,7 @@ from vashista_theory.attention.step.drawing import (
     draw,
     group_proxies,
     inclusion,
+    is_undrawable,
     list_drawn,
     thresholds,
     weighted_by_values,
@@ -253,7 +254,8 @@ def _attempt(
 
     rows = jnp.arange(places.pages.shape[0], dtype=jnp.int32)[:, None]
     log_pi = jnp.log(probability[rows, places.pages, places.slots])
-    whole, overflown = tail.tokens <= expected, number > most
+    whole = tail.tokens.astype(numbers.dtype) <= numbers
+    overflown = (number > most) | is_undrawable(tail, inverse, every)
     if scored.opened is None:
         read = backend.read_tokens(query, scores.pools, places, log_pi)
         variance_by = read.variance
@@ -274,13 +276,16 @@ def _attempt(
     if failure is not None:
         bound = _bound(query, split, scores, tail, probability, known, failure, backend)
     total = split.sure_tokens + number
+    estimate = jnp.sqrt(jnp.sum(every(variance), axis=0))
+    # No drawn token tells nothing of the others, and is no sign that they do not matter.
+    estimate = jnp.where(((number == 0) & ~whole)[:, None], jnp.inf, estimate)
     return _Read(
         sums=sums,
         tokens=total,
         fetched=number,
         judged_bytes=scored.judged_bytes,
         pages=split.sure_pages + pages,
-        estimate=jnp.sqrt(jnp.sum(every(variance), axis=0)),
+        estimate=estimate,
         bound=jnp.where(whole[:, None], 0.0, bound),
         whole=whole,
         overflown=overflown,

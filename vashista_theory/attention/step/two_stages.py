@@ -27,6 +27,7 @@ from vashista_theory.attention.step.drawing import (
     Tail,
     group_proxies,
     inclusion,
+    is_undrawable,
     list_drawn,
     thresholds,
 )
@@ -117,7 +118,8 @@ def open_superpages(
         log_pi=jnp.log(probability[rows, number, 0]),
         judged=jnp.sum(inside, axis=1, dtype=jnp.int32),
         complete=jnp.all((probability[..., 0] >= 1) | ~inside, axis=1),
-        overflown=jnp.sum(drawn, axis=1, dtype=jnp.int32) > room,
+        overflown=(jnp.sum(drawn, axis=1, dtype=jnp.int32) > room)
+        | is_undrawable(units, inverse, _alone),
     )
 
 

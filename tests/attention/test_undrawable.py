@@ -1,0 +1,120 @@
+"""What cannot be drawn by its sketch is read, or fails in sight: never a small error by silence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vashista_theory import Result
+from vashista_theory.attention import PagedKV, Policy, vashista_attention
+from vashista_theory.attention.bounds import sampling as bounds
+from vashista_theory.attention.step import drawing
+
+
+def alone(numbers: jax.Array) -> jax.Array:
+    return numbers[None]
+
+
+def step(
+    query: np.ndarray, keys: np.ndarray, values: np.ndarray, policy: Policy, **options: Any
+) -> tuple[np.ndarray, Any, np.ndarray]:
+    """Output and report of a read, and the errors of its heads."""
+    cache = PagedKV.from_tokens(keys, values)
+    output, info = vashista_attention(query, cache, policy, **options)
+    dense, _ = vashista_attention(query, cache, Policy.dense())
+    return np.asarray(output), info, np.linalg.norm(np.asarray(output) - np.asarray(dense), axis=-1)
+
+
+@pytest.mark.parametrize("superpages", [None, 4])
+@pytest.mark.parametrize("confidence", [None, 0.999])
+def test_a_sketch_that_overflows_spoils_no_row(
+    superpages: int | None, confidence: float | None
+) -> None:
+    # Two keys that no true score overflows by: the query is 0 there. Their grid's step is infinite.
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(1, 1, 1024, 16)).astype(np.float32)
+    values = rng.normal(size=(1, 1, 1024, 16)).astype(np.float32)
+    query = rng.normal(size=(1, 2, 16)).astype(np.float32)
+    query[..., 0] = 0
+    keys[0, 0, 500, 0], keys[0, 0, 501, 0] = 2e38, -2e38
+    if superpages is not None and confidence is not None:
+        pytest.skip("two stages have no bound")
+    policy = Policy.sampled(
+        128, tolerance=0.05, confidence=confidence, dense_below=0, superpages=superpages
+    )
+    _, info, error = step(query, keys, values, policy)
+    assert bool(info.result == Result.successful)
+    assert np.all(error < 1e-4)
+    assert np.all(np.asarray(info.tokens_read) == 1024)
+
+
+def test_a_proxy_that_underflowed_is_never_out_of_reach() -> None:
+    proxy = np.zeros((1, 32, 16), np.float32)
+    proxy[0, 0], proxy[0, 1] = 1.0, np.exp(-80.0)
+    tail = drawing.Tail(jnp.ones((1, 32), bool), jnp.asarray(proxy), jnp.array([512]))
+    expected = jnp.array([224.0], jnp.float32)
+    inverse = drawing.inverse_threshold(tail, expected, alone)
+    probability = np.asarray(drawing.inclusion(tail, expected, inverse))
+    assert np.all(probability[0, :2] == 1)
+    assert np.all(probability[0, 2:] == 2.0**-24)
+    _, shared = drawing.thresholds(
+        drawing.Tail(*(jnp.repeat(part, 2, axis=0) for part in tail)),
+        jnp.array([224, 224]), alone, 2,
+    )  # fmt: skip
+    assert not np.isnan(np.asarray(shared)).any()
+
+
+def test_what_is_no_number_counts_as_the_worst() -> None:
+    nan, inf = np.float32(np.nan), np.float32(np.inf)
+    mass = np.array([[[0.0, nan, -inf]]], np.float32)
+    inclusion = np.log(np.array([[[0.5, 0.5, 0.5]]], np.float32))
+    ones, one = np.ones((1, 1, 3), np.float32), jnp.ones(1, jnp.float32)
+    for above, log_pi in ((mass, inclusion), (np.zeros_like(mass), inclusion * nan)):
+        moments = bounds.tail_moments(jnp.asarray(above), jnp.asarray(log_pi), jnp.asarray(ones))
+        error = bounds.confident_error(moments, 1e-3, one, one)
+        assert np.all(np.asarray(error) == np.inf)
+
+
+def test_a_draw_of_nothing_is_no_sign_of_a_small_error() -> None:
+    rng = np.random.default_rng(1)
+    keys = (0.1 * rng.normal(size=(16, 1, 512, 8))).astype(np.float32)
+    values = rng.normal(size=(16, 1, 512, 8)).astype(np.float32)
+    query = rng.normal(size=(16, 1, 8)).astype(np.float32)
+    policy = Policy.sampled(33, dense_below=0)  # one token is expected beside the sure ones
+    _, info, _ = step(query, keys, values, policy, key=jax.random.key(1))
+    nothing = np.asarray(info.tokens_read) == 32
+    assert 0 < nothing.sum() < nothing.size
+    assert np.all(np.isinf(np.asarray(info.error_estimate)[nothing]))
+    careful = Policy.sampled(33, tolerance=0.2, dense_below=0)
+    _, info, _ = step(query, keys, values, careful, key=jax.random.key(1))
+    assert np.all(np.asarray(info.tokens_read) > 32)
+
+
+def test_a_row_that_read_everything_says_so() -> None:
+    rng = np.random.default_rng(2)
+    keys = rng.normal(size=(1, 2, 320, 8)).astype(np.float32)
+    keys[0, 1] *= 0.01  # a head that is spread out draws more than its part: all there are
+    values = rng.normal(size=(1, 2, 320, 8)).astype(np.float32)
+    query = (4 * rng.normal(size=(1, 2, 8))).astype(np.float32)
+    _, info, error = step(query, keys, values, Policy.sampled(256, dense_below=0))
+    read = np.asarray(info.tokens_read)[0]
+    assert read[1] == 320 > read[0]
+    assert np.asarray(info.certified)[0].tolist() == [False, True]
+    assert np.asarray(info.gap)[0, 1] == np.inf
+    assert error[0, 1] < 1e-5
+
+
+def test_a_failed_step_estimates_nothing() -> None:
+    rng = np.random.default_rng(3)
+    keys = rng.normal(size=(1, 1, 512, 8)).astype(np.float32)
+    keys[0, 0, 200] = 3e38  # its true score overflows: dense attention fails as well
+    values = rng.normal(size=(1, 1, 512, 8)).astype(np.float32)
+    query = np.full((1, 1, 8), 1e3, np.float32)
+    cache = PagedKV.from_tokens(keys, values)
+    policy = Policy.sampled(128, confidence=0.999, dense_below=0)
+    _, info = vashista_attention(query, cache, policy)
+    assert bool(info.result == Result.nonfinite_input)
+    assert np.isnan(np.asarray(info.error_estimate)).all()
+    assert not np.asarray(info.certified).any()
