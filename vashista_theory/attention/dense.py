@@ -32,6 +32,9 @@ def dense_attention(
         lengths: (B,), how many tokens count (all by default); zero tokens give zero output.
         scale: Positive factor on the scores, D^(−1/2) by default.
 
+    Returns:
+        The outputs (B, H, D), in the query's type.
+
     Raises:
         ValueError: if the shapes do not belong together, a dtype is not a floating-point one, or a
             concrete length or scale is out of range. NaN is not looked for: it comes

@@ -37,6 +37,9 @@ class Policy:
         confidence: With `tokens`, the probability with which `DecodeInfo.error_bound` has to hold,
             in (0, 1); None asks for no bound.
         seed: With `tokens`, where draws start that no key was given for.
+
+    Raises:
+        ValueError: for a value outside these, or fields that contradict each other, by name.
     """
 
     pages: int | None = 64

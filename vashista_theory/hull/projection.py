@@ -223,14 +223,15 @@ def project(
         tolerance: duality gap, relative to scale, at which the answer counts as solved. A value
             above the default (9e-13 in float64, 5e-4 in float32) also stops the search early.
         max_steps: most keys that may enter the active set; default max(1000, 50 (d + 1)).
-        throw: raise on failure; otherwise return what was found, with `result`.
+        throw: raise on failure, and for NaN and infinite entries; otherwise return what was
+            found, with `result`.
         initial_face: (n,) bool, keys to start from (for instance the face of a nearby query).
 
     Returns:
         A `Projection`. A query inside the hull is not a failure: `result` says so, `gap` is NaN.
 
     Raises:
-        ValueError: shapes, types, NaN or infinite entries.
+        ValueError: shapes and types; NaN or infinite entries, when `throw` is true.
         RuntimeError: a failure named by `Result`, when `throw` is true.
     """
     keys_, query_ = as_problem(keys, query)
@@ -271,7 +272,7 @@ def project_many(
         A `Projection` with a leading batch axis.
 
     Raises:
-        ValueError: shapes, types, NaN or infinite entries.
+        ValueError: shapes and types; NaN or infinite entries, when `throw` is true.
         RuntimeError: a failure named by `Result`, when `throw` is true.
     """
     keys_, queries_ = as_problem(keys, queries, batched=True)

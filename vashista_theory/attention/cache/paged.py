@@ -164,9 +164,16 @@ class PagedKV(CacheArrays):
         *,
         spec: SummarySpec | None = None,
     ) -> "PagedKV":
-        """Adopt pools (Hkv, N, S, D) and a page table (B, P) that something else filled.
+        """Adopt pools and a page table that something else filled.
 
         A page may be named more than once. Not for use under a transformation.
+
+        Args:
+            keys: (Hkv, N, S, D), N pages of S tokens.
+            values: Like the keys.
+            page_table: (B, P), the page of the pool at each place of each sequence.
+            lengths: (B,), tokens of each sequence.
+            spec: Summaries to keep; all kinds by default.
 
         Raises:
             ValueError: for a page id outside the pool, a length beyond the table, shapes that
@@ -295,6 +302,10 @@ class PagedKV(CacheArrays):
 
         The pools are copied, and what was compiled for the old sizes is compiled again: grow
         seldom, by a good part of the size.
+
+        Args:
+            pages: Of the pool; as many as there are by default.
+            pages_per_sequence: Of the longest sequence there is room for; likewise.
 
         Raises:
             ValueError: for a size smaller than the present one.

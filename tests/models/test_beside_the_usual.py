@@ -1,0 +1,130 @@
+"""Threads, stretched positions, batches that lose their padding, types set for a whole process."""
+
+import contextvars
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import vashista_theory as vt  # noqa: E402
+from tests.models import mixed, tiny  # noqa: E402
+from vashista_theory.attention import Policy, SummarySpec  # noqa: E402
+from vashista_theory.models import refusals  # noqa: E402
+from vashista_theory.models._switch import cache_argument  # noqa: E402
+from vashista_theory.models.generation import compare  # noqa: E402
+
+BARE = SummarySpec(box=False, ball=False, sketch_bits=None)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    vt.models.register(policy=Policy.dense(), page_size=4, spec=BARE)
+    yield
+    vt.models.unregister()
+
+
+def in_a_thread(call: Any) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def test_a_thread_inside_a_block_is_noticed_or_given_the_block() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(1, 12)
+    with (
+        pytest.warns(RuntimeWarning, match=r"another thread.*copy_context"),
+        vt.models.decoding(Policy.dense()) as log,
+    ):
+        in_a_thread(lambda: tiny.continued(model, inputs, 3))
+    assert log.steps == 0
+    with warnings.catch_warnings(), vt.models.decoding(Policy.dense()) as log:
+        warnings.simplefilter("error", RuntimeWarning)
+        run = contextvars.copy_context().run
+        in_a_thread(lambda: run(tiny.continued, model, inputs, 3))
+    assert log.steps == 2  # the first token comes of the prompt
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reach"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0}, 2048),
+        ({"rope_type": "linear", "factor": 2.0}, 1024),
+        # Llama 3.1 states what it reaches, which is more than what it was stretched from.
+        (
+            {
+                "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            },
+            512,
+        ),
+        ({"rope_type": "dynamic", "factor": 2.0}, None),
+        (None, 512),
+    ],
+)  # fmt: skip
+def test_positions_reach_as_far_as_they_were_stretched(
+    scaling: dict[str, Any] | None, reach: int | None
+) -> None:
+    config = transformers.LlamaConfig(**tiny.SIZES, rope_scaling=scaling)
+    assert refusals.longest_context(config) == reach
+    refusals.check_context(reach or 10**6, config)
+    if reach is not None:
+        with pytest.raises(vt.models.UnsupportedModelError, match=f"{reach + 1} tokens"):
+            refusals.check_context(reach + 1, config)
+
+
+def test_the_full_layers_of_a_mixed_model_say_how_far_it_reaches() -> None:
+    (model,) = mixed.models("Gemma3Text", "eager")
+    assert refusals.longest_context(model.config) == tiny.CONTEXT
+
+
+def test_comparing_takes_a_model_that_was_loaded_with_pages() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    prompt = tiny.prompts(1, 40)["input_ids"][0].tolist()
+    rows = compare(model, prompt, {"all": Policy.dense()}, new_tokens=5, rounds=1)
+    assert rows[0].tokens == rows[1].tokens
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Gemma2"])
+def test_comparing_refuses_mixed_layers_before_it_reads(family: str) -> None:
+    (model,) = mixed.models(family, "eager")
+    told: list[str] = []
+    with pytest.raises(vt.models.UnsupportedModelError, match="sliding_attention"):
+        compare(model, [1, 2, 3], {}, new_tokens=5, progress=told.append)
+    assert not told
+
+
+def test_rows_without_padding_go_on_without_a_mask() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    inputs = tiny.prompts(2, 20, padding=(0, 6))
+    cache = vt.models.PagedCache(model.config)
+    (alone,) = tiny.models("llama", "eager")
+    with torch.no_grad():
+        model(**inputs, **{cache_argument(model): cache})
+        cache.batch_select_indices(torch.tensor([0]))
+        following = torch.tensor([[5]])
+        places = {"position_ids": torch.tensor([[20]])}
+        mask = torch.ones(1, 21, dtype=torch.long)
+        found = model(following, attention_mask=mask, **places, **{cache_argument(model): cache})
+        whole = torch.cat([inputs["input_ids"][:1], following], dim=1)
+        expected = alone(whole).logits[:, -1]
+    torch.testing.assert_close(found.logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_default_type_of_the_process_changes_nothing(dtype: torch.dtype) -> None:
+    model, eager = tiny.models("llama", "vashista", "eager")
+    inputs = tiny.prompts(1, 20)
+    expected = tiny.continued(eager, inputs, 3)[0]
+    torch.set_default_dtype(dtype)
+    try:
+        found = tiny.continued(model, inputs, 3)[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
