@@ -131,7 +131,8 @@ def _kept_types() -> set[str]:
     from transformers import cache_utils
 
     mapping = getattr(cache_utils, "DYNAMIC_LAYER_TYPE_MAPPING", None)
-    return set(_KEPT).intersection(_ATTENTION if mapping is None else mapping)
+    # Releases without that mapping mask chunks of padded prompts otherwise than their eager does.
+    return set(_KEPT).intersection(["sliding_attention"] if mapping is None else mapping)
 
 
 def check_call(
@@ -223,7 +224,7 @@ def longest_context(config: Any) -> int | None:
         getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     )
     # Where layers differ, those of full attention are what grows with the context.
-    scaling = scaling.get(PAGED, scaling)
+    scaling = scaling.get(PAGED, scaling) or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     if most is None or kind == "dynamic":
         return None
