@@ -61,6 +61,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+_OF_LATER_RELEASES = {"linear_attention", "conv", "chunked_attention"}
+
+
 def known() -> list[str]:
     """The families that this release of transformers has, each with a cache for all its layers."""
     mapping = getattr(transformers.cache_utils, "DYNAMIC_LAYER_TYPE_MAPPING", {})
@@ -69,7 +72,7 @@ def known() -> list[str]:
         name
         for name, options in FAMILIES.items()
         if hasattr(transformers, f"{name}Config")
-        and (states or not {"linear_attention", "conv"}.intersection(options["layer_types"]))
+        and (states or not _OF_LATER_RELEASES.intersection(options["layer_types"]))
     ]
 
 
