@@ -49,7 +49,7 @@ def capped(softcap: Any) -> Any:
         (lambda: published("half"), "`theta` must lie strictly between 0 and 1, got 'half'"),
         (lambda: vt.plots.leakage_of(KEYS, QUERY, scale=-0.1), "scale.*positive"),
         (lambda: vt.plots.leakage_of(KEYS, QUERY, scale="0.1"), "scale"),
-        (lambda: capped(-1.0), "`softcap` is -1.0; .*None for logits without a cap"),
+        (lambda: capped(-1.0), "softcap is -1.0; .*None for logits without a cap"),
         (lambda: Policy(summary=np.array(["box"])), "summary is array"),  # type: ignore[arg-type]
         (lambda: SummarySpec(sketch_bits=4.0), "sketch_bits is 4.0"),  # type: ignore[arg-type]
         (lambda: SweepConfig(epsilon_max="10"), "epsilon_max is '10'"),  # type: ignore[arg-type]

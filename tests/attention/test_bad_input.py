@@ -212,8 +212,7 @@ def test_specs():
     refused(lambda: SummarySpec(dtype="int8"), "dtype is 'int8'", "'bfloat16'")
     refused(lambda: SummarySpec(box=False), "keep the box", "sketch_bits=None")
     refused(lambda: new_cache(spec=SummarySpec(box="yes")), "`spec.box` is 'yes'", "True or False")
-    halves = SummarySpec(sketch_bits=4.0)
-    refused(lambda: new_cache(spec=halves), "`spec.sketch_bits` is 4.0", "integers")
+    refused(lambda: SummarySpec(sketch_bits=4.0), "sketch_bits is 4.0", "(1, 2, 4, 6, 8), or None")
 
 
 SINGLE = BLOCK.astype(np.float32)

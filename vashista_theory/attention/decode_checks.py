@@ -143,7 +143,7 @@ def as_softcap(
         return as_scale(softcap, 1, dtype)
     except ValueError as error:
         raise ValueError(
-            f"`softcap` is {softcap!r}; one positive, finite number is expected, or None for "
+            f"softcap is {softcap!r}; one positive, finite number is expected, or None for "
             "logits without a cap."
         ) from error
 

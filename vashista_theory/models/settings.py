@@ -3,8 +3,6 @@
 import contextlib
 import contextvars
 import dataclasses
-import itertools
-import warnings
 from collections.abc import Generator
 
 import numpy as np
@@ -128,8 +126,6 @@ class _Override:
 
 
 _default = Settings(Policy.sampled(), SummarySpec(), 16)
-_steps_outside = itertools.count()
-"""Counts the layers' steps that no `decoding` block of their own thread was around."""
 _override: contextvars.ContextVar[_Override | None] = contextvars.ContextVar(
     "vashista_decoding", default=None
 )
@@ -152,10 +148,7 @@ def current() -> Settings:
 def current_log() -> DecodeLog | None:
     """The log of the innermost `decoding` block."""
     override = _override.get()
-    if override is None:
-        next(_steps_outside)
-        return None
-    return override.log
+    return None if override is None else override.log
 
 
 @contextlib.contextmanager
@@ -187,22 +180,10 @@ def decoding(policy: Policy | None = None) -> Generator[DecodeLog]:
     inherited = policy if policy is not None or outer is None else outer.policy
     log = DecodeLog()
     token = _override.set(_Override(inherited, log))
-    before = _count_outside()
     try:
         yield log
-        if log.steps == 0 and _count_outside() > before + 1:
-            warnings.warn(
-                "steps were decoded in another thread, by the registered policy, and none in this "
-                "`decoding` block: start the thread by `contextvars.copy_context().run`.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
     finally:
         _override.reset(token)
-
-
-def _count_outside() -> int:
-    return next(_steps_outside)
 
 
 def check_policy(policy: object) -> None:
