@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from vashista_theory._checks import is_positive
 from vashista_theory.evaluation import policies as registry
 from vashista_theory.evaluation import tasks as known_tasks
 from vashista_theory.evaluation.texts import STANDARD
@@ -104,7 +105,7 @@ class EvaluationConfig:
             for value in values:
                 check_integer(name, value, least)
         for tolerance in self.tolerances:
-            if not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
+            if not is_positive(tolerance) or tolerance >= 1:
                 raise ValueError(
                     f"tolerances has {tolerance!r}; a mass between 0 and 1 is expected"
                 )

@@ -170,8 +170,8 @@ def _controls(
         raise ValueError(
             f"`tolerance` must be a positive number (relative to scale), got {tolerance!r}."
         )
-    counted = max_steps is None or is_traced(max_steps)
-    if not counted and (not is_positive(max_steps) or int(max_steps) != max_steps):
+    given: Any = 1 if max_steps is None or is_traced(max_steps) else max_steps
+    if not is_positive(given) or int(given) != given:
         raise ValueError(f"`max_steps` must be an integer of at least 1, got {max_steps!r}.")
     steps = max_steps if max_steps is not None else max(1000, 50 * slots_for(*keys.shape[-2:]))
     if is_traced(tolerance, steps):

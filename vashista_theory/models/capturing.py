@@ -147,7 +147,7 @@ def _as_tokens(tokens: Any, model: Any) -> torch.Tensor:
 
 def _as_layers(layers: Sequence[int] | None, model: Any) -> list[int]:
     count = decoder_config(model.config).num_hidden_layers
-    if layers is not None and not isinstance(layers, Sequence | np.ndarray):
+    if isinstance(layers, int | np.integer):
         raise ValueError(
             f"layers is {layers!r}; a list of numbers is expected, such as [{layers}]."
         )
