@@ -10,7 +10,7 @@ import pytest
 from vashista_theory import Result
 from vashista_theory.attention import PagedKV, Policy, vashista_attention
 from vashista_theory.attention.bounds import sampling as bounds
-from vashista_theory.attention.step import drawing
+from vashista_theory.attention.step import drawing, two_stages
 
 
 def alone(numbers: jax.Array) -> jax.Array:
@@ -27,27 +27,32 @@ def step(
     return np.asarray(output), info, np.linalg.norm(np.asarray(output) - np.asarray(dense), axis=-1)
 
 
-@pytest.mark.parametrize("superpages", [None, 4])
-@pytest.mark.parametrize("confidence", [None, 0.999])
+@pytest.mark.parametrize(
+    ("superpages", "confidence", "tolerance"),
+    [(None, None, None), (None, 0.999, 0.05), (4, None, None), (4, None, 0.05)],
+)
 def test_a_sketch_that_overflows_spoils_no_row(
-    superpages: int | None, confidence: float | None
+    superpages: int | None, confidence: float | None, tolerance: float | None
 ) -> None:
-    # Two keys that no true score overflows by: the query is 0 there. Their grid's step is infinite.
+    # Keys that no true score overflows by: the query is 0 there. Grid and means are not finite.
+    tokens = 1024 if superpages is None else 8192
     rng = np.random.default_rng(0)
-    keys = rng.normal(size=(1, 1, 1024, 16)).astype(np.float32)
-    values = rng.normal(size=(1, 1, 1024, 16)).astype(np.float32)
+    keys = rng.normal(size=(1, 1, tokens, 16)).astype(np.float32)
+    values = rng.normal(size=(1, 1, tokens, 16)).astype(np.float32)
     query = rng.normal(size=(1, 2, 16)).astype(np.float32)
     query[..., 0] = 0
-    keys[0, 0, 500, 0], keys[0, 0, 501, 0] = 2e38, -2e38
-    if superpages is not None and confidence is not None:
-        pytest.skip("two stages have no bound")
+    keys[0, 0, 500:516, 0] = 2e38
+    keys[0, 0, 501, 0] = -2e38
     policy = Policy.sampled(
-        128, tolerance=0.05, confidence=confidence, dense_below=0, superpages=superpages
+        128, tolerance=tolerance, confidence=confidence, dense_below=0, superpages=superpages
     )
+    cache = PagedKV.from_tokens(keys, values)
+    drawn = two_stages.draws_superpages(cache, policy, superpages or 0)
+    assert drawn == (superpages is not None)
     _, info, error = step(query, keys, values, policy)
     assert bool(info.result == Result.successful)
     assert np.all(error < 1e-4)
-    assert np.all(np.asarray(info.tokens_read) == 1024)
+    assert np.all(np.asarray(info.tokens_read) == tokens)
 
 
 def test_a_proxy_that_underflowed_is_never_out_of_reach() -> None:

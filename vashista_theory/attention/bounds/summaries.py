@@ -65,9 +65,7 @@ class SummarySpec:
     def __post_init__(self) -> None:
         bits = self.sketch_bits
         if bits is not None and not (is_integer(bits, least=1) and bits in sketch.BITS):
-            raise ValueError(
-                f"sketch_bits is {self.sketch_bits!r}; expected one of {sketch.BITS}, or None."
-            )
+            raise ValueError(f"sketch_bits is {bits!r}; expected one of {sketch.BITS}, or None.")
         if self.sketch_bits is not None and not self.box:
             raise ValueError("a sketch needs its grid: keep the box, or set sketch_bits=None.")
         if self.dtype not in _STORAGE:

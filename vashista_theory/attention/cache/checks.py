@@ -100,11 +100,6 @@ def _check_spec(spec: SummarySpec) -> None:
         if not isinstance(getattr(spec, name), bool):
             found = getattr(spec, name)
             raise ValueError(f"`spec.{name}` is {found!r}; True or False is expected.")
-    if isinstance(spec.sketch_bits, bool | float):
-        raise ValueError(
-            f"`spec.sketch_bits` is {spec.sketch_bits!r}; one of the integers {sketch.BITS} is "
-            "expected, or None."
-        )
 
 
 def as_tokens(keys: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
