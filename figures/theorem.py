@@ -11,20 +11,10 @@ from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 RESULT = "theorem_constants"
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 _LINEAR = 45.0
-_HEADER = (
-    "instance",
-    "n, d, |F|",
-    "gap Δ",
-    "‖w₀‖",
-    "‖δ‖/ε",
-    "over ‖w₀‖",
-    "rate / Δ",
-    "T4 constant",
-)
 
 
 def draw(outcome: Any) -> Figure:
-    """Leakage and what is left of it above, displacement and its slope below, then a table."""
+    """Leakage and what is left of it above, displacement and its slope below."""
     reference = outcome.tables["reference values"].rows
     leakage = outcome.tables["leakage"].rows
     moved = outcome.tables["displacement"].rows
@@ -32,15 +22,12 @@ def draw(outcome: Any) -> Figure:
         raise style.NothingToDrawError("no instance was followed")
     names = [row["instance"] for row in reference]
     colours = dict(zip(names, _COLOURS, strict=False))
-    figure = Figure(figsize=(2 * COLUMN, 5.4), layout="constrained")
-    panels = figure.subplot_mosaic(
-        [["fall", "rest"], ["moved", "share"], ["table", "table"]], height_ratios=[1, 1, 0.42]
-    )
+    figure = Figure(figsize=(2 * COLUMN, 4.6), layout="constrained")
+    panels = figure.subplot_mosaic([["fall", "rest"], ["moved", "share"]])
     for name, colour in colours.items():
         _leakage(panels, [row for row in leakage if row["instance"] == name], colour)
         _displacement(panels, [row for row in moved if row["instance"] == name], colour)
     _label(panels, colours, outcome.values)
-    _table(panels["table"], reference, colours)
     return figure
 
 
@@ -100,28 +87,3 @@ def _label(panels: Any, colours: dict[str, str], values: Any) -> None:
     share.set(ylabel="‖δ‖ / (ε‖w₀‖)", ylim=(0.02, 12), xlim=(5e-9, 20))
     checks = f"{values['violations']} violations in {values['checks']:,} checks"
     share.text(0.03, 0.06, checks, size=7, transform=share.transAxes)
-
-
-def _table(axis: Any, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
-    axis.axis("off")
-    cells = [
-        (
-            row["instance"],
-            f"{row['n']}, {row['d']}, {row['face']}",
-            f"{row['gap']:.8f}",
-            f"{row['tangent_norm']:.8f}",
-            f"{row['slope']:.8f}",
-            f"{row['ratio']:.7f}",
-            f"{row['rate']:.6f}",
-            f"{row['constant']:.4f}",
-        )
-        for row in rows
-    ]
-    table = axis.table(cells, colLabels=_HEADER, loc="center", cellLoc="right", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(6.5)
-    table.auto_set_column_width(list(range(len(_HEADER))))
-    for place, row in enumerate(rows):
-        table[place + 1, 0].get_text().set_color(colours.get(row["instance"], "black"))
-    for cell in table.get_celld().values():
-        cell.set_linewidth(0.4)

@@ -1,7 +1,8 @@
 """Writes generated/tables/*.tex: each table of the paper, from the rows of a result.
 
-tables.toml declares them: result, table, columns (key, heading, format), rows to keep. A result
-that is not there gives a table that says "not measured".
+tables.toml declares them: result, table, columns (key, heading, format, and shorter words to be
+shown for some values), rows to keep. A result that is not there gives a table that says "not
+measured".
 
 Examples:
   python -m paper.tables
@@ -55,6 +56,7 @@ def tabular(name: str, spec: Mapping[str, Any], *, results: Path | None = None) 
 def _cell(value: Any, column: Mapping[str, Any], what: str) -> str:
     if value is None or value == "":
         return "--"
+    value = column.get("shown", {}).get(value, value)
     return sources.as_latex(value, column.get("format", ""), what=f"{what}, {column['key']}")
 
 

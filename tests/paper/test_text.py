@@ -264,6 +264,8 @@ def test_a_table_is_set(results: Path) -> None:
         r"\ensuremath{512} & \ensuremath{1.25} \\",
         r"\ensuremath{1{,}024} & -- \\",
     ]
+    columns[0]["shown"] = {512: "few"}
+    assert tables.tabular("t", spec, results=results)[4].startswith("few &")
     missing = tables.tabular("t", spec | {"result": "latency"}, results=results)
     assert missing[4] == r"\multicolumn{2}{c}{\notmeasured{}} \\"
     with pytest.raises(_sources.SourceError, match="no row"):
