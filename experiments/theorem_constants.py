@@ -286,6 +286,9 @@ def _values(
     head_rates = summary.leakage_rates(dataset)[heads]
     head_rates = head_rates[~np.isnan(head_rates)]
     defect = dataset["identity_defect"].values
+    published = dataset["excess_t1_published"].values
+    beyond = np.where(summary.in_published_range(dataset), np.nan, published)
+    failed = sorted(set(dataset["family"].values[(beyond > 1).any(axis=1)].tolist()))
     by_name = {row["statement"]: row for row in bounds}
     counted = {name: by_name[text] for name, text in _NAMES.items()}
     return {
@@ -296,6 +299,9 @@ def _values(
         "violations": sum(row["violations"] for row in bounds),
         **{f"checks_{name}": row["checks"] for name, row in counted.items()},
         **{f"violations_{name}": row["violations"] for name, row in counted.items()},
+        "beyond_t1_published": int((~np.isnan(beyond)).sum()),
+        "beyond_t1_published_failed": int((beyond > 1).sum()),
+        "beyond_t1_published_families": ", ".join(failed).replace("_", " ") or "in none",
         "identity_defect": float(np.nanmax(defect)),
         "rate_median": float(np.median(rates)),
         "rate_low": float(rates.min()),

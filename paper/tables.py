@@ -54,9 +54,9 @@ def tabular(name: str, spec: Mapping[str, Any], *, results: Path | None = None) 
 
 
 def _cell(value: Any, column: Mapping[str, Any], what: str) -> str:
+    value = column.get("shown", {}).get(value, value)
     if value is None or value == "":
         return "--"
-    value = column.get("shown", {}).get(value, value)
     return sources.as_latex(value, column.get("format", ""), what=f"{what}, {column['key']}")
 
 

@@ -125,6 +125,14 @@ def judge(claim: Claim, known: Callable[[str], Outcome | None], **thresholds: fl
         return Judged(NOT_MEASURED, f"The result of {missing}.")
 
 
+def rule_of(claim: Claim, said: str) -> str:
+    """The thresholds that decide a claim, with a dagger where `said`, its sensitivity, is one."""
+    named = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in claim.thresholds.items()
+    )
+    return f"{named} †" if said not in ("", UNMOVED, NO_THRESHOLD) else named
+
+
 def sensitivity(claim: Claim, known: Callable[[str], Outcome | None]) -> str:
     """What the verdict would be with one threshold halved or doubled, where it would be another."""
     verdict = judge(claim, known).verdict

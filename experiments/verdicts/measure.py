@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from experiments.framework import registry, results
 from experiments.framework.outcome import Measured, Outcome
 from experiments.verdicts import mechanism, sampling, theory
-from experiments.verdicts.judging import judge, sensitivity
+from experiments.verdicts.judging import judge, rule_of, sensitivity
 
 CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all, *sampling.CLAIMS.all]
 READS = tuple(sorted({name for claim in CLAIMS for name in claim.needs}))
@@ -45,9 +45,11 @@ def measured(known: Callable[[str], Outcome | None]) -> Measured:
             "module": claim.module,
             "experiment": ", ".join(claim.needs),
             **judge(claim, known)._asdict(),
-            "sensitivity": sensitivity(claim, known),
+            "threshold": rule_of(claim, moved),
+            "sensitivity": moved,
         }
         for claim in CLAIMS
+        for moved in [sensitivity(claim, known)]
     ]
     return Measured({"verdicts": rows})
 

@@ -21,6 +21,11 @@ CLAIMS = Claims()
 
 _ROUNDING = 1e-9  # of a difference of two shares of few prompts
 _REAL = "real heads"
+_FORMS = {
+    "sampled": "drawn tokens in two stages",
+    "budget": "pages by boxes",
+    "certified": "certified reading",
+}
 _OWN = ("sdpa, dynamic cache", "sdpa, static cache", "eager")
 
 
@@ -106,7 +111,9 @@ def fast_step(decode: Found) -> Judged:
     if all(start is None for start in starts.values()):
         return Judged(FAILS, f"{said}.")
     conditions = [
-        f"{step} from {start:,} tokens" for step, start in starts.items() if start is not None
+        f"{_FORMS[step]} from {start:,} tokens"
+        for step, start in starts.items()
+        if start is not None
     ]
     return Judged(where(f"the context is long: {listed(conditions)} on"), f"{said}.")
 
@@ -140,6 +147,21 @@ def fast_model(plane: Found) -> Judged:
 
 def _cell(row: Any) -> str:
     return f"{row['batch']} × {row['context']:,}"
+
+
+@CLAIMS.add("… there, one sequence", "—", "models", "generation")
+def fast_generation(generation: Found) -> Judged:
+    times = {
+        name: generation[f"times_dense_{name}"] for name in ("sketch", "boxes", "certified", "all")
+    }
+    said = (
+        f"Speed of a whole step after {generation['prompt_tokens']:,} tokens relative to the "
+        "model's own attention: " + listed(f"{t:.2f} ({name})" for name, t in times.items())
+    )
+    if all(t <= 1 for t in times.values()):
+        return Judged(FAILS, f"{said}.")
+    faster = listed(name for name, t in times.items() if t > 1)
+    return Judged(where(f"pages are read by {faster}"), f"{said}.")
 
 
 @CLAIMS.add("… on a GPU", "—", "attention.kernels", "decode_gpu")
@@ -267,8 +289,8 @@ def _spread_rule(step: str, promise: str) -> None:
 
 
 for _step, _promise in (
-    ("sampled", "a fixed number of drawn tokens"),
-    ("budget", "a fixed number of pages"),
+    ("sampled", "a fixed number of drawn tokens, two stages"),
+    ("budget", "a fixed number of pages by boxes"),
     ("certified", "certified reading"),
 ):
     _spread_rule(_step, _promise)

@@ -10,6 +10,7 @@ _COLUMNS = {
     "experiment": "whose results decide",
     "verdict": "holds, holds where, does not hold, not measured",
     "evidence": "numbers of those results",
+    "threshold": "of the rule that decides, with a dagger where half or twice of it would move it",
     "sensitivity": "the verdict if a threshold were half or twice what it is",
 }
 

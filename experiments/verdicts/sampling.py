@@ -47,7 +47,9 @@ def constant_size(
     growth = _exponent(by_length)
     flat = 2 * exponent_of_flat
     said += f" That grows like the length to the power {growth:.2f}, where {flat:g} were flat."
-    return Judged(HOLDS if growth <= flat else where("keys are diffuse"), said)
+    return Judged(
+        HOLDS if growth <= flat else where("keys are diffuse; in the model the error grows"), said
+    )
 
 
 @CLAIMS.add(

@@ -129,7 +129,10 @@ def test_latency(p99: tuple[float, float], verdict: str) -> None:
     ]
     decode = Outcome({"decode": table(*rows)})
     assert (
-        judged("Predictable latency (p50, p90, p99): a fixed number of pages", decode_cpu=decode)
+        judged(
+            "Predictable latency (p50, p90, p99): a fixed number of pages by boxes",
+            decode_cpu=decode,
+        )
         == verdict
     )
 

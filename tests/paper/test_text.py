@@ -38,6 +38,7 @@ ALLOWED = {
     "dense does so in 90 per cent": "the same",
     "256 tokens": "drawn: a choice of the experiment",
     "with 512 tokens": "the same",
+    "with 64 tokens": "the same",
     "256 drawn tokens": "the same",
     "at 512 tokens": "a length of context: a choice of the experiment",
 }
