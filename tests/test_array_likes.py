@@ -33,6 +33,7 @@ from tests.array_likes import (
     filled,
     memory_mapped,
 )
+from tests.thinned import diagonal
 from vashista_theory._checks import as_float64, as_float_array, as_numbers
 from vashista_theory.attention import (
     PagedKV,
@@ -43,8 +44,7 @@ from vashista_theory.attention import (
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
-@pytest.mark.parametrize("kind", WORKS)
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(("name", "kind"), diagonal(ENTRIES, WORKS, 4))
 def test_answers_are_those_of_a_plain_array(name: str, kind: str) -> None:
     check_same(ENTRIES[name], WORKS[kind])
 
@@ -108,8 +108,7 @@ def refuse(entry: Entry, place: int, value: Any, words: str) -> None:
     assert not isinstance(caught.value, TypeError | jax.errors.JAXTypeError)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(("name", "kind"), diagonal(ENTRIES, REFUSED, 3))
 def test_what_is_no_array_of_numbers_is_refused_by_name(name: str, kind: str) -> None:
     convert, words = REFUSED[kind]
     entry = ENTRIES[name]

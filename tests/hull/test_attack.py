@@ -9,6 +9,7 @@ from experiments.projection_attack import exact as exact_projection
 from experiments.projection_attack.families import FAMILIES
 from experiments.projection_attack.judge import judge
 from experiments.projection_attack.measure import ask
+from tests.thinned import spread
 
 NUMBERS = st.integers(0, 2**31 - 1)
 """Numbers of instances; the seed of the committed experiment is 0, this one is another."""
@@ -24,24 +25,23 @@ def refute(function: str, family: str, kind: str, number: int) -> None:
         assert not verdict.wrong, verdict
 
 
-def families(*, slow: str) -> list[object]:
-    """All of them; one whose shapes nobody else has, each to be compiled, among the slow tests."""
-    return [pytest.param(f, marks=[pytest.mark.slow] if f == slow else []) for f in FAMILIES]
+# The shapes of few_keys are nobody else's, each to be compiled: it comes last, where it is slow.
+OTHERS = [*(family for family in FAMILIES if family != "few_keys"), "few_keys"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", spread(FAMILIES, 13))
 @given(number=NUMBERS)
 def test_no_projection_is_wrong(family: str, number: int) -> None:
     refute("project", family, "float64", number)
 
 
-@pytest.mark.parametrize("family", families(slow="few_keys"))
+@pytest.mark.parametrize("family", spread(OTHERS, 6))
 @given(number=NUMBERS)
 def test_no_projection_in_float32_is_wrong(family: str, number: int) -> None:
     refute("project", family, "float32", number)
 
 
-@pytest.mark.parametrize("family", families(slow="few_keys"))
+@pytest.mark.parametrize("family", spread(OTHERS, 6))
 @settings(max_examples=10)
 @given(number=NUMBERS)
 def test_no_projection_by_blocks_is_wrong(family: str, number: int) -> None:

@@ -16,6 +16,7 @@ from tests.hull.checks import kkt_defects
 from tests.hull.problems import PROBLEMS
 from tests.hull.problems import Problem as Worked
 from tests.hull.strategies import Problem, family_problems, problems
+from tests.thinned import diagonal
 
 # 64 units of roundoff: several times what rounding makes of a zero multiplier; a few such
 # errors meet in a residual.
@@ -51,8 +52,11 @@ def check(keys: np.ndarray, query: np.ndarray, **options: object) -> vt.BlockPro
     return found
 
 
-@pytest.mark.parametrize("block_rows", [1, 3, None])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+@pytest.mark.parametrize(
+    ("problem", "block_rows"),
+    diagonal(PROBLEMS, (1, 3, None), 3),
+    ids=lambda one: getattr(one, "name", str(one)),
+)
 def test_answers_worked_by_hand(problem: Worked, block_rows: int | None) -> None:
     found = check(problem.keys, problem.query, block_rows=block_rows, workers=1)
     length = np.sqrt(found.scale) + np.linalg.norm(problem.query)
@@ -68,10 +72,14 @@ def test_answers_worked_by_hand(problem: Worked, block_rows: int | None) -> None
         np.testing.assert_array_equal(found.face, np.flatnonzero(problem.face))
 
 
-@pytest.mark.parametrize("cut", [(1, 1), (7, 2), (None, 2)], ids=str)
-@pytest.mark.parametrize("problem", family_problems(), ids=lambda problem: problem.name)
-def test_families(problem: Problem, cut: tuple[int | None, int]) -> None:
-    found = check(problem.keys, problem.query, block_rows=cut[0], workers=cut[1])
+@pytest.mark.parametrize(
+    ("problem", "block_rows"),
+    diagonal(family_problems(), (1, 7, None), 3),
+    ids=lambda one: getattr(one, "name", str(one)),
+)
+def test_families(problem: Problem, block_rows: int | None) -> None:
+    workers = 1 if block_rows == 1 else 2
+    found = check(problem.keys, problem.query, block_rows=block_rows, workers=workers)
     assert found.result in (
         vt.Result.successful,
         vt.Result.inside_hull,

@@ -15,6 +15,7 @@ from tests.attention.kernels.absent_devices import absent_device
 from tests.attention.kernels.conformance import SMALL, tolerance
 from tests.attention.kernels.planted import with_bug
 from tests.attention.kernels.together import Together
+from tests.thinned import diagonal, spread
 from vashista_theory.attention.kernels import reference, spec
 from vashista_theory.attention.kernels.tpu import attend_kernel as mosaic_tpu_kernel
 from vashista_theory.attention.kernels.tpu import score as mosaic_tpu_score
@@ -54,6 +55,23 @@ class TestMosaicTpu(Together):
     @pytest.mark.parametrize(("bits", "packed"), [(1, True), (4, False), (6, True)])
     def test_score_by_sketches(self, bits, packed):
         super().test_score_by_sketches(bits, packed)
+
+    # An interpreter takes seconds for one.
+    @pytest.mark.parametrize("name", spread(SMALL, 5))
+    def test_score_tokens_agrees_with_the_reference(self, name):
+        super().test_score_tokens_agrees_with_the_reference(name)
+
+    @pytest.mark.parametrize("name", spread(SMALL, 5))
+    def test_score_agrees_and_bounds(self, name):
+        super().test_score_agrees_and_bounds(name)
+
+    @pytest.mark.parametrize("name", spread(SMALL, 5))
+    def test_attend_agrees_with_the_reference(self, name):
+        super().test_attend_agrees_with_the_reference(name)
+
+    @pytest.mark.parametrize("name", spread(SMALL, 5))
+    def test_attend_tokens_agrees_with_the_reference(self, name):
+        super().test_attend_tokens_agrees_with_the_reference(name)
 
 
 def attend_problem() -> spec.AttendCall:
@@ -131,10 +149,9 @@ def select_problem() -> spec.SelectCall:
     return spec.select_call(jnp.asarray(priority), 140)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("kind", "bits"), [("box", None), ("ball", None), ("sketch", 2)])
-def test_score_is_right_in_every_interpreter(kind, bits, mode):
-    call = score_problem(kind, bits)
+@pytest.mark.parametrize(("kind", "mode"), diagonal(("box", "ball", "sketch"), MODES, 3))
+def test_score_is_right_in_every_interpreter(kind, mode):
+    call = score_problem(kind, 2 if kind == "sketch" else None)
     check_scores(call, mosaic_tpu.score(call, None, interpret=MODES[mode]))
     assert "races" not in mode or not races_found()
 
@@ -235,7 +252,7 @@ SCORE_BUGS = {
 }
 
 
-@pytest.mark.parametrize("bug", SCORE_BUGS)
+@pytest.mark.parametrize("bug", spread(SCORE_BUGS, 6))
 def test_a_planted_bug_in_scores_is_caught(bug, monkeypatch):
     kind, *change = SCORE_BUGS[bug]
     wrapper = mosaic_tpu_score
@@ -263,7 +280,7 @@ SELECT_BUGS = {
 }
 
 
-@pytest.mark.parametrize("bug", SELECT_BUGS)
+@pytest.mark.parametrize("bug", spread(SELECT_BUGS, 4))
 def test_a_planted_bug_in_selection_is_caught(bug):
     call = select_problem()
     found = with_bug(mosaic_tpu_select, *SELECT_BUGS[bug]).select(call, interpret=True)
@@ -280,7 +297,7 @@ OTHERS = [one for one in KERNELS if one.labels["shape"] in ("gemma2_9b", "smollm
 
 @pytest.mark.parametrize(
     ("kernel", "device"),
-    [(one, "v5e") for one in KERNELS]
+    [pytest.param(*one.values, "v5e", marks=one.marks) for one in spread(KERNELS, 20)]
     + [
         pytest.param(one, device, marks=pytest.mark.slow)
         for one in OTHERS
