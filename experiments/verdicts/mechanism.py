@@ -149,7 +149,7 @@ def _cell(row: Any) -> str:
     return f"{row['batch']} × {row['context']:,}"
 
 
-@CLAIMS.add("… there, one sequence", "—", "models", "generation")
+@CLAIMS.add("… the same, one sequence of 4,096 tokens", "—", "models", "generation")
 def fast_generation(generation: Found) -> Judged:
     times = {
         name: generation[f"times_dense_{name}"] for name in ("sketch", "boxes", "certified", "all")
@@ -353,11 +353,21 @@ def _by_policy(kept: Mapping[str, list[int]], contexts: list[int], said: str) ->
     if all(found == contexts for found in kept.values()):
         return Judged(HOLDS, said)
     conditions = [
-        f"{policy}" + ("" if found == contexts else f" at {listed(f'{n:,}' for n in found)} tokens")
+        _said(policy)
+        + ("" if found == contexts else f" at {listed(f'{n:,}' for n in found)} tokens")
         for policy, found in kept.items()
         if found
     ]
     return Judged(where(f"read by {listed(conditions)}") if conditions else FAILS, said)
+
+
+def _said(policy: str) -> str:
+    """A policy of `model_quality` by what it does."""
+    name, _, pages = policy.partition("@")
+    if name.startswith("certified-"):
+        return f"proof to {float(name.removeprefix('certified-')):.0%}"
+    said = {"budget": "pages by 2-bit keys", "published": "pages by their means"}
+    return f"{pages} {said.get(name, name)}".strip()
 
 
 def _shares(shares: list[float]) -> str:

@@ -89,7 +89,8 @@ def test_criterion(area: float, worst: float, unsafe: float, verdict: str) -> No
 @pytest.mark.parametrize(("times", "verdict"), [
     ((3.0, 5.0, 1.1, 2.0), HOLDS),
     ((3.0, 5.0, 0.9, 2.0),
-     "holds where the context is long: budget from 10 tokens and certified from 20 tokens on"),
+     "holds where the context is long: pages by boxes from 10 tokens and certified reading from 20 "
+     "tokens on"),
     ((3.0, 0.8, 2.0, 0.9), FAILS),
 ])  # fmt: skip
 @pytest.mark.parametrize("late", [1.0, 10.0])
@@ -113,7 +114,7 @@ def test_a_step_that_is_late_for_one_query_in_ten_is_no_speed_up() -> None:
         for step, p50, p90 in (("dense", 2.0, 3.0), ("budget", 1.0, 3.1), ("certified", 1.0, 2.9))
     ]
     found = judged("Strong wall-clock", decode_cpu=Outcome({"decode": table(*rows)}, values))
-    assert found == "holds where the context is long: certified from 10 tokens on"
+    assert found == "holds where the context is long: certified reading from 10 tokens on"
 
 
 @pytest.mark.parametrize(("p99", "verdict"), [
@@ -139,7 +140,7 @@ def test_latency(p99: tuple[float, float], verdict: str) -> None:
 
 @pytest.mark.parametrize(("right", "verdict"), [
     ((0.9, 0.85), HOLDS),  # 5 points less are kept, whatever the subtraction rounds to
-    ((0.9, 0.5), "holds where read by budget@64"),
+    ((0.9, 0.5), "holds where read by 64 pages by 2-bit keys"),
     ((0.2, 0.5), FAILS),
 ])  # fmt: skip
 def test_retrieval(right: tuple[float, float], verdict: str) -> None:
