@@ -89,8 +89,8 @@ def test_criterion(area: float, worst: float, unsafe: float, verdict: str) -> No
 @pytest.mark.parametrize(("times", "verdict"), [
     ((3.0, 5.0, 1.1, 2.0), HOLDS),
     ((3.0, 5.0, 0.9, 2.0),
-     ("holds where the context is long: pages by boxes from 10 tokens and certified reading from 20 "
-     "tokens on")),
+     ("holds where the context is long: pages by boxes from 10 tokens and certified reading from "
+      "20 tokens on")),
     ((3.0, 0.8, 2.0, 0.9), FAILS),
 ])  # fmt: skip
 @pytest.mark.parametrize("late", [1.0, 10.0])
