@@ -9,7 +9,7 @@ from vashista_theory.plots import COLUMN, GREEN, GREY, ORANGE, PURPLE
 
 RESULT = "latency"
 _POLICIES = ("dense", "sampled", "budget", "certified")
-_SAID = {"sampled": "drawn, two stages", "budget": "64 pages by boxes"}
+_SAID = {"sampled": "256 drawn, fastest form", "budget": "64 pages by boxes"}
 _CURVES = {
     ("certified 5 %", "best possible"): ("5 %, best possible", GREEN, ":"),
     ("certified 5 %", "4 bits"): ("5 %, 4-bit keys", ORANGE, "-"),

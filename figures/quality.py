@@ -5,6 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.shared.right_answers import right_answers
+from experiments.shared.said import in_words
 from figures import _style as style
 from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PURPLE
 
@@ -12,18 +13,6 @@ RESULT = "model_quality"
 _COLOURS = (GREEN, BLUE, PURPLE, ORANGE)
 _LEAST = 1e-6  # nats; what float32 makes of equal predictions
 _CONTROL = "sink-recent"
-
-_SAID = {
-    "certified-0.01": "certified, 1 %",
-    "certified-0.05": "certified, 5 %",
-    "oracle-tokens": "tokens of most mass",
-    "oracle-pages": "pages of most mass",
-    "budget": "pages by 2-bit keys",
-    "budget-two-levels": "the same, boxes first",
-    "boxes": "pages by boxes",
-    "sink-recent": "window",
-    "published": "page means",
-}
 
 
 def draw(outcome: Any) -> Figure:
@@ -46,7 +35,7 @@ def draw(outcome: Any) -> Figure:
         _dots(axis, cells, names, contexts, least=_LEAST if name == "divergence" else 0.0)
         if not cells:
             axis.text(0.5, 0.5, "not measured", size=8, ha="center", transform=axis.transAxes)
-    axes[0].set_yticks(range(len(names)), [_SAID.get(name, name) for name in names])
+    axes[0].set_yticks(range(len(names)), [in_words(name) for name in names])
     axes[0].set_ylim(len(names) - 0.5, -0.6)
     axes[0].set(xscale="log", xlabel="KL(dense ‖ policy), nats a token")
     axes[0].set_title("How far predictions move from dense")

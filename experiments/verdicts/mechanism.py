@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.shared.predictable import TAIL
 from experiments.shared.right_answers import right_answers
+from experiments.shared.said import in_words
 from experiments.verdicts.judging import (
     FAILS,
     HOLDS,
@@ -21,8 +22,9 @@ CLAIMS = Claims()
 
 _ROUNDING = 1e-9  # of a difference of two shares of few prompts
 _REAL = "real heads"
+_STAGED = "two stages"  # in the name of a layout
 _FORMS = {
-    "sampled": "drawn tokens in two stages",
+    "sampled": "drawn tokens",
     "budget": "pages by boxes",
     "certified": "certified reading",
 }
@@ -111,7 +113,7 @@ def fast_step(decode: Found) -> Judged:
     if all(start is None for start in starts.values()):
         return Judged(FAILS, f"{said}.")
     conditions = [
-        f"{_FORMS[step]} from {start:,} tokens"
+        f"{_FORMS[step]}{_in_stages(decode, step, start)} from {start:,} tokens"
         for step, start in starts.items()
         if start is not None
     ]
@@ -149,7 +151,7 @@ def _cell(row: Any) -> str:
     return f"{row['batch']} × {row['context']:,}"
 
 
-@CLAIMS.add("… the same, one sequence of 4,096 tokens", "—", "models", "generation")
+@CLAIMS.add("… the same, one sequence at a time", "—", "models", "generation")
 def fast_generation(generation: Found) -> Judged:
     times = {
         name: generation[f"times_dense_{name}"] for name in ("sketch", "boxes", "certified", "all")
@@ -256,10 +258,11 @@ def predicted(survey: Found, *, unsafe_share: float = 0.05) -> Judged:
     return Judged(FAILS, said)
 
 
-def _spread_rule(step: str, promise: str) -> None:
+def _spread_rule(step: str, promise: str, form: str = "") -> None:
     @CLAIMS.add(f"Predictable latency (p50, p90, p99): {promise}", "—", "attention", "decode_cpu")
     def latency(decode: Found, *, tail_beyond_dense: float = TAIL - 1) -> Judged:
         rows = decode.rows("decode", keys=_REAL, step=step)
+        rows = [row for row in rows if form in row.get("layout", "")]
         by: dict[int, Mapping[str, Any]] = {}
         for row in sorted(rows, key=lambda r: -r["p50_ms"]):  # the fastest layout stays
             by[_tokens(row)] = row
@@ -288,12 +291,9 @@ def _spread_rule(step: str, promise: str) -> None:
         return Judged(where(f"the context is {listed(f'{n:,}' for n in narrow)} tokens"), said)
 
 
-for _step, _promise in (
-    ("sampled", "a fixed number of drawn tokens, two stages"),
-    ("budget", "a fixed number of pages by boxes"),
-    ("certified", "certified reading"),
-):
-    _spread_rule(_step, _promise)
+_spread_rule("sampled", f"a fixed number of drawn tokens, {_STAGED}", _STAGED)
+_spread_rule("budget", "a fixed number of pages by boxes")
+_spread_rule("certified", "certified reading")
 
 
 @CLAIMS.add("Predictable cost without outside retrieval", "—", "attention.cache", "decode_cpu")
@@ -325,6 +325,17 @@ def _times_at_p90(decode: Found, step: str, tokens: int) -> float:
     return dense["p90_ms"] / own["p90_ms"]
 
 
+def _in_stages(decode: Found, step: str, start: int) -> str:
+    """Whether the fastest form of a step draws in two stages, from a length on."""
+    rows = [r for r in decode.rows("decode", keys=_REAL, step=step) if r["tokens"] >= start]
+    fastest = {
+        n: min((r for r in rows if r["tokens"] == n), key=lambda r: r["p50_ms"])
+        for n in {r["tokens"] for r in rows}
+    }
+    staged = all(_STAGED in row.get("layout", "") for row in fastest.values())
+    return f" in {_STAGED}" if staged else ""
+
+
 def _faster_from(times: Mapping[int, float]) -> int | None:
     """The least length from which on every measured one is faster than dense."""
     start = None
@@ -353,21 +364,12 @@ def _by_policy(kept: Mapping[str, list[int]], contexts: list[int], said: str) ->
     if all(found == contexts for found in kept.values()):
         return Judged(HOLDS, said)
     conditions = [
-        _said(policy)
+        in_words(policy)
         + ("" if found == contexts else f" at {listed(f'{n:,}' for n in found)} tokens")
         for policy, found in kept.items()
         if found
     ]
     return Judged(where(f"read by {listed(conditions)}") if conditions else FAILS, said)
-
-
-def _said(policy: str) -> str:
-    """A policy of `model_quality` by what it does."""
-    name, _, pages = policy.partition("@")
-    if name.startswith("certified-"):
-        return f"proof to {float(name.removeprefix('certified-')):.0%}"
-    said = {"budget": "pages by 2-bit keys", "published": "pages by their means"}
-    return f"{pages} {said.get(name, name)}".strip()
 
 
 def _shares(shares: list[float]) -> str:

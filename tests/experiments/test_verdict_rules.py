@@ -189,6 +189,15 @@ def test_speed_in_a_model(times: tuple[float, float], verdict: str) -> None:
     assert judged("… inside a language model", outcome(steps=rows)) == verdict
 
 
+@pytest.mark.parametrize(("boxes", "verdict"), [
+    (0.9, FAILS), (1.2, "holds where pages are read by boxes"),
+])  # fmt: skip
+def test_speed_inside_a_model_one_sequence_at_a_time(boxes: float, verdict: str) -> None:
+    times = {"sketch": 0.7, "boxes": boxes, "certified": 0.5, "all": 0.6}
+    values = {f"times_dense_{name}": t for name, t in times.items()} | {"prompt_tokens": 9}
+    assert judged("… the same, one sequence", outcome(values)) == verdict
+
+
 @pytest.mark.parametrize(("slowest", "verdict"), [
     (1.1, HOLDS), (0.9, "holds where the list says so"), (None, HOLDS),
 ])  # fmt: skip
@@ -214,7 +223,7 @@ def test_published_times(least: float, most: float, verdict: str) -> None:
 @pytest.mark.parametrize(("divergences", "verdict"), [
     ({"budget@64": (0.01, 0.05), "certified-0.05": (0.001, 0.002)}, HOLDS),
     ({"budget@64": (0.01, 0.06), "certified-0.05": (0.001, 0.002)},
-     "holds where read by 64 pages by 2-bit keys at 10 tokens and proof to 5%"),
+     "holds where read by 64 pages by 2-bit keys at 10 tokens and certified to 5%"),
     ({"budget@64": (0.06, 0.06), "certified-0.05": (0.06, 0.06)}, FAILS),
 ])  # fmt: skip
 def test_predictions(divergences: dict[str, tuple[float, float]], verdict: str) -> None:

@@ -117,6 +117,30 @@ def test_a_step_that_is_late_for_one_query_in_ten_is_no_speed_up() -> None:
     assert found == "holds where the context is long: certified reading from 10 tokens on"
 
 
+def test_what_is_said_of_a_step_in_two_stages_is_said_of_no_other() -> None:
+    def found(layout: str) -> str:
+        rows = [
+            {"keys": "real heads", "tokens": 10, "step": step, "layout": form, "p50_ms": ms}
+            | {"p90_ms": ms, "p99_ms": ms}
+            for step, form, ms in (("dense", "", 2.0), ("sampled", "scored", 1.5),
+                                   ("sampled", layout, 1.0))
+        ]  # fmt: skip
+        values = {"times_dense_sampled_10": 2.0, "times_dense_budget_10": 0.5}
+        rows.append(rows[0] | {"step": "budget", "p50_ms": 4.0, "p90_ms": 4.0})
+        decode = Outcome({"decode": table(*rows)}, values)
+        return judged("Strong wall-clock", decode_cpu=decode)
+
+    assert found("packed, two stages").endswith("drawn tokens in two stages from 10 tokens on")
+    assert found("packed").endswith("long: drawn tokens from 10 tokens on")
+
+
+def test_a_dagger_is_on_the_thresholds_that_would_move_a_verdict() -> None:
+    rows = verdicts.measure(verdicts.Config()).tables["verdicts"]
+    moved = [row for row in rows if " in place of " in row["sensitivity"]]
+    assert moved
+    assert [row for row in rows if row["threshold"].endswith("†")] == moved
+
+
 @pytest.mark.parametrize(("p99", "verdict"), [
     ((1.5, 2.4), HOLDS), ((1.5, 2.6), "holds where the context is 10 tokens"), ((3.0, 2.6), FAILS),
 ])  # fmt: skip

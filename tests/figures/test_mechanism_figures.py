@@ -92,8 +92,8 @@ def test_the_support_of_a_text_is_drawn_as_stored() -> None:
 def test_quality_orders_policies_and_leaves_out_what_dense_cannot_do() -> None:
     figure = draw("quality", made_up_quality())
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == ["dense", "certified, 5 %", "pages of most mass", "pages by 2-bit keys",
-                     "pages by boxes", "window", "page means", "random"]  # fmt: skip
+    assert names == ["dense", "certified to 5%", "pages of most mass", "pages by 2-bit keys",
+                     "pages by boxes", "window", "pages by their means", "random"]  # fmt: skip
     dots = [(float(line.get_xdata()[0]), round(float(line.get_ydata()[0])))
             for line in figure.axes[1].lines if len(line.get_xdata()) == 1]  # fmt: skip
     assert (0.5, names.index("pages by 2-bit keys")) in dots

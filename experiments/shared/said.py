@@ -1,0 +1,19 @@
+"""The policies of an evaluation in the words of text, tables and figures, by what they read."""
+
+_SAID = {
+    "oracle-tokens": "tokens of most mass",
+    "oracle-pages": "pages of most mass",
+    "budget": "pages by 2-bit keys",
+    "budget-two-levels": "the same, boxes first",
+    "boxes": "pages by boxes",
+    "sink-recent": "window",
+    "published": "pages by their means",
+}
+
+
+def in_words(policy: str) -> str:
+    """A policy by what it does: ``budget@64`` is 64 pages by 2-bit keys."""
+    name, _, pages = policy.partition("@")
+    if name.startswith("certified-"):
+        return f"certified to {float(name.removeprefix('certified-')):.0%}"
+    return f"{pages} {_SAID.get(name, name)}".strip()
