@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
 
 # No deadline: the first example of a shape pays for its compilation.
 hypothesis.settings.register_profile(
-    "default", max_examples=25, deadline=None, derandomize=True, database=None
+    "default", max_examples=12, deadline=None, derandomize=True, database=None
 )
 # A long run looks for new examples each time, and prints how to reproduce a failure. Remembering
 # failures helps at a desk; CI starts from a fresh clone.

@@ -154,6 +154,7 @@ def test_wrong_order_of_axes_gets_a_hint(
     assert str(keys) in str(refused.value)
 
 
+@pytest.mark.slow
 def test_more_heads_than_keys_are_remarked_on() -> None:
     found = vt.diagnose(RNG.normal(size=(4, 3, 6)), RNG.normal(size=(4, 1, 6)))
     assert "READ AS 4 HEADS WITH 3 KEYS EACH" in str(found)

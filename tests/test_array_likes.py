@@ -219,6 +219,7 @@ def test_short_and_unsigned_lengths_do_not_wrap_around(dtype: str) -> None:
 # ---------------------------------------------------------------- tensors, files, memory
 
 
+@pytest.mark.torch
 def test_tensors_of_torch() -> None:
     torch = pytest.importorskip("torch", reason="the extra `lm` is not installed")
     keys = torch.tensor(PLANE)
@@ -251,6 +252,7 @@ def test_a_reader_that_yields_masked_rows_is_refused() -> None:
         vt.project_blocks(Variable(), POINT)
 
 
+@pytest.mark.slow
 def test_big_endian_files_from_the_command_line(tmp_path, capsys) -> None:
     from vashista_theory.diagnose import main
 

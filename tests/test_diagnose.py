@@ -304,8 +304,11 @@ def test_the_module_runs_by_its_name(files: Path) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import vashista_theory.diagnose",
-        "import vashista_theory.diagnose; from vashista_theory import diagnose",
+        pytest.param("import vashista_theory.diagnose", marks=pytest.mark.slow),
+        pytest.param(
+            "import vashista_theory.diagnose; from vashista_theory import diagnose",
+            marks=pytest.mark.slow,
+        ),
         "vt.diagnose; import vashista_theory.diagnose",
         "from vashista_theory import diagnose; assert type(diagnose) is not type(vt)",
     ],
@@ -325,6 +328,7 @@ def test_function_and_module_share_their_name(first: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_x64_is_on_for_the_call_alone() -> None:
     done = fresh(
         "-c",

@@ -49,7 +49,11 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 NAMES = {"figure": "it.png", "heads": "it.npz"}
 
 
-@pytest.fixture(params=WRITERS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.torch] if name == "heads" else []) for name in WRITERS
+    ]
+)
 def writer(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[], object], Path]:
     folder = tmp_path / "shared"
     folder.mkdir()

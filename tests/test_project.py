@@ -134,6 +134,17 @@ def private_parts(source: str) -> list[str]:
     return found
 
 
+def test_what_skips_without_torch_is_run_where_it_is() -> None:
+    """`.ci/run` runs whole files that skip, and single tests by their mark."""
+    skipping = 0
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = text_of(path)
+        inside = len(re.findall(r'^ +.*importorskip\("torch', text, re.MULTILINE))
+        skipping += inside
+        assert text.count("mark.torch") >= inside or path.name == Path(__file__).name, path
+    assert skipping >= 5
+
+
 def test_experiments_figures_and_notebooks_use_public_names() -> None:
     used = {
         str(path.relative_to(ROOT)): names

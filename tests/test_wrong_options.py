@@ -75,6 +75,7 @@ def test_whole_numbers_of_other_libraries_are_taken() -> None:
         ({"page_size": "4"}, "page_size is '4'"),
     ],
 )
+@pytest.mark.torch
 def test_what_no_cache_can_be_built_from_is_refused(options: dict[str, Any], said: str) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -42,6 +42,7 @@ def measure(cache, tokens, queries, policy, scale):
     return dropped, float(np.mean(spent))
 
 
+@pytest.mark.slow
 def test_real_heads_stay_within_the_tolerance_and_looser_ones_cost_no_more():
     heads, count = load_heads(), 256
     layers = np.array([0, 3])  # one diffuse, one less so

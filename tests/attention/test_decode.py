@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.attention.dense_reference import attend
 from tests.attention.specs import keeping_all
+from tests.thinned import spread
 from vashista_theory import Result
 from vashista_theory.attention import (
     PagedKV,
@@ -110,7 +111,7 @@ def test_reading_all_pages_is_dense_attention(shape, seed):
     assert bool(info.result == Result.successful)
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{p.summary}-{p.otherwise}")
+@pytest.mark.parametrize("policy", spread(POLICIES, 3), ids=lambda p: f"{p.summary}-{p.otherwise}")
 @given(shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**20))
 def test_dropped_mass_and_error_stay_below_their_bounds(policy, shape, seed):
     cache, tokens, query = make(shape, seed)
@@ -243,7 +244,8 @@ def test_a_short_context_is_read_densely_unless_asked_otherwise():
 
 
 @pytest.mark.parametrize(
-    "policy", [*POLICIES, Policy.dense(), Policy.sampled(24, tolerance=0.2, dense_below=0)]
+    "policy",
+    spread([*POLICIES, Policy.dense(), Policy.sampled(24, tolerance=0.2, dense_below=0)], 2),
 )
 def test_without_a_report_the_output_and_the_outcome_are_the_same(policy):
     cache, _, query = make(SHAPES[2], 3)

@@ -36,6 +36,7 @@ def held(cache: PagedKV, sequence: int) -> np.ndarray:
 
 @settings(max_examples=6, deadline=None)
 @given(start=st.integers(1, 9), room=st.integers(0, 9))
+@pytest.mark.slow
 def test_room_is_for_as_many_tokens_in_every_sequence(start: int, room: int) -> None:
     block = tokens(2, start + room + PAGE)
     cache = PagedKV.from_tokens(*block[:, :, :, :start], page_size=PAGE, room=room)

@@ -223,6 +223,7 @@ def test_a_context_of_at_most_so_many_tokens_is_read_whole():
     assert np.all(np.asarray(info.gap) == np.inf)
 
 
+@pytest.mark.slow
 def test_empty_and_one_token_sequences():
     cache = PagedKV.create(
         batch=2, kv_heads=1, head_size=D, pages=60, page_size=SIZE, dtype="float64"
@@ -287,6 +288,7 @@ def test_the_error_is_proved_to_be_within_the_tolerance_where_it_is():
     assert np.all(np.isnan(without.error_bound[~without.fell_back]))
 
 
+@pytest.mark.slow
 def test_equal_keys_read_equally_and_others_do_not():
     problem, policy = Problem(), policy_of()
     cache, query = problem.cache(3), problem.queries(3)
@@ -321,6 +323,7 @@ def test_without_a_key_a_step_repeats_whatever_else_is_in_the_batch():
     assert not np.any(np.asarray(other) == np.asarray(output))
 
 
+@pytest.mark.slow
 def test_decoding_and_appending_inside_a_scan():
     rng = np.random.default_rng(4)
     keys, values = rng.normal(size=(2, 1, 2, 140, D))
@@ -353,7 +356,7 @@ def test_decoding_and_appending_inside_a_scan():
             assert error <= 5 * float(estimates[i, 0, h])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_single_and_half_precision_draw_as_double_does(dtype):
     problem = Problem()
     problem.keys, problem.values = (

@@ -18,6 +18,7 @@ from tests.attention.test_sampled import (
     scaled_errors,
     z_scores,
 )
+from tests.thinned import spread
 from vashista_theory import Result
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.attention.bounds.sampling import estimated_variance, two_stage_variance
@@ -113,7 +114,7 @@ def sizes(problem: Problem, output, info) -> tuple[np.ndarray, np.ndarray, np.nd
     return error, (error**2).sum(axis=-1), ratio
 
 
-@pytest.mark.parametrize("name", ["plain", "alone", "one holds all"])
+@pytest.mark.parametrize("name", spread(["plain", "alone", "one holds all"], 1))
 def test_unbiased_and_as_spread_as_a_draw_in_numpy(name):
     problem, output, info = found(name)
     error, squares, ratio = sizes(problem, output, info)
@@ -126,7 +127,7 @@ def test_unbiased_and_as_spread_as_a_draw_in_numpy(name):
     assert np.all(np.abs(squares.mean(axis=0) - own.mean(axis=0)) < 4 * spread)
 
 
-@pytest.mark.parametrize("name", ["plain", "alone"])
+@pytest.mark.parametrize("name", spread(["plain", "alone"], 1))
 def test_the_sample_knows_its_own_error(name):
     problem, output, info = found(name)
     _, squares, ratio = sizes(problem, output, info)
@@ -158,7 +159,7 @@ def test_units_are_drawn_with_their_probabilities_and_as_many_every_time():
     assert drawn[:, 0, :3].all()
 
 
-@pytest.mark.parametrize("flaw", ["unweighted", "blind estimate"])
+@pytest.mark.parametrize("flaw", spread(["unweighted", "blind estimate"], 1))
 def test_a_flawed_read_is_seen(flaw, monkeypatch):
     """Controls: superpages that do not count 1/π₁ times, an estimate without their variance."""
     problem, seed = problem_of("plain"), 1 + len(flaw)
@@ -257,6 +258,7 @@ def test_a_short_sequence_in_a_long_table_is_read_whole():
     assert np.asarray(info.error_estimate)[1, 0] > 0
 
 
+@pytest.mark.slow
 def test_rows_with_a_large_error_open_more_and_at_last_read_everything():
     problem = problem_of("alone")
     output, info = draws(problem, two_stage_policy(tolerance=1e-6), copies=2)

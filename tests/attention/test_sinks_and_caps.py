@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.thinned import diagonal
 from vashista_theory.attention import PagedKV, Policy, vashista_attention
 
 D, SIZE, TOKENS, HEADS, KV_HEADS, BATCH = 8, 4, 203, 4, 2, 2
@@ -72,7 +73,7 @@ POLICIES = {
     ("sinks", "cap", "dtype"),
     [
         ("sinks", "capped", np.float32),
-        ("sinks", "plain", np.float64),
+        pytest.param("sinks", "plain", np.float64, marks=pytest.mark.slow),
         pytest.param("none", "capped", np.float64, marks=pytest.mark.slow),
         pytest.param("sinks", "capped", np.float64, marks=pytest.mark.slow),
         pytest.param("sinks", "barely", np.float64, marks=pytest.mark.slow),
@@ -125,8 +126,7 @@ def test_a_sink_makes_a_proof_easier() -> None:
     assert pages[1] == 2 < pages[0]
 
 
-@pytest.mark.parametrize("cap", ["plain", "capped"])
-@pytest.mark.parametrize("sinks", SINKS)
+@pytest.mark.parametrize(("sinks", "cap"), diagonal(SINKS, ["capped", "plain"], 2))
 def test_drawn_tokens(sinks: str, cap: str) -> None:
     query, keys, values = problem(5)
     dense = reference(query, keys, values, SINKS[sinks], CAPS[cap])

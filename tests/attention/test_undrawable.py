@@ -29,7 +29,12 @@ def step(
 
 @pytest.mark.parametrize(
     ("superpages", "confidence", "tolerance"),
-    [(None, None, None), (None, 0.999, 0.05), (4, None, None), (4, None, 0.05)],
+    [
+        pytest.param(None, None, None, marks=pytest.mark.slow),
+        (None, 0.999, 0.05),
+        (4, None, None),
+        pytest.param(4, None, 0.05, marks=pytest.mark.slow),
+    ],
 )
 def test_a_sketch_that_overflows_spoils_no_row(
     superpages: int | None, confidence: float | None, tolerance: float | None

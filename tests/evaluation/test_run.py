@@ -132,6 +132,7 @@ def run_tiny(output: Path, **changes: Any) -> Any:
     return prepared, execute(prepared)
 
 
+@pytest.mark.torch
 def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -161,6 +162,7 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     assert len(content["perplexity"]) == 3
 
 
+@pytest.mark.torch
 def test_retrieval_without_wrong_answers_claims_no_choice(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -185,6 +187,7 @@ def test_retrieval_without_wrong_answers_claims_no_choice(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow  # compiles the policies here and on a worker
+@pytest.mark.torch
 def test_an_evaluation_on_a_cluster_is_the_local_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +211,7 @@ def test_an_evaluation_on_a_cluster_is_the_local_one(
             )
 
 
+@pytest.mark.torch
 def test_an_unreachable_scheduler_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +230,7 @@ def test_an_unreachable_scheduler_is_one_sentence(
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
 
 
+@pytest.mark.torch
 def test_a_context_beyond_the_model_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

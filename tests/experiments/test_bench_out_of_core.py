@@ -9,7 +9,9 @@ from experiments.bench_out_of_core import work
 from tests.experiments.quick_runs import quick
 
 
-@pytest.fixture(params=["one process", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("one process", "processes")]
+)
 def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting and compiling in seven processes takes half a minute: by default they are one."""
     if request.param == "one process":

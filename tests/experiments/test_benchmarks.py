@@ -10,6 +10,7 @@ from experiments.bench_projection.peers import PEERS
 from tests.experiments.quick_runs import quick
 
 
+@pytest.mark.slow
 def test_projection_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = quick("bench_projection", tmp_path)
     rows = content.tables["measurements"].rows
@@ -27,6 +28,7 @@ def test_projection_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "faster at every size than DAQP" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_relaxation_benchmark(tmp_path: Path) -> None:
     content = quick("bench_relaxation", tmp_path)
     values = content.values

@@ -58,6 +58,7 @@ def without_extras(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_four_libraries_and_writes_no_result(tmp_path: Path) -> None:
     arguments = ["decode_gpu", "--quick", "--results", str(tmp_path)]
     done = without_extras(f"from experiments.__main__ import main\nsys.exit(main({arguments!r}))")

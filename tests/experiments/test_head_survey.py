@@ -122,6 +122,7 @@ def test_bad_configurations(changes: dict, message: str) -> None:
         head_survey.Config(**changes)
 
 
+@pytest.mark.torch
 def test_a_survey_of_a_tiny_model(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -68,6 +68,7 @@ def test_bad_configurations_are_named(arguments: dict[str, object], said: str) -
         reads.Config(**arguments)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     found = quick("sampled_reads", tmp_path)
     medians = {row["read"]: row["median"] for row in found.tables["errors"].rows}

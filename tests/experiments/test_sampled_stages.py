@@ -11,6 +11,7 @@ from experiments.shared import decode_data as data
 from tests.experiments.quick_runs import quick
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     outcome = quick("sampled_stages", tmp_path)
     rows = outcome.tables["reads"].rows

@@ -19,6 +19,7 @@ from tests.hull.strategies import (
     problems,
     solved_families,
 )
+from tests.thinned import spread
 from vashista_theory.hull import instances
 
 ACCURACY = 1e-12
@@ -48,7 +49,7 @@ def rotation(d: int) -> np.ndarray:
 # ------------------------------------------------------------------ invariance
 
 
-@pytest.mark.parametrize("factor", [1e-8, 1e-3, 7.0, 1e8])
+@pytest.mark.parametrize("factor", spread([1e-8, 1e-3, 7.0, 1e8], 2))
 def test_scaling(factor: float) -> None:
     for problem in family_problems():
         base = vt.project(problem.keys, problem.query)
@@ -212,6 +213,7 @@ def test_warm_start_changes_steps_and_not_the_answer(start: str) -> None:
             assert int(warm.steps) <= 1, problem.name
 
 
+@pytest.mark.slow
 def test_warm_start_in_float32() -> None:
     made = instances.make("gaussian", seed=0, n=24, d=12)
     keys, query = made.keys.astype(np.float32), made.query.astype(np.float32)

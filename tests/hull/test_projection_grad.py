@@ -7,6 +7,7 @@ import pytest
 
 import vashista_theory as vt
 from tests.hull.strategies import Problem
+from tests.thinned import spread
 from vashista_theory.hull import instances
 
 Outputs = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -91,7 +92,9 @@ def wide(name: str, seed: int) -> Problem:
 
 
 @pytest.mark.parametrize(
-    "problem", [*PROBLEMS, wide("gaussian", 0), wide("planted", 1)], ids=lambda p: p.name
+    "problem",
+    [*PROBLEMS, *spread([wide("planted", 1), wide("gaussian", 0)], 1)],
+    ids=lambda p: p.name,
 )
 def test_finite_differences(problem: Problem) -> None:
     """Central differences: error h² times the third derivative plus u/h; 1e-8 at h = 1e-5."""

@@ -155,7 +155,7 @@ def test_every_family(check) -> None:
 
 
 @given(problems())
-@hypothesis.settings(max_examples=100)
+@hypothesis.settings(max_examples=25)
 def test_adversarial(problem) -> None:
     event(problem.name)
     check_everything(solve(problem))

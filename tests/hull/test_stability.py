@@ -98,6 +98,7 @@ def test_degenerate_law(variant: str) -> None:
     assert fitted * power > 0
 
 
+@pytest.mark.slow
 def test_degenerate_faces_get_t1_and_nothing_else() -> None:
     for solved in solved_families():
         if bool(solved.stability.strict):

@@ -65,7 +65,9 @@ def test_unknown_models(name: str) -> None:
     assert name in str(caught.value)
 
 
-def test_a_hub_id_without_a_network() -> None:
+def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody listens there, which is known at once; a name that nobody resolves takes a minute.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(vt.models.FetchError, match="network") as caught:
         vt.models.load("nobody/no-such-model")
     assert "\n" not in str(caught.value)

@@ -194,6 +194,7 @@ def test_a_client_killed_midway(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not WITH_S3, reason="needs moto's server and s3fs")
 class TestS3:
+    @pytest.mark.slow
     def test_workers_write_there(self, s3: str, cluster: runs.Cluster) -> None:
         url = f"{s3}/whole"
         store = runs.open_store(url, problem.template(), problem.CONFIGURATION, block_size=4)

@@ -126,6 +126,7 @@ def test_a_false_bound_is_found_by_running(
     assert "T2 fails" in said
 
 
+@pytest.mark.slow
 def test_as_a_program(output: Path, heads_file: Path) -> None:
     """Finished already, so the program has only to report; and help has examples."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

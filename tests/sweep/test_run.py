@@ -27,6 +27,7 @@ def _no_measurement(*_: object, **__: object) -> None:
     raise AssertionError("a finished instance was computed again")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path: Path, heads_file: Path, dataset: xr.Dataset) -> None:
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.sweep.small", str(folder), str(heads_file)]

@@ -186,6 +186,7 @@ def test_token_by_token_in_a_scan_equals_one_block():
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_rows_that_complete_pages_at_different_steps_under_vmap_equal_blocks():
     """Two caches of three sequences; some step completes a page, or a superpage, of only one."""
     rng = np.random.default_rng(3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import vashista_theory as vt
 from tests.attention.dense_reference import attend
+from tests.thinned import spread
 from vashista_theory import Result
 from vashista_theory._numerics import default_tolerance
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
@@ -93,7 +94,7 @@ def check_nothing_is_certified(info):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("scale", [None, 2.0])
+@pytest.mark.parametrize("scale", spread([None, 2.0], 1))
 def test_coupling_one_is_the_relaxation_of_the_projection(shape, scale):
     cache, keys, values, query = draw(shape, 0)
     output, info = vashista_attention(query, cache, Policy.dense(), scale=scale, coupling=1.0)

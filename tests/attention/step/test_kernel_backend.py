@@ -275,7 +275,9 @@ def test_scores_and_reads_of_a_tpu_in_its_interpreter(monkeypatch):
 
 
 # Kernels in the text of a step for a device that is not there; equal ones stand there once.
-@pytest.mark.parametrize(("name", "most"), [("budget", 6), ("certified", 5)])
+@pytest.mark.parametrize(
+    ("name", "most"), [pytest.param("budget", 6, marks=pytest.mark.slow), ("certified", 5)]
+)
 @pytest.mark.parametrize(
     ("platform", "device", "call"),
     [("gpu", "h100", "mosaic_gpu"), ("tpu", "v5e", "tpu_custom_call")],

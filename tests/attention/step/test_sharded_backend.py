@@ -19,6 +19,7 @@ from vashista_theory.attention.step.sharded_backend import _over_marked
 ROOT = Path(__file__).parents[3]
 CASES = "tests/attention/step/sharded_cases.py"
 CASE = f"{CASES}::test_growing_forking_and_freeing_equal_one_device"
+FEW = "else_dense or one_full_device or pools_are_written"
 LIMIT = 240  # seconds: a process that waits for another for ever is ended
 
 
@@ -55,10 +56,12 @@ def finish(processes: list[subprocess.Popen[str]]) -> None:
     assert in_time == [0] * len(processes), "\n".join(said)
 
 
-def test_on_eight_devices():
-    finish([start(8, CASES)])
+@pytest.mark.parametrize("chosen", [FEW, pytest.param("test", marks=pytest.mark.slow)])
+def test_on_eight_devices(chosen):
+    finish([start(8, CASES, "-k", chosen)])
 
 
+@pytest.mark.slow
 def test_on_two_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
