@@ -42,6 +42,20 @@ def test_a_block_is_handed_to_a_thread_by_its_context() -> None:
     assert log.steps == 2  # the first token comes of the prompt
 
 
+def test_two_models_in_one_block_have_a_log_each() -> None:
+    models = [tiny.models("llama", "vashista")[0] for _ in range(2)]
+    inputs = tiny.prompts(1, 12)
+    with vt.models.decoding(Policy.dense()) as log:
+        for steps, model in zip((3, 5), models, strict=True):
+            tiny.continued(model, inputs, steps)
+    assert [log.of(model).steps for model in models] == [2, 4]
+    assert log.of(models[1]).tokens_read().shape[0] == 4
+    with pytest.raises(ValueError, match=r"2 models decoded in this block: ask `log\.of\(model\)`"):
+        log.tokens_read()
+    with pytest.raises(ValueError, match="took no decode step"):
+        log.of(tiny.models("llama", "vashista")[0])
+
+
 @pytest.mark.parametrize(
     ("scaling", "reach"),
     [

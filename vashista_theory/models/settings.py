@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,6 +49,9 @@ def check_cache(*, spec: object = None, page_size: object = None, room: object =
 class DecodeLog:
     """What decode steps reported, by layer, in order.
 
+    Where several models decode in one block, an assistant of another for one, ask for the log
+    `of` each.
+
     Attributes:
         by_layer: `DecodeInfo` of each step, by the model's layer number.
         pages_held: Pages that each sequence had at each step, likewise.
@@ -56,11 +60,40 @@ class DecodeLog:
     def __init__(self) -> None:
         self.by_layer: dict[int, list[DecodeInfo]] = {}
         self.pages_held: dict[int, list[Int[np.ndarray, " B"]]] = {}
+        self._models: list[tuple[Any, DecodeLog]] = []
 
-    def add(self, layer: int, info: DecodeInfo, pages_held: Int[np.ndarray, " B"]) -> None:
-        """Note one step of one layer."""
+    def add(
+        self,
+        layer: int,
+        info: DecodeInfo,
+        pages_held: Int[np.ndarray, " B"],
+        config: Any = None,
+    ) -> None:
+        """Note one step of one layer, of the decoder with this configuration."""
         self.by_layer.setdefault(layer, []).append(info)
         self.pages_held.setdefault(layer, []).append(pages_held)
+        if config is not None:
+            own = self._of(config)
+            if own is None:
+                own = DecodeLog()
+                self._models.append((config, own))
+            own.add(layer, info, pages_held)
+
+    def of(self, model: Any) -> "DecodeLog":
+        """The steps of one model, where several decoded in the block.
+
+        Raises:
+            ValueError: if it took no step there.
+        """
+        from vashista_theory.models._switch import decoder_config
+
+        log = self._of(decoder_config(model.config))
+        if log is None:
+            raise ValueError(f"{type(model).__name__} took no decode step in this block.")
+        return log
+
+    def _of(self, config: Any) -> "DecodeLog | None":
+        return next((log for known, log in self._models if known is config), None)
 
     @property
     def steps(self) -> int:
@@ -71,7 +104,7 @@ class DecodeLog:
         """Pages read by step, layer (ascending), sequence and query head.
 
         Raises:
-            ValueError: if nothing was logged, or batches of several sizes were.
+            ValueError: if nothing was logged, or batches of several sizes, or several models.
         """
         return self._stacked("pages_read")
 
@@ -102,6 +135,11 @@ class DecodeLog:
         return self._stacked("dropped_mass_bound")
 
     def _stacked(self, name: str) -> np.ndarray:
+        if len(self._models) > 1:
+            raise ValueError(
+                f"{len(self._models)} models decoded in this block: ask `log.of(model)` for the "
+                "steps of each."
+            )
         if self.steps == 0:
             raise ValueError(
                 "no decode step was logged: generate with attn_implementation='vashista' and a "
