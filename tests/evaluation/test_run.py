@@ -161,6 +161,28 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     assert len(content["perplexity"]) == 3
 
 
+def test_a_folder_gains_measurements_and_loses_none(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    chosen = {"policy": ("dense",), "text": ()}
+    run_tiny(tmp_path, **chosen)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds retrieval of an earlier evaluation") as refused:
+        run_tiny(tmp_path, policy=("dense",), tasks=(), audited=0)
+    assert "--tasks" in str(refused.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    _, found = run_tiny(tmp_path, policy=("dense",), audited=0)
+    assert set(found) == {plan.PERPLEXITY, plan.RETRIEVAL}
+    kept = tmp_path / plan.RETRIEVAL / "finished" / "00000.json"
+    assert kept.read_bytes() == before[kept], "what was measured is not measured again"
+
+
+def test_small_numbers_keep_their_digits() -> None:
+    assert [reports._digits(x) for x in (0.0, 3.21e-7, 0.00123, 0.05, 12.34, 123.4)] == [
+        "0", "3.21e-07", "0.00123", "0.0500", "12.3", "123",
+    ]  # fmt: skip
+
+
 def test_retrieval_without_wrong_answers_claims_no_choice(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -233,7 +233,10 @@ def open_store(
 
 def is_store(path: Location) -> bool:
     """Whether there is a store, complete or not."""
-    return HEADER in place(path).names()
+    where = place(path)
+    if isinstance(where, Remote):
+        where.check_writable(new=False)  # what fails on reading has no words of its own
+    return HEADER in where.names()
 
 
 def load_dataset(path: Location, *, finished_only: bool = False) -> xr.Dataset:
