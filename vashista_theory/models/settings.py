@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vashista_theory._checks import is_integer
+from vashista_theory._words import count
 from vashista_theory.attention.bounds.summaries import SummarySpec
 from vashista_theory.attention.info import DecodeInfo
 from vashista_theory.attention.policy import Policy
@@ -49,11 +50,15 @@ def check_cache(*, spec: object = None, page_size: object = None, room: object =
 class DecodeLog:
     """What decode steps reported, by layer, in order.
 
-    Where several models decode in one block, an assistant of another for one, ask for the log
-    `of` each.
+    `print` it for a summary. Where several models decode in one block, an assistant of another for
+    one, ask for the log `of` each.
+
+    `tokens_read` and the like are methods, which stack what all layers reported into one array.
+    `by_layer` and `pages_held` are dictionaries, without parentheses: what was logged, unstacked.
 
     Attributes:
-        by_layer: `DecodeInfo` of each step, by the model's layer number.
+        by_layer: `DecodeInfo` of each step, by the model's layer number:
+            ``log.by_layer[3][-1].gap`` is of the last step of layer 3.
         pages_held: Pages that each sequence had at each step, likewise.
     """
 
@@ -94,6 +99,28 @@ class DecodeLog:
 
     def _of(self, config: Any) -> "DecodeLog | None":
         return next((log for known, log in self._models if known is config), None)
+
+    def __repr__(self) -> str:
+        if len(self._models) > 1:
+            names = count(len(self._models), "model")
+            return f"DecodeLog of {names} in one block: print `log.of(model)` for each"
+        if self.steps == 0:
+            return "DecodeLog without a decode step (the first new token comes of the prompt)"
+        layers = count(len(self.by_layer), "layer")
+        said = f"DecodeLog of {count(self.steps, 'step')} in {layers}"
+        try:
+            read, error = self.tokens_read(), self.error_estimate()
+            dropped = self.dropped_mass_bound()
+        except ValueError:
+            return f"{said}, of batches of several sizes: `by_layer` has them one by one"
+        _, _, sequences, heads = read.shape
+        said += f", {count(sequences, 'sequence')}, {count(heads, 'head')}: "
+        said += f"{read.mean():,.0f} tokens read by a head on average"
+        if not np.isnan(error).all():
+            said += f", estimated error {np.nanmean(error):.3g} in units of the values"
+        if not np.isnan(dropped).all():
+            said += f", dropped mass proved to be at most {np.nanmax(dropped):.3g}"
+        return said
 
     @property
     def steps(self) -> int:
@@ -142,8 +169,10 @@ class DecodeLog:
             )
         if self.steps == 0:
             raise ValueError(
-                "no decode step was logged: generate with attn_implementation='vashista' and a "
-                "cache, in the thread of `with vt.models.decoding() as log:`."
+                "no decode step was logged. The first new token comes of the prompt, which is read "
+                "densely: generate at least 2 (max_new_tokens=2 or more), with "
+                "attn_implementation='vashista' and a cache, in the thread of `with "
+                "vt.models.decoding() as log:`."
             )
         rows = [
             [
