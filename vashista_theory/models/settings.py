@@ -116,10 +116,11 @@ class DecodeLog:
         _, _, sequences, heads = read.shape
         said += f", {count(sequences, 'sequence')}, {count(heads, 'head')}: "
         said += f"{read.mean():,.0f} tokens read by a head on average"
-        if not np.isnan(error).all():
-            said += f", estimated error {np.nanmean(error):.3g} in units of the values"
-        if not np.isnan(dropped).all():
-            said += f", dropped mass proved to be at most {np.nanmax(dropped):.3g}"
+        # Only what is known of every read: of those of a short sequence both always are.
+        if not np.isnan(error).any():
+            said += f", estimated error {error.mean():.3g} in units of the values"
+        if not np.isnan(dropped).any():
+            said += f", dropped mass proved to be at most {dropped.max():.3g}"
         return said
 
     @property
