@@ -216,7 +216,7 @@ def _heads(found: Answer) -> RenderableType:
         f"expected, worst: median and largest error, relative to the length {unit}, as reads tell "
         "(T8)\nmeasured: distance from dense attention, the same median\n"
         f"tokens: read on average; each is drawn or not by chance, so about {asked.tokens:,}\n"
-        f"would do: tokens that would bring the worst to {share}\n"
+        f"would do: tokens that would bring the worst to {share}; the whole context at most\n"
         f"pages: share that proves {share} dropped (T7); 90 % in: keys with 90 % of the softmax\n"
         "ε too high: by this factor, for 1 % leakage off the exposed face (last query)"
     )

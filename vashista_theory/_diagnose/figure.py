@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import math
+import textwrap
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -12,6 +13,9 @@ from matplotlib.ticker import NullFormatter
 
 from vashista_theory._diagnose.record import Asked, HeadReading
 from vashista_theory.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, STYLE
+
+_COLUMNS = 48
+"""Letters that fit into the width of the picture."""
 
 _LEAST = 1e-4
 """Errors below are drawn there, by a mark of their own that points down."""
@@ -45,7 +49,8 @@ def draw(heads: tuple[HeadReading, ...], asked: Asked) -> Figure:
         colder.set_title("Above the line: too warm for the theorem")
         _label(colder, heads)
         if missing := _not_drawn(heads):
-            colder.set_xlabel(f"{colder.get_xlabel()}\nnot drawn above: {missing}")
+            said = textwrap.fill(f"not drawn above: {missing}", _COLUMNS)
+            colder.set_xlabel(f"{colder.get_xlabel()}\n{said}")
         return figure
 
 
