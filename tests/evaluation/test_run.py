@@ -13,6 +13,7 @@ from vashista_theory.evaluation import plan, texts
 from vashista_theory.evaluation import report as reports
 from vashista_theory.evaluation.__main__ import main
 from vashista_theory.evaluation.config import EvaluationConfig
+from vashista_theory.evaluation.summary import PerplexityRow
 
 
 def config(output: Path, **changes: Any) -> EvaluationConfig:
@@ -178,6 +179,16 @@ def test_a_folder_gains_measurements_and_loses_none(tmp_path: Path) -> None:
 
 
 def test_small_numbers_keep_their_digits() -> None:
+    row = PerplexityRow(
+        text="mine", context=384, policy="boxes@4", positions=1, pages=24, pages_read=4.0,
+        pages_median=4.0, pages_high=4.0, perplexity=9.0, change=0.0, interval=(0.0, 0.0),
+        divergence=3.21e-7, agreement=1.0, dropped=0.00012, dropped_beyond_first=0.0, error=0.00123,
+        certified=0.0,
+    )  # fmt: skip
+    console = Console(record=True, width=120, file=io.StringIO())
+    reports.show(reports.Report(perplexity=(row,)), console)
+    said = console.export_text()
+    assert all(number in said for number in ("3.21e-07", "1.20e-04", "0.00123", "1 position "))
     assert [reports._digits(x) for x in (0.0, 3.21e-7, 0.00123, 0.05, 12.34, 123.4)] == [
         "0", "3.21e-07", "0.00123", "0.0500", "12.3", "123",
     ]  # fmt: skip
