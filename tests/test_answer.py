@@ -1,14 +1,19 @@
 """The answer about whole heads, held against attention by hand."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import vashista_theory as vt
 import vashista_theory.diagnose as command
+from vashista_theory._diagnose.answer import is_sparse, sentences
+from vashista_theory._diagnose.figure import draw
+from vashista_theory._diagnose.record import Asked, HeadReading
 
 # One shape, so that everything is compiled once: 2 key heads for 4 query heads, 96 tokens.
 RNG = np.random.default_rng(3)
@@ -93,6 +98,9 @@ def test_the_verdict_comes_first_and_says_what_the_table_says(found: vt.Answer) 
 def test_json_has_the_heads_and_the_page(found: vt.Answer) -> None:
     read = json.loads(found.to_json())
     assert read["sentences"] == list(found.sentences)
+    assert read["sparse"] is found.sparse is False
+    assert read["regime_verdict"] == list(found.regime_verdict)
+    assert "verdict" not in read
     assert read["asked"]["tokens"] == TOKENS
     assert [head["estimate"] for head in read["heads"]] == [h.estimate for h in found.heads]
     assert read["gap"] == found.gap
@@ -230,3 +238,84 @@ def test_archives_have_to_name_their_arrays(
     np.savez(tmp_path / "a.npz", **dict.fromkeys(names, KEYS))
     assert command.main([str(tmp_path / "a.npz")]) == 2
     assert words in capsys.readouterr().err
+
+
+def reading(**changed: object) -> HeadReading:
+    known: dict[str, Any] = {
+        "layer": 0, "head": 0, "estimate": 0.02, "worst_estimate": 0.04, "error": 0.02,
+        "tokens_read": 255.4, "tokens_needed": 300, "pages_to_prove": 0.5, "support": 9,
+        "regime": "outside", "colder": 7.0,
+    }  # fmt: skip
+    return HeadReading(**(known | changed))
+
+
+ASKED = Asked(context=4096, queries=4, tokens=256, tolerance=0.05, with_values=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked", "sparse", "words"),
+    [
+        ({}, {}, True, ["Yes, a sparse read"]),
+        ({"worst_estimate": 0.06}, {}, False, ["No, too few tokens"]),
+        ({}, {"context": 200}, None, ["Nothing to gain"]),
+        ({"error": 0.2}, {}, False, ["Yes, a sparse", "Do not trust the estimate of 1 head: "]),
+        ({"worst_estimate": 1.2}, {}, False, ["100 % or more (1 head) means that such a read"]),
+        ({"worst_estimate": math.inf}, {}, False, ["100 % or more"]),
+    ],
+)
+def test_yes_and_no_are_those_of_the_sentences(
+    changed: dict[str, object], asked: dict[str, object], sparse: bool | None, words: list[str]
+) -> None:
+    heads, of = (reading(**changed),), dataclasses.replace(ASKED, **asked)
+    assert is_sparse(heads, of) is sparse
+    said = " ".join(sentences(heads, of))
+    assert all(part in said for part in words), said
+    assert ("trust" in said or "noise" in said) is ("trust" in words[-1] or "100" in words[-1])
+
+
+def test_errors_are_relative_to_the_exact_output() -> None:
+    # Values of mean zero: their average is short, and a draw of a few is off by several times
+    # that, which shows only if the estimate is not divided by the length of the draw itself.
+    found = vt.diagnose(KEYS, 0.1 * QUERIES, VALUES - 1.0, scale=SCALE, tokens=40)
+    for head in found.heads:
+        assert head.error > 1
+        assert 0.5 < head.estimate / head.error < 2
+    assert max(head.estimate for head in found.heads) > 1.5
+    assert found.sparse is False
+    assert "gives noise instead of the output" in " ".join(found.sentences)
+
+
+def points(figure: Any, panel: int) -> dict[str, list[tuple[float, float]]]:
+    lines = figure.axes[panel].lines
+    return {str(line.get_label()): [tuple(xy) for xy in line.get_xydata()] for line in lines}
+
+
+def test_the_picture_marks_what_its_axis_cannot_hold() -> None:
+    heads = (
+        reading(),
+        reading(estimate=0.0, worst_estimate=3e-5, regime="no gap", colder=math.nan),
+        reading(estimate=1e-5, worst_estimate=0.02, regime="", colder=math.nan),
+        reading(worst_estimate=math.inf, regime="inside", colder=0.0),
+    )
+    figure = draw(heads, ASKED)
+    drawn = points(figure, 0)
+    # Every mark of a number is where that number is, and every other one is told apart.
+    assert drawn["median"] == [(0, 0.02), (3, 0.02)]
+    assert drawn["worst query"] == [(0, 0.04), (2, 0.02)]
+    assert [x for x, _ in drawn["below 0.01 %"]] == [1, 2]
+    assert [x for x, _ in drawn["no estimate"]] == [3]
+    said = " ".join(figure.axes[2].get_xlabel().split())
+    assert "1 without a gap, 1 not looked at, 1 in the regime at any ε" in said
+    plain = draw((reading(),), ASKED)
+    assert set(points(plain, 0)) >= {"median", "worst query"}
+    assert "below" not in " ".join(points(plain, 0))
+    assert "not drawn" not in plain.axes[2].get_xlabel()
+
+
+def test_the_legend_explains_every_column(found: vt.Answer) -> None:
+    text = str(found)
+    for word in ("expected, worst:", "measured:", "tokens:", "would do:", "pages:", "90 % in:"):
+        assert word in text
+    assert f"so about {TOKENS}" in text
+    head = found.shown[1]
+    assert f"head {head}, its last query (sees the keys 0 to 95)" in text

@@ -88,7 +88,7 @@ def test_leakage_at_the_model_temperature_agrees_with_scipy() -> None:
     assert found.temperatures.log_displacement[row] == pytest.approx(log_moved, rel=1e-9)
     assert found.log_leakage <= found.log_leakage_bound
     assert found.regime == "outside"
-    assert found.verdict[0].startswith("No.")
+    assert found.regime_verdict[0].startswith("No.")
 
 
 def test_temperature_of_one_percent_agrees_with_a_root_finder() -> None:
@@ -156,7 +156,7 @@ def test_colder_models_are_inside() -> None:
         (1.01 * warm.one_percent_epsilon, "outside", "No."),
     ]:
         found = vt.diagnose(GENERIC, QUERY, scale=1 / epsilon)
-        assert (found.regime, found.verdict[0].split()[0]) == (regime, word)
+        assert (found.regime, found.regime_verdict[0].split()[0]) == (regime, word)
         assert (leakage(epsilon) > 0.01) is (regime == "outside")
 
 
@@ -167,7 +167,7 @@ def test_every_page_fits_its_width_and_every_json_reads_back(case: str) -> None:
     assert max(map(len, page.splitlines())) <= 100
     assert "nan" not in page.lower()
     assert "the theorem's regime" in page
-    assert " ".join(found.verdict[0].split()) in " ".join(page.split())
+    assert " ".join(found.regime_verdict[0].split()) in " ".join(page.split())
     read = json.loads(found.to_json())
     assert read["regime"] == found.regime
     assert float(read["gap"]) == pytest.approx(found.gap, nan_ok=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -94,6 +95,33 @@ def test_readable_width() -> None:
         assert figure.get_size_inches()[0] == plots.COLUMN
         sizes = [text.get_fontsize() for axes in figure.axes for text in axes.texts]
         assert min(sizes, default=8) >= 6  # points, in print
+
+
+def test_float64_is_refused_or_kept_where_jax_would_round_it() -> None:
+    """What docs/questions.md says of 64-bit mode, of all that takes keys and a query."""
+    rng = np.random.default_rng(0)
+    keys, query = rng.normal(size=(40, 6)), 3.0 * rng.normal(size=6)
+    tokens = keys[None, None]
+    with jax.enable_x64(False):
+        short = vt.attention.PagedKV.from_tokens(*2 * [tokens.astype(np.float32)])
+        for refuses in (
+            lambda: vt.project(keys, query),
+            lambda: vt.project_many(keys[None], query[None]),
+            lambda: vt.attention.PagedKV.from_tokens(tokens, tokens),
+            lambda: vt.attention.dense_attention(query[None, None], tokens, tokens),
+            lambda: short.append(tokens[:, :, 0], tokens[:, :, 0]),
+        ):
+            with pytest.raises(ValueError, match=r"float64"):
+                refuses()
+        figure = plots.leakage_of(keys, query)
+        kept = vt.oracle.project_qp(keys, query).point
+    lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    projection = vt.project(keys, query)
+    ratio, mass = lines["measured"][20]
+    exact = vt.relax(projection, float(projection.gap) / ratio)
+    # In float32 this is off by 1e-6 and more.
+    assert mass == pytest.approx(float(exact.log_off_face_mass), rel=1e-9)
+    assert kept.dtype == np.float64
 
 
 def test_leakage_of_ones_own_hull_is_that_of_relax() -> None:

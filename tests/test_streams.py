@@ -1,6 +1,10 @@
-"""A reader that leaves early (`| head`) ends every command line quietly, with the shell's 141."""
+"""Who ends a command line, by leaving early (`| head`) or by a signal, ends it quietly.
+
+The exit codes are the shell's: 141, 130 and 143.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +76,31 @@ def test_the_checker_which_shares_no_code() -> None:
 def test_every_program_starts_so(program: Path) -> None:
     _, _, start = program.read_text().partition('if __name__ == "__main__":')
     assert "start()" in start or "s.run(main)" in start or "SIGPIPE" in start
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("caught", [True, False])
+def test_a_signal_interrupts_without_a_traceback(
+    number: signal.Signals, code: int, caught: bool
+) -> None:
+    waits = "print('ready', flush=True); time.sleep(60)"
+    body = f"try: {waits}\n except KeyboardInterrupt:\n  print('kept'); return 130" * caught
+    text = (
+        "import time\nfrom vashista_theory import _streams\n"
+        f"def main():\n {body or waits}\n_streams.run(main)"
+    )
+    ran = subprocess.Popen(
+        [sys.executable, "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    assert ran.stdout is not None
+    assert ran.stdout.readline() == "ready\n"
+    ran.send_signal(number)
+    out, errors = ran.communicate()
+    assert (ran.returncode, out, errors) == (code, "kept\n" * caught, "")
 
 
 def test_what_is_read_is_whole() -> None:

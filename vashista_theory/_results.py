@@ -55,8 +55,10 @@ class Result(eqx.Enumeration):
     )
     pool_full = (
         "The page pool has no free page left, or a sequence no room left in its row of the page "
-        "table; the cache is unchanged. Free a sequence, `grow` the cache, or build it with larger "
-        "`pages` or `pages_per_sequence`, or with `room` in `from_tokens`."
+        "table; nothing was appended. Free a sequence, `grow` the cache, or build it with larger "
+        "`pages` or `pages_per_sequence`, or with `room` in `from_tokens`. A cache that was "
+        "donated to a compiled function is gone if that function raised: make room before, or "
+        "pass `throw=False` to `append`, which returns the cache as it was, and look at its result."
     )
     invalid_page = (
         "A page table names a page outside the pool, or a length does not fit in its row of the "

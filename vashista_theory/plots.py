@@ -132,7 +132,8 @@ def leakage_of(keys: ArrayLike, query: ArrayLike, *, scale: float | None = None)
         if own > 0:
             axes.axvline(own, color=ORANGE, lw=1, label="the model's ε")
         axes.set(xscale="log", xlabel="gap over temperature, Δ/ε")
-        axes.set(ylabel="log off-face mass, nats", ylim=(-50, 2))
+        least = float(np.min(mass[np.isfinite(mass)], initial=-48.0)) - 2.0
+        axes.set(ylabel="log off-face mass, nats", ylim=(least, 2))
         face, count = int(np.sum(projection.face)), projection.keys.shape[0]
         axes.set_title(f"Leakage off a face of {face:,} of {count:,} keys")
         axes.legend(frameon=False, fontsize=7, loc="lower left")

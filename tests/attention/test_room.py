@@ -1,5 +1,6 @@
 """Room for more tokens, and what cannot be overlooked when there is none."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vashista_theory import Result
 from vashista_theory.attention import (
     PagedKV,
     Policy,
@@ -104,6 +106,31 @@ def test_under_jit_it_raises_when_it_runs() -> None:
     full = PagedKV.from_tokens(*block[:, :, :, :4], page_size=PAGE)
     with pytest.raises(RuntimeError, match="no free page left"):
         jax.block_until_ready(grown(full, block[:, :, :, 4]).lengths)
+
+
+def test_a_donated_cache_that_overflows_is_not_called_unchanged() -> None:
+    block = tokens(1, 5)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def grown(cache: PagedKV, token: np.ndarray) -> PagedKV:
+        return cache.append(*token)[0]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def tried(cache: PagedKV, token: np.ndarray) -> tuple[PagedKV, Result]:
+        return cache.append(*token, throw=False)
+
+    full = PagedKV.from_tokens(*block[:, :, :, :4], page_size=PAGE)
+    with pytest.raises(RuntimeError, match=r"donated .* is gone .* `throw=False`") as refused:
+        jax.block_until_ready(grown(full, block[:, :, :, 4]).lengths)
+    assert "cache is unchanged" not in str(refused.value)
+    # What the message says: this one is gone, and without an error there is one to go on with.
+    with pytest.raises(RuntimeError, match="deleted"):
+        np.asarray(full.keys)
+    back, result = tried(
+        PagedKV.from_tokens(*block[:, :, :, :4], page_size=PAGE), block[:, :, :, 4]
+    )
+    assert result == Result.pool_full
+    np.testing.assert_array_equal(held(back, 0), block[0, 0, :, :4])
 
 
 @pytest.mark.parametrize("argument", ["query", "keys", "scale"])

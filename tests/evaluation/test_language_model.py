@@ -1,6 +1,7 @@
 """A whole model over a block of tokens is the same model fed one token at a time."""
 
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -194,6 +195,24 @@ def test_recorded_queries_are_certified_against_the_truth() -> None:
     subsets = (np.arange(2**9)[:, None] >> np.arange(9)) & 1
     # Some set of unread pages has the mass that is said to be dropped.
     assert np.min(np.abs(subsets @ pages - found.dropped[1, 5, -1])) < 1e-9
+
+
+def test_a_model_whose_own_attention_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What its eager function adds to the scores would be lost without a word.
+    model = subject()
+    file = sys.modules[type(model._model.model.layers[0].self_attn).__module__]
+    own = file.eager_attention_forward
+
+    def with_a_bias(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any
+    ) -> Any:
+        places = torch.arange(mask.shape[-1], dtype=mask.dtype)
+        return own(module, query, key, value, mask - places, **options)
+
+    monkeypatch.setattr(file, "eager_attention_forward", with_a_bias)
+    model = LanguageModel(tiny.model(), tiny.Tokenizer(), name="biased")
+    with pytest.raises(UnsupportedModelError, match="own attention function is not softmax"):
+        model.prefill(TEXT[:10], room=5)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -59,6 +59,8 @@ def test_compared_from_the_command_line(own: Path, tmp_path: Path) -> None:
     words = json.dumps(report)
     for row in ("first-key@6", "more-recent", "budget@6", "dense"):
         assert row in words
+    with pytest.raises(ValueError, match=r"'first_key' is unknown; did you mean 'first-key'\?"):
+        EvaluationConfig(imports=(own,), policy=("first_key",))
     config = EvaluationConfig(imports=(own,), policy=("first-key",))
     digest = hashlib.sha256(OWN.encode()).hexdigest()
     assert plan.identity(config, plan.PERPLEXITY)["imports"] == [f"mine.py {digest}"]

@@ -1,5 +1,8 @@
 """Policies against pages counted by hand, and a registry that says what it does not know."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +143,52 @@ def test_a_policy_of_ones_own_takes_a_few_lines(monkeypatch: pytest.MonkeyPatch)
     )
     with pytest.raises(ValueError, match="already"):
         policies.register(policies.get("boxes"))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda block: block.logits(), "an array of shape (2, 3, 3, 4, 16)"),
+        (lambda block: block.logits()[:, :, 0, :, 0], "an array of shape (2, 3, 4)"),
+        (lambda _: None, "returned None"),
+        (lambda _: 1.0, "returned a float"),
+        (lambda block: block.logits()[..., 0] > 0, "scores in bool"),
+    ],
+)
+def test_scores_of_another_kind_are_named(
+    returned: Callable[[blocks.DecodeBlock], Any],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(policies, "_REGISTRY", policies.policies())
+    policies.page_policy("mine")(returned)
+    problem = cases.block(*cases.numbers(0, 60, 3), SummarySpec())
+    with pytest.raises(ValueError, match="policy 'mine' returned") as refused:
+        policies.get("mine").read(problem, 3)
+    said = str(refused.value)
+    assert words in said
+    assert "shape (2, 3, 3, 4) is expected" in said or "floating-point" in said
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_reading_of_another_kind_is_named() -> None:
+    problem = cases.block(*cases.numbers(0, 60, 3), SummarySpec())
+    right = policies.get("boxes").read(problem, 3)
+    assert blocks.check_reading("mine", right, problem) is right
+    for wrong, words in (
+        (right.output, "returned an array of shape (2, 3, 3, 8)"),
+        (right._replace(output=right.output[0]), "`output` of its reading is an array of shape (3"),
+        (right._replace(bound=0.0), "`bound` of its reading is a float; shape (2, 3, 3)"),
+    ):
+        with pytest.raises(ValueError, match="policy 'mine'") as refused:
+            blocks.check_reading("mine", wrong, problem)
+        assert words in str(refused.value)
+
+
+def test_a_policy_of_ones_own_that_is_not_known_yet() -> None:
+    with pytest.raises(ValueError, match=r"'mine_8' is unknown.*--import FILE.*is mine-8\."):
+        policies.get("mine_8")
 
 
 def test_an_unknown_policy_is_told_with_the_nearest() -> None:

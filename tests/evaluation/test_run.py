@@ -13,6 +13,7 @@ from vashista_theory.evaluation import plan, texts
 from vashista_theory.evaluation import report as reports
 from vashista_theory.evaluation.__main__ import main
 from vashista_theory.evaluation.config import EvaluationConfig
+from vashista_theory.evaluation.summary import PerplexityRow
 
 
 def config(output: Path, **changes: Any) -> EvaluationConfig:
@@ -160,6 +161,39 @@ def test_a_run_is_resumed_and_repeated_bit_for_bit(tmp_path: Path) -> None:
     assert "never above its bound" in said
     content = json.loads(reports.as_json(report, again))
     assert len(content["perplexity"]) == 3
+
+
+@pytest.mark.torch
+def test_a_folder_gains_measurements_and_loses_none(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    chosen = {"policy": ("dense",), "text": ()}
+    run_tiny(tmp_path, **chosen)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds retrieval of an earlier evaluation") as refused:
+        run_tiny(tmp_path, policy=("dense",), tasks=(), audited=0)
+    assert "--tasks" in str(refused.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    _, found = run_tiny(tmp_path, policy=("dense",), audited=0)
+    assert set(found) == {plan.PERPLEXITY, plan.RETRIEVAL}
+    kept = tmp_path / plan.RETRIEVAL / "finished" / "00000.json"
+    assert kept.read_bytes() == before[kept], "what was measured is not measured again"
+
+
+def test_small_numbers_keep_their_digits() -> None:
+    row = PerplexityRow(
+        text="mine", context=384, policy="boxes@4", positions=1, pages=24, pages_read=4.0,
+        pages_median=4.0, pages_high=4.0, perplexity=9.0, change=0.0, interval=(0.0, 0.0),
+        divergence=3.21e-7, agreement=1.0, dropped=0.00012, dropped_beyond_first=0.0, error=0.00123,
+        certified=0.0,
+    )  # fmt: skip
+    console = Console(record=True, width=120, file=io.StringIO())
+    reports.show(reports.Report(perplexity=(row,)), console)
+    said = console.export_text()
+    assert all(number in said for number in ("3.21e-07", "1.20e-04", "0.00123", "1 position "))
+    assert [reports._digits(x) for x in (0.0, 3.21e-7, 0.00123, 0.05, 12.34, 123.4)] == [
+        "0", "3.21e-07", "0.00123", "0.0500", "12.3", "123",
+    ]  # fmt: skip
 
 
 @pytest.mark.torch

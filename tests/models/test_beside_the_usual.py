@@ -42,6 +42,46 @@ def test_a_block_is_handed_to_a_thread_by_its_context() -> None:
     assert log.steps == 2  # the first token comes of the prompt
 
 
+def test_two_models_in_one_block_have_a_log_each() -> None:
+    models = [tiny.models("llama", "vashista")[0] for _ in range(2)]
+    inputs = tiny.prompts(1, 12)
+    with vt.models.decoding(Policy.dense()) as log:
+        for steps, model in zip((3, 5), models, strict=True):
+            tiny.continued(model, inputs, steps)
+    assert [log.of(model).steps for model in models] == [2, 4]
+    assert log.of(models[1]).tokens_read().shape[0] == 4
+    with pytest.raises(ValueError, match=r"2 models decoded in this block: ask `log\.of\(model\)`"):
+        log.tokens_read()
+    with pytest.raises(ValueError, match="took no decode step"):
+        log.of(tiny.models("llama", "vashista")[0])
+
+
+def test_a_log_prints_what_it_holds() -> None:
+    (model,) = tiny.models("llama", "vashista")
+    with vt.models.decoding(Policy.dense()) as log:
+        assert "without a decode step" in str(log)
+        tiny.continued(model, tiny.prompts(2, 12), 1)
+        with pytest.raises(ValueError, match=r"comes of the prompt.*at least 2 \(max_new_tokens=2"):
+            log.tokens_read()
+        tiny.continued(model, tiny.prompts(2, 12), 3)
+    # 13 and 14 tokens are read in the two steps behind the prompt.
+    said = str(log)
+    assert said.startswith("DecodeLog of 2 steps in 2 layers, 2 sequences, 6 heads: 14 tokens read")
+    assert "estimated error 0 in units of the values, dropped mass proved to be at most 0" in said
+    vt.models.register(page_size=4, spec=SummarySpec(box=False, sketch_bits=None))
+    with vt.models.decoding(Policy(pages=2, summary="mean", sink=0)) as few:
+        tiny.continued(model, tiny.prompts(2, 12), 2)
+        assert "estimated error" not in str(few)
+        assert "dropped" not in str(few)
+        tiny.continued(model, tiny.prompts(1, 12), 2)
+    assert "of batches of several sizes" in str(few)
+    with vt.models.decoding(Policy.dense()) as both:
+        for one in (model, *tiny.models("llama", "vashista")):
+            tiny.continued(one, tiny.prompts(1, 12), 2)
+    assert "2 models in one block" in str(both)
+    assert "1 step in 2 layers, 1 sequence" in str(both.of(model))
+
+
 @pytest.mark.parametrize(
     ("scaling", "reach"),
     [

@@ -83,6 +83,16 @@ def test_bad_tokens(tokens: np.ndarray, words: str) -> None:
         vt.models.capture(model, tokens)
 
 
+@pytest.mark.parametrize("part", ["", "model.layers.1.mlp"])
+def test_a_model_in_training_mode_is_refused(part: str) -> None:
+    (model,) = tiny.models("llama", "sdpa")
+    model.get_submodule(part).train()
+    with pytest.raises(ValueError, match=r"in training mode .*`model\.eval\(\)` first") as refused:
+        vt.models.capture(model, IDS)
+    assert (part or "the model") in str(refused.value)
+    vt.models.capture(model.eval(), IDS)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (model,) = tiny.models("llama", "sdpa")
     with pytest.raises(OSError, match="choose another file"):

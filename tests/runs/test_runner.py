@@ -1,6 +1,8 @@
 """Interrupting, killing and spreading the work changes nothing in the result."""
 
 import io
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import xarray as xr
 
 from tests.runs import problem
-from tests.runs.interrupted import kill_after
+from tests.runs.interrupted import kill_after, started
 from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +113,65 @@ def test_progress_is_lines_where_there_is_no_terminal() -> None:
     assert "left" in lines[0]
     assert lines[-1].startswith("Work: 4 of 4 blocks")
     assert "\x1b" not in stream.getvalue()
+
+
+def test_compiling_is_no_part_of_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("vashista_theory.runs.progress.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    with runs.Progress(10, description="Work", interval=0.0, at_once=2, stream=stream) as progress:
+        for now in (60.0, 61.0, 65.0, 69.0):  # noqa: B007 - what the clock says
+            progress.advance()
+    said = stream.getvalue().splitlines()
+    # Nine are left and the one took a minute, compiling included.
+    assert said[0] == "Work: 1 of 10 blocks after 60 s, at most about 540 s left"
+    # Those after the first two took 4 s each.
+    assert said[2] == "Work: 3 of 10 blocks after 65 s, about 28 s left"
+    assert said[3] == "Work: 4 of 10 blocks after 69 s, about 24 s left"
+
+
+_PROGRAM = """
+import sys, time
+from pathlib import Path
+from tests.runs import problem
+from vashista_theory import runs
+
+def slow(block):
+    time.sleep(0.2)
+    return problem.compute(block)
+
+def main():
+    runs.run_blocks(problem.open_store(Path(sys.argv[1])), slow, threads=2, progress="none")
+    return 0
+
+runs.run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_ended_says_how_to_resume(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = started(
+        [sys.executable, "-c", _PROGRAM, str(tmp_path)],
+        tmp_path / "finished",
+        blocks=1,
+        stderr=subprocess.PIPE,
+    )
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == code
+    assert b"of 6 blocks are finished" in said
+    assert b"Run the same command again" in said
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize(("unit", "said"), [("blocks", "block"), ("families", "family")])
+def test_progress_of_one_is_no_plural(unit: str, said: str) -> None:
+    stream = io.StringIO()
+    with runs.Progress(1, description="Work", unit=unit, stream=stream) as progress:
+        progress.advance()
+    assert stream.getvalue().startswith(f"Work: 1 of 1 {said} after")
 
 
 def test_progress_between_lines_is_silent() -> None:

@@ -152,7 +152,7 @@ def test_a_store_that_another_process_made_meanwhile_otherwise_is_refused(
     path = tmp_path / "store"
     other = problem.CONFIGURATION | {"seed": 8}
     overtaken(monkeypatch, lambda: runs.open_store(path, problem.template(), other, block_size=4))
-    with pytest.raises(ValueError, match=r"configuration\.seed: stored 8, asked for 7"):
+    with pytest.raises(ValueError, match=r"seed: stored 8, asked for 7"):
         problem.open_store(path)
     assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
@@ -198,8 +198,8 @@ def test_another_configuration_is_refused_with_what_differs(filled: Path) -> Non
     with pytest.raises(ValueError, match="another configuration") as error:
         runs.open_store(filled, problem.template(), other, block_size=problem.BLOCK_SIZE)
     message = str(error.value)
-    assert "configuration.seed: stored 7, asked for 8" in message
-    assert "configuration.extra: stored (absent), asked for true" in message
+    assert "seed: stored 7, asked for 8" in message
+    assert "extra: not stored, asked for true" in message
     assert "families" not in message
     assert before == {p: p.read_bytes() for p in filled.rglob("*") if p.is_file()}
 
@@ -210,6 +210,34 @@ def test_other_blocks_or_coordinates_are_refused(filled: Path) -> None:
     moved = problem.template().assign_coords(epsilon=[1e-3, 1e-2, 0.2])
     with pytest.raises(ValueError, match=r"fixed_values_sha256\.epsilon"):
         runs.open_store(filled, moved, problem.CONFIGURATION, block_size=problem.BLOCK_SIZE)
+
+
+def test_what_differs_takes_a_few_words(filled: Path) -> None:
+    # Another configuration gives other coordinates, and checksums and sizes of them, too.
+    moved = problem.template().isel(instance=slice(0, 20)).assign_coords(epsilon=[1e-3, 0.1, 1.0])
+    other = problem.CONFIGURATION | {"families": ["gaussian", "ring"], "heads_sha256": "ab" * 32}
+    with pytest.raises(ValueError, match="another configuration") as error:
+        runs.open_store(filled, moved, other, block_size=problem.BLOCK_SIZE)
+    message = str(error.value)
+    assert 'families: stored with "sphere", asked for with "ring"' in message
+    assert 'heads_sha256: not stored, asked for "abababab…"' in message
+    assert "layout" not in message
+    assert len(message.replace(str(filled), "")) < 300
+
+
+@pytest.mark.parametrize("missing", [[], [1, 4], list(range(problem.BLOCKS))])
+def test_finished_rows_of_a_store_that_is_not_complete(tmp_path: Path, missing: list[int]) -> None:
+    store = problem.open_store(tmp_path)
+    done = [block for block in range(problem.BLOCKS) if block not in missing]
+    runs.run_blocks(store, problem.compute, done, progress="none")
+    found = runs.load_dataset(tmp_path, finished_only=True)
+    rows = [i for block in done for i in range(problem.INSTANCES)[store.block_slice(block)]]
+    problem.assert_identical(found, problem.expected().isel(instance=np.array(rows, int)))
+    assert found.attrs["finished"] == f"{len(rows)} of {problem.INSTANCES} instances"
+    assert (found["status"] != "not computed").all()
+    if missing:
+        with pytest.raises(RuntimeError, match=r"is not complete: .*finished_only=True"):
+            runs.load_dataset(tmp_path)
 
 
 def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--families", "planted", "--d", "4"], "d >= 8"),
         (["--families", "heads", "--heads", "absent.npz"], "absent.npz"),
         (["--heads", "absent.npz", "--families", "gaussian"], "absent.npz"),
+        (
+            ["--families", "heads", "--head-instances", "505"],
+            "but the packaged sample has 504 queries (7 layers × 9 heads × 8 positions). Ask for",
+        ),
         (["--no-such-option"], "no-such-option"),
         (["--n", "many"], "many"),
         (["--format", "xml"], "xml"),

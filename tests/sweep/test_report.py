@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -102,6 +103,15 @@ def test_tables_name_everything(report: reports.Report) -> None:
     # Every symbol of the tables is explained under them.
     legend = text[text.index("Symbols:") :]
     assert all(f"{symbol} " in legend for symbol in ("★", "T1′", "h", "κ", "ρ", "w₀", "Δ"))
+
+
+def test_one_is_no_plural(dataset: xr.Dataset) -> None:
+    alone = dataset.isel(instance=np.flatnonzero(dataset["family"].values == "degenerate")[:1])
+    found = reports.summarise(alone)
+    said = " ".join([reports.headline(found), *(verdict.text for verdict in found.statements)])
+    assert "on 1 instance of 1 family." in said
+    assert "on 1 degenerate instance:" in said
+    assert not re.search(r"\b1 (checks|instances|families|shapes|violations|times)\b", said)
 
 
 def test_statements_that_were_not_tested_say_so(dataset: xr.Dataset) -> None:

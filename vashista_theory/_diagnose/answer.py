@@ -12,14 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vashista_theory._diagnose.number_format import count, number
+from vashista_theory._diagnose.number_format import number
 from vashista_theory._diagnose.page import WIDTH, Diagnosis, as_renderable
 from vashista_theory._diagnose.record import Asked, HeadReading
+from vashista_theory._words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN_HEADS = 40
+_BEYOND = 3.0
+"""A measured error of so many times its own estimate, a standard deviation, is no chance."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +33,18 @@ class Answer(Diagnosis):
     those of the query shown.
 
     Attributes:
+        sparse: Whether a read of so many tokens is expected to do: no head's worst expected error
+            is above the tolerance, and none was measured far beyond its estimate. None where the
+            context fits into those tokens, so that nothing would be gained.
         sentences: The verdict.
         heads: By query head, layer by layer.
         asked: Context, tokens, tolerance.
-        shown: Layer, head and position of the query that the page is about.
+        shown: Layer, head and position of the query that the page is about, the last one given; it
+            sees the keys up to that position.
         notes: How the arrays were understood.
     """
 
+    sparse: bool | None
     sentences: tuple[str, ...]
     heads: tuple[HeadReading, ...]
     asked: Asked
@@ -53,6 +61,20 @@ class Answer(Diagnosis):
         stream = io.StringIO()
         Console(file=stream, width=WIDTH, color_system=None).print(answer_as_renderable(self))
         return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def is_sparse(heads: tuple[HeadReading, ...], asked: Asked) -> bool | None:
+    """What `Answer.sparse` says."""
+    if asked.context <= asked.tokens:
+        return None
+    within = all(head.worst_estimate <= asked.tolerance for head in heads)
+    return within and not _beyond(heads, asked)
+
+
+def _beyond(heads: tuple[HeadReading, ...], asked: Asked) -> list[HeadReading]:
+    """Heads whose reads were further off than their estimates allow for."""
+    large = (head for head in heads if head.error > asked.tolerance)
+    return [head for head in large if head.error > _BEYOND * head.worst_estimate]
 
 
 def sentences(heads: tuple[HeadReading, ...], asked: Asked) -> tuple[str, ...]:
@@ -82,21 +104,39 @@ def _sampled(heads: tuple[HeadReading, ...], asked: Asked) -> list[str]:
     if more in (0, 1):
         safe = "No, too few tokens are read" if more else "Yes, a sparse read is expected to do"
     unit = "" if asked.with_values else " of the length of a value (none were given: random ones)"
-    queries = f"{asked.queries} quer{'y' if asked.queries == 1 else 'ies'}"
+    queries = count(asked.queries, "query")
     expected = (
         f"{safe}: reading {asked.tokens:,} of {asked.context:,} tokens is expected to be "
         f"{_percent(middle)}{unit} off, by its own estimate (measured: {_percent(measured)}; "
         f"medians of {count(len(heads), 'head')}, {queries} each)."
     )
+    doubts = _doubts(heads, asked)
     within = f"to stay within {_percent(asked.tolerance)}"
     if not more:
-        return [expected, f"No head needs more {within}."]
+        return [expected, *doubts, f"No head needs more {within}."]
     enough = max(head.tokens_needed for head in heads)
     needed = (
         f"{_percent(more)} of the heads need more {within}; about {enough:,} tokens would do for "
         "the worst."
     )
-    return [expected, needed]
+    return [expected, *doubts, needed]
+
+
+def _doubts(heads: tuple[HeadReading, ...], asked: Asked) -> list[str]:
+    """Where the numbers of the first sentence are not what they seem."""
+    said: list[str] = []
+    if beyond := _beyond(heads, asked):
+        said.append(
+            f"Do not trust the estimate of {count(len(beyond), 'head')}: the measured error is "
+            f"more than {_BEYOND:.0f} times the largest estimate."
+        )
+    noise = [head for head in heads if head.worst_estimate >= 1]
+    if noise:
+        said.append(
+            f"An expected error of 100 % or more ({count(len(noise), 'head')}) means that such a "
+            "read gives noise instead of the output."
+        )
+    return said
 
 
 def _regime(heads: tuple[HeadReading, ...]) -> str:
@@ -139,7 +179,7 @@ def answer_as_renderable(found: Answer) -> RenderableType:
     parts += [Text(note, style="dim") for note in found.notes]
     budget = f"  errors are those of reading {found.asked.tokens:,} tokens"
     parts += [Text.assemble(("\nBy head", "bold"), (budget, "dim")), _heads(found)]
-    where = f"layer {layer}, head {head}, the query at position {position}"
+    where = f"layer {layer}, head {head}, its last query (sees the keys 0 to {position:,})"
     parts.append(Text(f"\nThe hardest head to read, closely: {where}"))
     return Group(*parts, as_renderable(found))
 
@@ -174,8 +214,9 @@ def _heads(found: Answer) -> RenderableType:
     share = _percent(asked.tolerance)
     legend = (
         f"expected, worst: median and largest error, relative to the length {unit}, as reads tell "
-        "(T8)\nmeasured: distance from dense attention; tokens: read; would do: for "
-        f"{share} at the worst\n"
+        "(T8)\nmeasured: distance from dense attention, the same median\n"
+        f"tokens: read on average; each is drawn or not by chance, so about {asked.tokens:,}\n"
+        f"would do: tokens that would bring the worst to {share}; the whole context at most\n"
         f"pages: share that proves {share} dropped (T7); 90 % in: keys with 90 % of the softmax\n"
         "ε too high: by this factor, for 1 % leakage off the exposed face (last query)"
     )

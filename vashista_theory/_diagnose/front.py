@@ -15,7 +15,7 @@ from vashista_theory._checks import (
     is_integer,
     is_traced,
 )
-from vashista_theory._diagnose.answer import Answer, sentences
+from vashista_theory._diagnose.answer import Answer, is_sparse, sentences
 from vashista_theory._diagnose.given import Given, from_arrays, from_heads
 from vashista_theory._diagnose.heads import PAGE, one_query, policy_of, read_layer, regimes
 from vashista_theory._diagnose.measure import measure
@@ -85,7 +85,9 @@ def diagnose(
     Args:
         keys: (n, d) array-like of real numbers; (Hkv, n, d) for the heads of a layer, or
             (L, Hkv, n, d) for layers. Or a `vt.heads.load_heads(...)`, alone.
-        query: (d,) or (Q, d); (H, d) or (H, Q, d) for heads, H a multiple of Hkv; (L, H, Q, d).
+        query: For keys (n, d) one query (d,) or several of that head, (Q, d). For keys (Hkv, n, d)
+            one query of each head, (H, d), or several, (H, Q, d), H a multiple of Hkv; for layers
+            (L, H, Q, d).
         values: like the keys. Without them random ones of equal length stand in where an error
             needs some, and errors are in units of that length.
         scale: the model's factor s on the scores, so that its own temperature is ε = 1/s;
@@ -173,6 +175,7 @@ def _heads(
     )
     return Answer(
         **{field.name: getattr(page, field.name) for field in dataclasses.fields(Diagnosis)},
+        sparse=is_sparse(heads, asked),
         sentences=sentences(heads, asked),
         heads=heads,
         asked=asked,

@@ -7,6 +7,7 @@ from jaxtyping import Int
 
 from vashista_theory._checks import as_float64, as_numbers, check_finite, is_traced
 from vashista_theory._types import ArrayLike
+from vashista_theory._words import count
 from vashista_theory.hull.heads import Heads
 
 MOST_QUERIES = 8
@@ -105,12 +106,13 @@ def from_arrays(
         )
     chosen = _spread(asked_for)
     positions = chosen + tokens - asked_for if causal else np.full(len(chosen), tokens - 1)
-    seen = (
-        f"Each query sees the keys up to its own position: {asked_for:,} queries are those of the "
-        f"last {asked_for:,} of {tokens:,} tokens."
-        if causal
-        else f"Each query sees all {tokens:,} keys."
-    )
+    seen = f"Each query sees {'all ' * (tokens > 1)}{count(tokens, 'key')}."
+    if causal:
+        last = "the last" if asked_for == 1 else f"the last {asked_for:,}"
+        seen = (
+            "Each query sees the keys up to its own position: "
+            f"{count(asked_for, 'query')} for {last} of {count(tokens, 'token')}."
+        )
     return Given(
         queries=q[:, :, chosen],
         keys=k,
@@ -130,15 +132,16 @@ def _types(held: dict[str, np.ndarray]) -> str:
     return ", ".join(f"{array.dtype} {name}" for name, array in held.items())
 
 
-def _spread(count: int) -> Int[np.ndarray, " q"]:
-    fewest = min(count, MOST_QUERIES)
-    return (np.arange(1, fewest + 1) * count) // fewest - 1
+def _spread(given: int) -> Int[np.ndarray, " q"]:
+    fewest = min(given, MOST_QUERIES)
+    return (np.arange(1, fewest + 1) * given) // fewest - 1
 
 
-def _chosen(count: int) -> tuple[str, ...]:
-    if count <= MOST_QUERIES:
+def _chosen(given: int) -> tuple[str, ...]:
+    if given <= MOST_QUERIES:
         return ()
-    return (f"{MOST_QUERIES} of {count:,} queries a head are looked at, evenly spread.",)
+    said = f"{MOST_QUERIES} of {given:,} queries a head are looked at, evenly spread, the last too."
+    return (said,)
 
 
 def _suspicion(keys: tuple[int, ...]) -> tuple[str, ...]:

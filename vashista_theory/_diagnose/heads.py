@@ -99,10 +99,12 @@ def _read(
             if not bool(result == Result.successful):
                 raise ValueError(f"reading these heads failed: {Result[result]}")
         dense, shares = _dense(queries[:, row], keys, values, given, int(position) + 1)
-        length = np.ones(heads) if unit else np.linalg.norm(output[0], axis=-1)
+        # Of the exact output: one that is mostly error is about as long as the error, so that
+        # divided by its own length no estimate would be much above 100 %.
+        length = np.ones(heads) if unit else np.linalg.norm(dense, axis=-1)
         found.estimate[:, row] = _over(np.asarray(drawn.error_estimate[0]), length)
         missed = np.linalg.norm(np.asarray(output[0]) - dense, axis=-1)
-        found.error[:, row] = _over(missed, length if unit else np.linalg.norm(dense, axis=-1))
+        found.error[:, row] = _over(missed, length)
         found.tokens[:, row] = np.asarray(drawn.tokens_read[0])
         found.pages[:, row] = np.asarray(proof.pages_read[0])
         found.support[:, row] = [Support.of(one).for_90_percent for one in shares]

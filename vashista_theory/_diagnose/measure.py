@@ -72,8 +72,8 @@ def measure(keys: Array, query: Array, scale: float, dtype: str) -> Diagnosis:
         entropic_support=Support.of(np.exp(log_weights)),
         softmax=softmax,
     )
-    regime, verdict = judge(found)
-    return dataclasses.replace(found, regime=regime, verdict=verdict)
+    regime, said = judge(found)
+    return dataclasses.replace(found, regime=regime, regime_verdict=said)
 
 
 def _temperatures(epsilon: float, gap: float) -> Float[np.ndarray, " e"]:

@@ -23,11 +23,6 @@ def mass(log_mass: float) -> str:
     return f"{100 * math.exp(min(log_mass, 0.0)):.4g} %"
 
 
-def count(how_many: int, noun: str) -> str:
-    """A number with its noun, in the plural where it is due."""
-    return f"{how_many:,} {noun}{'' if how_many == 1 else 'es' if noun.endswith('s') else 's'}"
-
-
 def nats(value: float) -> str:
     """A logarithm: hundredths of a nat where it is large, four digits where it is small."""
     return f"{value:.2f}" if 10 <= abs(value) < math.inf else number(value)

@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vashista_theory._diagnose.number_format import count, length, mass, nats, number
+from vashista_theory._diagnose.number_format import length, mass, nats, number
 from vashista_theory._diagnose.record import Findings, Support
+from vashista_theory._words import count
 
 WIDTH = 100
 _SHOWN_FACE_KEYS = 8
@@ -52,7 +53,10 @@ def as_renderable(found: Findings) -> RenderableType:
             "criterion: 1 % leakage",
         ),
         Padding(
-            Text(" ".join(s for s in found.verdict if s), style=_STYLES.get(found.regime, "")),
+            Text(
+                " ".join(s for s in found.regime_verdict if s),
+                style=_STYLES.get(found.regime, ""),
+            ),
             (0, 0, 0, 2),
         ),
     )

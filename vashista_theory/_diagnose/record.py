@@ -158,8 +158,8 @@ class HeadReading:
     Attributes:
         layer: The number of its layer.
         head: The query head.
-        estimate: Expected error of a read of so many drawn tokens, as the read itself tells (T8);
-            median.
+        estimate: Expected error of a read of so many drawn tokens, as the read itself tells (T8),
+            over the length of the exact output; median. +inf where not one token was drawn.
         worst_estimate: The same at the query where it is largest.
         error: Distance of those reads from dense attention, measured; median.
         tokens_read: Mean tokens read.
@@ -214,7 +214,7 @@ class Findings:
         entropic_support: support of α^ε at the model's temperature.
         softmax: ordinary attention on the same arrays.
         regime: "inside", "unproved", "outside", or "no gap".
-        verdict: the conclusion, in sentences.
+        regime_verdict: whether the query is in the regime, in sentences.
     """
 
     n: int
@@ -239,7 +239,7 @@ class Findings:
     entropic_support: Support
     softmax: Softmax
     regime: str = ""
-    verdict: tuple[str, ...] = ()
+    regime_verdict: tuple[str, ...] = ()
 
     @property
     def epsilon(self) -> float:

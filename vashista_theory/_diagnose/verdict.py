@@ -2,8 +2,9 @@
 
 import math
 
-from vashista_theory._diagnose.number_format import count, mass, number
+from vashista_theory._diagnose.number_format import mass, number
 from vashista_theory._diagnose.record import Findings
+from vashista_theory._words import count
 
 TOLERATED_LOG_MASS = math.log(0.01)
 """Leakage that counts as tolerable on the page: 1 %, in nats."""

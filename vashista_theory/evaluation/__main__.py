@@ -24,7 +24,8 @@ Examples:
 Stopped at any moment, the same command goes on. Needs the extra lm:
 pip install "vashista-theory[lm]".
 
-Exit code: 0, 1 if a certificate was ever wrong, 2 for a request that cannot be met.
+Exit code: 0, 1 if a certificate was ever wrong, 2 for a request that cannot be met; 130 or 143 if
+it was stopped, by Ctrl-C or SIGTERM.
 """
 
 BAD_USE, INTERRUPTED = 2, 130

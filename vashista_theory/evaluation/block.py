@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from vashista_theory.attention import PagedKV
@@ -106,6 +107,60 @@ class Reading(NamedTuple):
     bound: Float[Array, "K Q G"]
     certified: Bool[Array, "K Q G"]
     first: Bool[Array, "K Q G"]
+
+
+def check_reading(name: str, reading: object, block: DecodeBlock) -> Reading:
+    """What a policy returned, if it is a reading of this block.
+
+    Raises:
+        ValueError: naming the policy, what it returned and what was expected.
+    """
+    if not isinstance(reading, Reading):
+        raise ValueError(
+            f"policy {name!r} returned {_shown(reading)}; a vashista_theory.evaluation.Reading is "
+            "expected, such as `read_mask(block, mask)` gives."
+        )
+    heads, steps, group, size = block.queries.shape
+    for field, held in reading._asdict().items():
+        expected = (heads, steps, group, size) if field == "output" else (heads, steps, group)
+        if np.shape(held) != expected:
+            axes = (
+                "(kv heads, steps, group, size)"
+                if field == "output"
+                else "(kv heads, steps, group)"
+            )
+            raise ValueError(
+                f"policy {name!r}: `{field}` of its reading is {_shown(held)}; shape {expected} is "
+                f"expected, {axes}."
+            )
+    return reading
+
+
+def check_scores(name: str, scores: object, block: DecodeBlock) -> Float[Array, "K Q G P"]:
+    """What a function that scores pages returned, if it is one number for each page.
+
+    Raises:
+        ValueError: naming the policy, what it returned and what was expected.
+    """
+    expected = (*block.queries.shape[:3], block.keys.shape[1])
+    if not isinstance(scores, jax.Array | np.ndarray) or scores.shape != expected:
+        raise ValueError(
+            f"policy {name!r} returned {_shown(scores)}; an array of shape {expected} is expected: "
+            "a score for each (kv head, step, query head of the group, page), as "
+            "`block.logits()[..., 0]` has."
+        )
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise ValueError(
+            f"policy {name!r} returned scores in {scores.dtype}; floating-point numbers are "
+            f"expected. Convert them, for example by `.astype({block.queries.dtype})`."
+        )
+    return jnp.asarray(scores)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array of shape {value.shape}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def read_mask(block: DecodeBlock, mask: Shaped[Array, "K Q g P s"]) -> Reading:

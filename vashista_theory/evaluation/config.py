@@ -75,7 +75,8 @@ class EvaluationConfig:
     scheduler: str | None = None
     """A running Dask scheduler instead, such as tcp://10.0.0.5:8786."""
     output: Path = Path("vashista_evaluation")
-    """Folder for stores and report; new, empty, or of the same evaluation."""
+    """Folder for stores and report; new, empty, or of the same evaluation: measurements can be
+    added to it, and none of them left out."""
     store: str | None = None
     """Where the stores go if not there: a path or URL that all workers reach (s3://bucket/x)."""
     format: Literal["table", "json"] = "table"

@@ -21,7 +21,14 @@ from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention import PagedKV, SummarySpec
 from vashista_theory.attention.bounds.sketch import EXPECTED_QUERIES
-from vashista_theory.evaluation.block import DecodeBlock, Loss, Reading, loss, unknown
+from vashista_theory.evaluation.block import (
+    DecodeBlock,
+    Loss,
+    Reading,
+    check_reading,
+    loss,
+    unknown,
+)
 from vashista_theory.evaluation.policies import NamedPolicy
 from vashista_theory.models.refusals import check_unmixed, longest_context, unsupported
 
@@ -318,7 +325,7 @@ def _read_block(
     def one(part: tuple[Array, Array]) -> tuple[Reading, Loss]:
         queries, seen = part
         block = DecodeBlock(jnp.swapaxes(queries, 1, 2), keys, values, seen, scale, cache, layer)
-        reading = policy.read(block, pages)
+        reading = check_reading(policy.name, policy.read(block, pages), block)
         return reading, loss(block, reading) if compare else unknown(reading)
 
     parts = (jnp.moveaxis(grouped, 2, 0), lengths.reshape(-1, chunk))
@@ -359,12 +366,15 @@ def _interface(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    from vashista_theory.models.own_attention import check_own_attention
+
     del attention_mask  # causal, one sequence: checked when the model was taken
     for option in ("sliding_window", "softcap", "s_aux"):
         if options.get(option) is not None:
             raise unsupported(
                 f"{option} in {type(module).__name__} here", "Evaluate another model."
             )
+    check_own_attention(module, query, key, options.get("scaling"))
     attend: Any = _attending.get(None)
     layer, scale = int(module.layer_idx), options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)

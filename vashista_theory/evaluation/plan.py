@@ -98,6 +98,13 @@ def refuse_beyond_memory(config: EvaluationConfig, layers: int = 1, heads: int =
     )
 
 
+def measurements(config: EvaluationConfig) -> tuple[str, ...]:
+    """What is measured: a text takes perplexity, and certificates if some are audited."""
+    audited = config.text and config.audited and config.tolerances
+    asked = {PERPLEXITY: config.text, RETRIEVAL: config.tasks, CERTIFICATES: audited}
+    return tuple(name for name, wanted in asked.items() if wanted)
+
+
 def perplexity_template(config: EvaluationConfig, layers: int) -> xr.Dataset:
     """Instances are stretches; nothing is computed yet."""
     planned, rows = stretches(config), list(config.readers())

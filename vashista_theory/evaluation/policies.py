@@ -25,7 +25,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vashista_theory.attention import Policy, SummarySpec
-from vashista_theory.evaluation.block import DecodeBlock, Reading, best_pages, read_mask
+from vashista_theory.evaluation.block import (
+    DecodeBlock,
+    Reading,
+    best_pages,
+    check_scores,
+    read_mask,
+)
 from vashista_theory.evaluation.lookup import find
 from vashista_theory.evaluation.mechanism import read_by
 from vashista_theory.models.own_policies import run_file
@@ -105,9 +111,14 @@ def get(name: str) -> NamedPolicy:
     """The policy of a name.
 
     Raises:
-        ValueError: There is none; the message has the nearest one and all of them.
+        ValueError: There is none; the message has the nearest one and all of them, and how one
+            of a user's own becomes known.
     """
-    return find("policy", name, _REGISTRY)
+    own = (
+        "A policy of your own is known once its file is named: --import FILE, in Python "
+        "imports=(FILE,); a Policy called mine_8 there is mine-8."
+    )
+    return find("policy", name, _REGISTRY, own)
 
 
 def page_policy(
@@ -125,7 +136,8 @@ def page_policy(
     def decorate(scores: Scores) -> Scores:
         def read(block: DecodeBlock, pages: int) -> Reading:
             chosen = Policy(pages=max(pages, sink + max(1, recent)), sink=sink, recent=recent)
-            return read_mask(block, best_pages(block, scores(block), chosen))
+            found = check_scores(name, scores(block), block)
+            return read_mask(block, best_pages(block, found, chosen))
 
         described = (scores.__doc__ or "").strip().partition("\n")[0]
         register(NamedPolicy(name, described, read, spec, scores=scores))

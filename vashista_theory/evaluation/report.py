@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import xarray as xr
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vashista_theory._words import count
 from vashista_theory.evaluation import plan
 from vashista_theory.evaluation.policies import CONTROL
 from vashista_theory.evaluation.summary import (
@@ -93,7 +95,7 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
     first = rows[0]
     table = _table(
         f"{first.text}, {first.context:,} tokens ({first.pages} pages), "
-        f"{first.positions} positions predicted",
+        f"{count(first.positions, 'position')} predicted",
         *("policy", "pages (½, 90 %)", "perplexity", "change [95 %]"),
         *("KL, nats", "agrees", "dropped", "error"),
     )
@@ -105,12 +107,21 @@ def _perplexity(rows: list[PerplexityRow]) -> Table:
             f"{row.pages_read:.1f} ({row.pages_median:.0f}, {row.pages_high:.0f})",
             f"{row.perplexity:.2f}",
             "–" if dense else f"{row.change:+.1%} [{low:+.1%} {high:+.1%}]",
-            f"{row.divergence:.4f}",
+            _digits(row.divergence),
             f"{row.agreement:.1%}",
-            f"{row.dropped:.3f}",
-            f"{row.error:.3f}",
+            _digits(row.dropped),
+            _digits(row.error),
         )
     return table
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, however small; 0 only for nothing."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2e}" if abs(value) < 1e-3 else f"{value:#.3g}"
 
 
 def _retrieval(rows: list[RetrievalRow]) -> Table:
@@ -154,8 +165,8 @@ def _certificates(rows: tuple[CertificateRow, ...]) -> Table:
             f"{row.queries:,}",
             str(row.violations),
             f"{row.certified:.2%}",
-            f"{row.dropped:.4f}",
-            f"{row.bound:.4f}",
+            _digits(row.dropped),
+            _digits(row.bound),
             f"{row.pages_median:.0f}",
             f"{row.pages_high:.0f}",
             str(row.pages),
@@ -189,6 +200,8 @@ def _notes(report: Report) -> list[str]:
         )
     if report.certificates:
         pairs = sum(row.queries for row in report.certificates)
-        said = "never" if not report.violations else f"{report.violations} times"
-        notes.append(f"The true dropped mass was {said} above its bound, over {pairs:,} pairs.")
+        said = count(report.violations, "time") if report.violations else "never"
+        notes.append(
+            f"The true dropped mass was {said} above its bound, over {count(pairs, 'pair')}."
+        )
     return notes

@@ -15,9 +15,11 @@ from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.retrieval import Reader
 from vashista_theory.runs import (
     BlockStore,
+    Location,
     Manifest,
     check_writable,
     if_asked,
+    is_store,
     open_store,
     run_blocks,
 )
@@ -55,12 +57,14 @@ def prepare(
 
     Raises:
         ValueError: A context beyond the model's, a text that is too short, more than memory holds,
-            or a store of another evaluation.
+            a store of another evaluation, or a folder that holds measurements which this one
+            leaves out.
         OSError: The output cannot be written, or holds something else.
     """
     config = config.resolved()
     plan.refuse_beyond_memory(config)  # the model is loaded in vain otherwise
     _refuse_foreign(config)
+    _refuse_to_leave_out(config)
     check_writable(config.output)
     model = (load or load_model)(config.model)
     if max(config.contexts) > model.context:
@@ -69,22 +73,16 @@ def prepare(
             "tokens at most"
         )
     plan.refuse_beyond_memory(config, model.layers, model.heads)
-    wanted: dict[str, xr.Dataset] = {}
-    if config.text:
-        wanted[plan.PERPLEXITY] = plan.perplexity_template(config, model.layers)
-    if config.tasks:
-        wanted[plan.RETRIEVAL] = plan.retrieval_template(config)
-    if config.text and config.audited and config.tolerances:
-        heads = model.heads
-        wanted[plan.CERTIFICATES] = plan.certificates_template(config, model.layers, heads)
+    templates: dict[str, Callable[[], xr.Dataset]] = {
+        plan.PERPLEXITY: lambda: plan.perplexity_template(config, model.layers),
+        plan.RETRIEVAL: lambda: plan.retrieval_template(config),
+        plan.CERTIFICATES: lambda: plan.certificates_template(config, model.layers, model.heads),
+    }
     tokens = plan.tokens_of(config, model)
     stores: dict[str, BlockStore] = {}
-    for name, template in wanted.items():
-        place = (
-            config.output / name if config.store is None else f"{config.store.rstrip('/')}/{name}"
-        )
+    for name in plan.measurements(config):
         identity = plan.identity(config, name)
-        stores[name] = open_store(place, template, identity, block_size=1)
+        stores[name] = open_store(_place(config, name), templates[name](), identity, block_size=1)
     return Prepared(Loaded(config, model, tokens), stores)
 
 
@@ -219,6 +217,25 @@ def _stacked(rows: list[Any], template: xr.Dataset) -> xr.Dataset:
             values = np.stack([np.asarray(getattr(row, str(name))) for row in rows])
             found[str(name)] = (variable.dims, values.astype(variable.dtype)[None])
     return xr.Dataset(found)
+
+
+def _place(config: EvaluationConfig, measurement: str) -> Location:
+    """Where the store of a measurement lies."""
+    if config.store is None:
+        return config.output / measurement
+    return f"{config.store.rstrip('/')}/{measurement}"
+
+
+def _refuse_to_leave_out(config: EvaluationConfig) -> None:
+    """A folder has one report: it would be written without what an earlier request measured."""
+    asked = plan.measurements(config)
+    left = [name for name in _COMPUTE if name not in asked and is_store(_place(config, name))]
+    if left:
+        raise ValueError(
+            f"{config.output} holds {' and '.join(left)} of an earlier evaluation, which this "
+            "request leaves out: the report would lose it, so nothing was changed. Ask for it "
+            "again (--text, --tasks, --audited, --tolerances), or choose another output folder"
+        )
 
 
 def _refuse_foreign(config: EvaluationConfig) -> None:

@@ -16,6 +16,7 @@ import transformers
 from vashista_theory._checks import as_array
 from vashista_theory._files import whole_file
 from vashista_theory._version import __version__
+from vashista_theory._words import count
 from vashista_theory.hull.heads import Heads
 from vashista_theory.models import refusals
 from vashista_theory.models._switch import (
@@ -53,7 +54,9 @@ def capture(
         layers: Which layers, all by default.
         positions: Which queries to keep: positions, or how many of the last ones.
         path: Where to write an .npz; None only returns the heads.
-        dtype: "float16" or "float32". What float16 cannot hold is refused.
+        dtype: Of the numbers that are kept: "float16", which rounds them to 11 bits whatever the
+            model computes in and halves the file, or "float32". What float16 cannot hold is
+            refused.
         provenance: What to note in the file beside what is noted anyhow.
 
     Returns:
@@ -62,9 +65,11 @@ def capture(
     Raises:
         UnsupportedModelError: for a model whose attention is not plain causal attention through the
             interface, or fewer positions than tokens.
-        ValueError: for tokens, layers or positions that do not exist, naming them.
+        ValueError: for a model in training mode, and for tokens, layers or positions that do not
+            exist, naming them.
         OSError: if the file cannot be written.
     """
+    _refuse_training(model)
     ids = _as_tokens(tokens, model)
     wanted = _as_layers(layers, model)
     chosen = _as_positions(positions, ids.shape[1])
@@ -111,6 +116,16 @@ def capture(
     if path is not None:
         _write(Path(path), heads)
     return heads
+
+
+def _refuse_training(model: Any) -> None:
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"{type(model).__name__} is in training mode ({count(len(training), 'module')} of it, "
+            f"first {training[0]}), where dropout changes what is recorded. Call `model.eval()` "
+            "first."
+        )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from vashista_theory._words import count
 from vashista_theory.attention import Policy
 from vashista_theory.models._libraries import require_lm
 from vashista_theory.models.fetching import fetch
@@ -48,7 +49,7 @@ class Capture:
     positions: int = 8
     """How many of the last queries to keep."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Of the numbers in the file."""
+    """Of the numbers in the file: float16 rounds them to 11 bits and halves it."""
 
     def _check(self) -> None:
         """Before a model is loaded and run."""
@@ -91,9 +92,11 @@ class Capture:
             dtype=self.dtype,
             provenance={"source": self.model, "text": f"{len(ids)} tokens of {name}"},
         )
+        kept = f"{heads.keys.dtype}{', which rounds them' * (self.dtype == 'float16')}"
         console.print(
-            f"{self.output}: {heads.count} queries of {len(heads.layers)} layers over "
-            f"{heads.keys.shape[2]} tokens. Next: python -m vashista_theory.sweep --families heads "
+            f"{self.output}: {count(heads.count, 'query')} of {count(len(heads.layers), 'layer')} "
+            f"over {count(heads.keys.shape[2], 'token')}, in {kept} (--dtype). Next: python -m "
+            "vashista_theory.sweep --families heads "
             f"--heads {self.output} --output heads_sweep",
             markup=False,
             highlight=False,
@@ -200,23 +203,24 @@ def read_text(path: Path | None, after: str | None) -> str:
     return text[place + len(after) :]
 
 
-def first_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
+def first_tokens(tokenizer: Any, text: str, number: int) -> list[int]:
     """The first tokens of a text.
 
     Raises:
         ValueError: if it has fewer, or the count is not positive.
     """
-    if count < 1:
-        raise ValueError(f"{count} tokens were asked for; at least 1 is needed.")
+    if number < 1:
+        raise ValueError(f"{count(number, 'token')} asked for; at least 1 is needed.")
     # Ten characters a token are far more than any prose has: no need to read all of it.
-    ids: list[int] = tokenizer(text[: 10 * count + 100], verbose=False)["input_ids"]
-    if len(ids) < count:
-        raise ValueError(f"{count} tokens were asked for, but the text has {len(ids)}.")
-    return ids[:count]
+    ids: list[int] = tokenizer(text[: 10 * number + 100], verbose=False)["input_ids"]
+    if len(ids) < number:
+        raise ValueError(f"{count(number, 'token')} asked for, but the text has {len(ids):,}.")
+    return ids[:number]
 
 
 def _table(rows: list[Any], prompt_tokens: int) -> Table:
-    table = Table(title=f"{len(rows[0].tokens)} tokens after a prompt of {prompt_tokens}")
+    written = count(len(rows[0].tokens), "token")
+    table = Table(title=f"{written} after a prompt of {prompt_tokens}")
     columns = (
         "read by", "tokens/s", "quartiles", "× dense", "same tokens", "pages read", "90 %", "first",
     )  # fmt: skip

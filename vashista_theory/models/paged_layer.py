@@ -231,13 +231,13 @@ class PagedLayer(DynamicLayer):
             return None
         return self._failure(step.result, step.seen)
 
-    def settle(self, *, keep: bool) -> None:
+    def settle(self, config: Any, *, keep: bool) -> None:
         """Report the last decode step, or undo it."""
         step, self._unsettled = self._unsettled, None
         if step is None:
             return
         if keep and step.log is not None and step.info is not None:
-            step.log.add(self.index, step.info, -(-self.held // self._page_size))
+            step.log.add(self.index, step.info, -(-self.held // self._page_size), config)
         if not keep:
             self.seen, self.valid, self.held = step.seen, step.valid, step.held
             with precision(self.dtype):

@@ -4,11 +4,13 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from vashista_theory._checks import is_integer
+from vashista_theory._words import count
 from vashista_theory.attention.bounds.summaries import SummarySpec
 from vashista_theory.attention.info import DecodeInfo
 from vashista_theory.attention.policy import Policy
@@ -48,19 +50,78 @@ def check_cache(*, spec: object = None, page_size: object = None, room: object =
 class DecodeLog:
     """What decode steps reported, by layer, in order.
 
+    `print` it for a summary. Where several models decode in one block, an assistant of another for
+    one, ask for the log `of` each.
+
+    `tokens_read` and the like are methods, which stack what all layers reported into one array.
+    `by_layer` and `pages_held` are dictionaries, without parentheses: what was logged, unstacked.
+
     Attributes:
-        by_layer: `DecodeInfo` of each step, by the model's layer number.
+        by_layer: `DecodeInfo` of each step, by the model's layer number:
+            ``log.by_layer[3][-1].gap`` is of the last step of layer 3.
         pages_held: Pages that each sequence had at each step, likewise.
     """
 
     def __init__(self) -> None:
         self.by_layer: dict[int, list[DecodeInfo]] = {}
         self.pages_held: dict[int, list[Int[np.ndarray, " B"]]] = {}
+        self._models: list[tuple[Any, DecodeLog]] = []
 
-    def add(self, layer: int, info: DecodeInfo, pages_held: Int[np.ndarray, " B"]) -> None:
-        """Note one step of one layer."""
+    def add(
+        self,
+        layer: int,
+        info: DecodeInfo,
+        pages_held: Int[np.ndarray, " B"],
+        config: Any = None,
+    ) -> None:
+        """Note one step of one layer, of the decoder with this configuration."""
         self.by_layer.setdefault(layer, []).append(info)
         self.pages_held.setdefault(layer, []).append(pages_held)
+        if config is not None:
+            own = self._of(config)
+            if own is None:
+                own = DecodeLog()
+                self._models.append((config, own))
+            own.add(layer, info, pages_held)
+
+    def of(self, model: Any) -> "DecodeLog":
+        """The steps of one model, where several decoded in the block.
+
+        Raises:
+            ValueError: if it took no step there.
+        """
+        from vashista_theory.models._switch import decoder_config
+
+        log = self._of(decoder_config(model.config))
+        if log is None:
+            raise ValueError(f"{type(model).__name__} took no decode step in this block.")
+        return log
+
+    def _of(self, config: Any) -> "DecodeLog | None":
+        return next((log for known, log in self._models if known is config), None)
+
+    def __repr__(self) -> str:
+        if len(self._models) > 1:
+            names = count(len(self._models), "model")
+            return f"DecodeLog of {names} in one block: print `log.of(model)` for each"
+        if self.steps == 0:
+            return "DecodeLog without a decode step (the first new token comes of the prompt)"
+        layers = count(len(self.by_layer), "layer")
+        said = f"DecodeLog of {count(self.steps, 'step')} in {layers}"
+        try:
+            read, error = self.tokens_read(), self.error_estimate()
+            dropped = self.dropped_mass_bound()
+        except ValueError:
+            return f"{said}, of batches of several sizes: `by_layer` has them one by one"
+        _, _, sequences, heads = read.shape
+        said += f", {count(sequences, 'sequence')}, {count(heads, 'head')}: "
+        said += f"{read.mean():,.0f} tokens read by a head on average"
+        # Only what is known of every read: of those of a short sequence both always are.
+        if not np.isnan(error).any():
+            said += f", estimated error {error.mean():.3g} in units of the values"
+        if not np.isnan(dropped).any():
+            said += f", dropped mass proved to be at most {dropped.max():.3g}"
+        return said
 
     @property
     def steps(self) -> int:
@@ -71,7 +132,7 @@ class DecodeLog:
         """Pages read by step, layer (ascending), sequence and query head.
 
         Raises:
-            ValueError: if nothing was logged, or batches of several sizes were.
+            ValueError: if nothing was logged, or batches of several sizes, or several models.
         """
         return self._stacked("pages_read")
 
@@ -102,10 +163,17 @@ class DecodeLog:
         return self._stacked("dropped_mass_bound")
 
     def _stacked(self, name: str) -> np.ndarray:
+        if len(self._models) > 1:
+            raise ValueError(
+                f"{len(self._models)} models decoded in this block: ask `log.of(model)` for the "
+                "steps of each."
+            )
         if self.steps == 0:
             raise ValueError(
-                "no decode step was logged: generate with attn_implementation='vashista' and a "
-                "cache, in the thread of `with vt.models.decoding() as log:`."
+                "no decode step was logged. The first new token comes of the prompt, which is read "
+                "densely: generate at least 2 (max_new_tokens=2 or more), with "
+                "attn_implementation='vashista' and a cache, in the thread of `with "
+                "vt.models.decoding() as log:`."
             )
         rows = [
             [

@@ -150,7 +150,7 @@ class Call:
         ]
         failures = [said for layer in layers if (said := layer.failure()) is not None]
         for layer in layers:
-            layer.settle(keep=not failures)
+            layer.settle(self.config, keep=not failures)
         return failures
 
     def _check_taken(self) -> None:

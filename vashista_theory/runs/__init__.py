@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from vashista_theory.runs.cluster import connect as connect
     from vashista_theory.runs.cluster import if_asked as if_asked
     from vashista_theory.runs.damage import DamagedStoreError as DamagedStoreError
+    from vashista_theory.runs.places import Location as Location
     from vashista_theory.runs.progress import Progress as Progress
     from vashista_theory.runs.runner import run_blocks as run_blocks
     from vashista_theory.runs.store import BlockStore as BlockStore
     from vashista_theory.runs.store import Fault as Fault
+    from vashista_theory.runs.store import is_store as is_store
     from vashista_theory.runs.store import load_dataset as load_dataset
     from vashista_theory.runs.store import open_store as open_store
 
@@ -39,7 +41,8 @@ _LAZY_NAMES = {
     "DamagedStoreError": "damage",
     "Progress": "progress",
     "run_blocks": "runner",
-    **dict.fromkeys(("BlockStore", "Fault", "load_dataset", "open_store"), "store"),
+    "Location": "places",
+    **dict.fromkeys(("BlockStore", "Fault", "is_store", "load_dataset", "open_store"), "store"),
 }
 
 

@@ -1,15 +1,17 @@
 """A store's header: which configuration made it, and how it is laid out."""
 
 import json
-from typing import Any, NamedTuple
+import re
+from typing import Any, NamedTuple, cast
 
 from vashista_theory._reading import json_object
-from vashista_theory.runs.configuration import Json, differences, fingerprint
+from vashista_theory.runs.configuration import Json, fingerprint
 from vashista_theory.runs.damage import damaged
 from vashista_theory.runs.places import HEADER, Place
 
 _FORMAT = "vashista block store 2"
-_SHOWN = 6
+_SHOWN, _LONGEST = 6, 60
+_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 
 class Header(NamedTuple):
@@ -81,10 +83,52 @@ def refuse_other(where: Place, stored: Header, wanted: Header) -> None:
     """
     if stored.identity == wanted.identity:
         return
-    found = differences(stored._asdict(), wanted._asdict())
+    found = _differing(stored.configuration, wanted.configuration)
+    if not found:  # most of what a layout is follows from the configuration
+        found = _differing(stored.layout, wanted.layout, "layout")
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise ValueError(
         f"{where.location} was made with another configuration and is left as it is "
         f"({'; '.join(found[:_SHOWN])}{more}). Choose another output folder, or ask for the stored "
         "configuration"
     )
+
+
+def _differing(stored: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two values of JSON differ, in a few words each."""
+    if json.dumps(stored, sort_keys=True) == json.dumps(wanted, sort_keys=True):
+        return []
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        before, now = cast("dict[str, Any]", stored), cast("dict[str, Any]", wanted)
+        return [
+            line
+            for key in sorted(before.keys() | now.keys())
+            for line in _differing_entry(before, now, key, f"{name}.{key}" if name else key)
+        ]
+    if isinstance(stored, list) and isinstance(wanted, list):
+        before, now = cast("list[Any]", stored), cast("list[Any]", wanted)
+        gone, come = [x for x in before if x not in now], [x for x in now if x not in before]
+        parts = [
+            f"{what} {_short(entries)}"
+            for what, entries in (("stored with", gone), ("asked for with", come))
+            if entries
+        ]
+        return [f"{name}: {', '.join(parts) or 'stored in another order'}"]
+    return [f"{name}: stored {_short(stored)}, asked for {_short(wanted)}"]
+
+
+def _differing_entry(before: dict[str, Any], now: dict[str, Any], key: str, name: str) -> list[str]:
+    if key in before and key in now:
+        return _differing(before[key], now[key], name)
+    if key in before:
+        return [f"{name}: stored {_short(before[key])}, not asked for"]
+    return [f"{name}: not stored, asked for {_short(now[key])}"]
+
+
+def _short(value: Any) -> str:
+    """Without the length of checksums, lists and texts."""
+    if isinstance(value, list):
+        said = ", ".join(map(_short, cast("list[Any]", value)))
+    else:
+        said = _DIGEST.sub(r"\1…", json.dumps(value, ensure_ascii=False))
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"

@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import xarray as xr
 
+from vashista_theory._words import count
 from vashista_theory.runs.cluster import Cluster
 from vashista_theory.runs.progress import Mode, Progress
 from vashista_theory.runs.store import BlockStore
@@ -51,7 +52,10 @@ def run_blocks(
 
     finished = store.block_count - len(missing)
     total = finished + len(todo)
-    with Progress(total, description=description, mode=progress, done=finished) as display:
+    at_once = threads if cluster is None else 1
+    with Progress(
+        total, description=description, mode=progress, done=finished, at_once=at_once
+    ) as display:
         for fault in store.faults:
             display.note(f"{fault}; computing it again")
         try:
@@ -69,7 +73,8 @@ def run_blocks(
         except KeyboardInterrupt:
             done = store.block_count - len(store.missing())
             display.note(
-                f"Stopped: {done} of {store.block_count} blocks are finished in {store.path}. "
+                f"Stopped: {done} of {count(store.block_count, 'block')} are finished in "
+                f"{store.path}. "
                 "Run the same command again to go on from there."
             )
             raise

@@ -16,8 +16,10 @@ import dataclasses
 import re
 import threading
 
+import numpy as np
 import xarray as xr
 
+from vashista_theory._words import count
 from vashista_theory.runs import _arrays, _metadata, header
 from vashista_theory.runs.block_writer import BlockWriter, fault, marker
 from vashista_theory.runs.configuration import canonical, differences
@@ -229,8 +231,22 @@ def open_store(
     return BlockStore(where, wanted, template)
 
 
-def load_dataset(path: Location) -> xr.Dataset:
-    """Read a finished store's dataset into memory, whatever configuration made it.
+def is_store(path: Location) -> bool:
+    """Whether there is a store, complete or not."""
+    where = place(path)
+    if isinstance(where, Remote):
+        where.check_writable(new=False)  # what fails on reading has no words of its own
+    return HEADER in where.names()
+
+
+def load_dataset(path: Location, *, finished_only: bool = False) -> xr.Dataset:
+    """Read a store's dataset into memory, whatever configuration made it.
+
+    Args:
+        path: The store, such as ``vashista_sweep/store`` or ``vashista_evaluation/perplexity``.
+        finished_only: Of a store that is not complete, take the rows that are computed: those of
+            its finished blocks, in their order. The attribute ``finished`` then says how many of
+            how many there are, such as "16 of 48 instances".
 
     Raises:
         FileNotFoundError: The folder is not a store.
@@ -241,16 +257,19 @@ def load_dataset(path: Location) -> xr.Dataset:
     stored = None if HEADER not in where.names() else header.read_header(where)
     if stored is None:
         raise FileNotFoundError(f"{path} is not a block store: it has no readable {HEADER}")
-    return _loaded(where, stored, None)
+    return _loaded(where, stored, None, finished_only=finished_only)
 
 
-def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dataset:
+def _loaded(
+    where: Place, head: Header, unfinished: xr.Dataset | None, *, finished_only: bool = False
+) -> xr.Dataset:
     """Read everything once, and hold what was read against what was recorded.
 
     Args:
         where: The store.
         head: Its header.
         unfinished: Where the values of unfinished blocks come from; None if there may be none.
+        finished_only: Whether unfinished blocks are left out instead.
     """
     metadata = _metadata.read(where, head.identity)
     check_entries(where, _metadata.arrays(metadata))
@@ -258,10 +277,11 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
     length = _metadata.length(metadata, dimension)
     blocks = range(-(-length // size))
     missing = set(blocks).difference(_marked(where))
-    if missing and unfinished is None:
+    if missing and unfinished is None and not finished_only:
         raise RuntimeError(
-            f"{where.location} is not complete: {len(missing)} of {len(blocks)} blocks are "
-            "missing; run the same command again to compute them"
+            f"{where.location} is not complete: {len(missing)} of {count(len(blocks), 'block')} "
+            "are missing; run the same command again to compute them, or load what is finished by "
+            "`vashista_theory.runs.load_dataset(path, finished_only=True)`"
         )
     data = f"{where.location}/{DATA}"
     try:
@@ -275,15 +295,21 @@ def _loaded(where: Place, head: Header, unfinished: xr.Dataset | None) -> xr.Dat
     if found != head.layout:
         which = differences(head.layout, found)[0].partition(":")[0]
         raise DamagedStoreError(f"{data} does not hold what its header says ({which}); {_AGAIN}")
+    kept: list[int] = []
     for block in blocks:
         within = slice(block * size, min((block + 1) * size, length))
-        if block in missing and unfinished is not None:
-            _arrays.replace(dataset, unfinished, dimension, within)
+        if block in missing:
+            if unfinished is not None:
+                _arrays.replace(dataset, unfinished, dimension, within)
             continue
+        kept += range(within.start, within.stop)
         values = _arrays.block_of(dataset, dimension, within)
         if (reason := fault(where, head.identity, block, values)) is not None:
             raise DamagedStoreError(f"{Fault(block, reason)} in {where.location}; {_AGAIN}")
     del dataset.attrs[_metadata.SEAL]
+    if finished_only:
+        dataset = dataset.isel({dimension: np.array(kept, int)})
+        dataset.attrs["finished"] = f"{len(kept)} of {count(length, dimension)}"
     return _arrays.with_numpy_text(dataset)
 
 

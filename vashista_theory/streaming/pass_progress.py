@@ -2,6 +2,7 @@
 
 import time
 
+from vashista_theory._words import count
 from vashista_theory.runs import Progress
 from vashista_theory.streaming.answer import Pass
 
@@ -57,7 +58,7 @@ class Watch:
                 self._bar.note(
                     f"pass {len(self._history)}: {done.nbytes / 1e9:.3g} GB in "
                     f"{done.seconds:.1f} s, {done.nbytes / 1e9 / done.seconds:.2f} GB/s; the point "
-                    f"moved {done.improvements} times; "
+                    f"moved {count(done.improvements, 'time')}; "
                     + (f"at least {left:.2f} passes left" if remaining else "nothing is nearer")
                 )
             self._close()

@@ -21,7 +21,7 @@ Examples:
   python -m vashista_theory.sweep --scheduler tcp://10.0.0.5:8786 --store s3://bucket/sweep
 
 Exit code: 0 if every bound held, 1 for a violation, 2 for a request that cannot be met
-or a store or cluster that failed.
+or a store or cluster that failed; 130 or 143 if it was stopped, by Ctrl-C or SIGTERM.
 """
 
 VIOLATION, BAD_USE, INTERRUPTED = 1, 2, 130

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from vashista_theory._version import __version__
+from vashista_theory._words import count
 from vashista_theory.hull.heads import load_heads
 from vashista_theory.hull.instances import Instance, make, nearest_shape
 from vashista_theory.runs import refuse_beyond_memory
@@ -88,7 +89,8 @@ def _refuse_beyond_memory(config: SweepConfig) -> None:
         row += 2 * size * (temperatures if "temperature" in variable.dims else 1)
     named = ", ".join(f"{family} {count:,}" for family, count in counts.items())
     refuse_beyond_memory(
-        f"a sweep of {sum(counts.values()):,} instances ({named}) at {temperatures:,} temperatures",
+        f"a sweep of {count(sum(counts.values()), 'instance')} ({named}) at "
+        f"{count(temperatures, 'temperature')}",
         row * sum(counts.values()),
         "Ask for fewer instances (instances, regime_side, head_instances), fewer families, or a "
         "coarser grid (temperatures_per_decade)",
@@ -138,8 +140,13 @@ def _heads(config: SweepConfig) -> Iterator[tuple[int, dict[str, Any]]]:
     path = None if config.heads is None else str(config.heads)
     recorded = load_heads(path)
     if config.head_instances > recorded.count:
+        layers, heads, positions, _ = recorded.queries.shape
+        held, axes = recorded.count, ((layers, "layer"), (heads, "head"), (positions, "position"))
         raise ValueError(
-            f"head_instances is {config.head_instances}, but the file has {recorded.count} queries"
+            f"head_instances is {config.head_instances}, but {path or 'the packaged sample'} has "
+            f"{count(held, 'query')} ({' × '.join(count(*axis) for axis in axes)}). Ask for at "
+            f"most {held} (--head-instances {held}, in Python head_instances={held}), or capture "
+            "more positions"
         )
     # The last position comes first in the file's order: stay there while it has enough heads.
     layers, heads, _, _ = recorded.queries.shape

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vashista_theory._words import count
 from vashista_theory.runs import canonical
 from vashista_theory.sweep.summary import FamilySummary, LayerSummary, Spread, by_family, by_layer
 from vashista_theory.sweep.verdicts import Verdict, problems, verdicts
@@ -90,8 +91,8 @@ def headline(report: Report) -> str:
     checks = sum(sum(family.checks.values()) for family in report.families)
     instances = sum(family.instances for family in report.families)
     return (
-        f"The face-stability theorem held: no violation in {checks:,} checks on {instances:,} "
-        f"instances of {len(report.families)} families."
+        f"The face-stability theorem held: no violation in {count(checks, 'check')} on "
+        f"{count(instances, 'instance')} of {count(len(report.families), 'family')}."
     )
 
 

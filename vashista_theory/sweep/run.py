@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from vashista_theory._reading import read_text
+from vashista_theory._words import count
 from vashista_theory.runs import (
     BlockStore,
     Manifest,
@@ -180,16 +181,23 @@ def _compile(tasks: list[plan.Task], compute: Blocks, config: SweepConfig) -> No
         description="Compiling for each shape of instance",
         mode=config.progress,
         unit="shapes",
+        at_once=config.threads,
     )
     if config.progress != "none":
         watch.note(
-            f"Compiling for {len(order)} shapes of instances, the largest {max(shapes)}: most of "
-            "the time of a first run goes here, none of a later one in this process."
+            f"Compiling for {count(len(order), 'shape')} of instances, the largest {max(shapes)}: "
+            "most of the time of a first run goes here, none of a later one in this process."
         )
     with watch, ThreadPoolExecutor(config.threads) as pool:
-        for measured in as_completed([pool.submit(compute.row, task) for task in order]):
-            measured.result()
-            watch.advance()
+        try:
+            for measured in as_completed([pool.submit(compute.row, task) for task in order]):
+                measured.result()
+                watch.advance()
+        except KeyboardInterrupt:
+            watch.note("Stopped before the first block. Run the same command again to go on.")
+            raise
+        finally:  # or all the others would be waited for
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _refuse_foreign(output: Path, store: str | None) -> None:

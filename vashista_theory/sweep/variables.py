@@ -16,8 +16,15 @@ _ONE = ("instance",)
 _PATH = ("instance", "temperature")
 
 BY_INSTANCE: dict[str, Variable] = {
-    "parameters": Variable(_ONE, "", "of the family, as JSON", ""),
-    "result": Variable(_ONE, "", "outcome of the analysis", "not computed"),
+    "parameters": Variable(
+        _ONE, "", "of the family, as JSON; of a head its layer, head and position", ""
+    ),
+    "result": Variable(
+        _ONE,
+        "",
+        "outcome of the analysis; 'not computed' in rows that the sweep has not come to",
+        "not computed",
+    ),
     "n": Variable(_ONE, "keys", "how many keys", -1),
     "d": Variable(_ONE, "", "dimension", -1),
     "scale": Variable(_ONE, "length²", "max ‖k_i − q‖²"),
@@ -43,7 +50,9 @@ BY_TEMPERATURE: dict[str, Variable] = {
     "log_off_face_mass": Variable(_PATH, "nats", "log m"),
     "log_displacement": Variable(_PATH, "log length", "log ‖p^ε − p*‖"),
     "relaxation_residual": Variable(_PATH, "length", "bound on the error of p^ε"),
-    "solved": Variable(_PATH, "", "the relaxation converged", False),
+    "solved": Variable(
+        _PATH, "", "the relaxation converged; False too where epsilon is NaN: no temperature", False
+    ),
     "log_displacement_t1": Variable(_PATH, "log length", "T1"),
     "log_displacement_t2": Variable(_PATH, "log length", "T2"),
     "log_displacement_bootstrap": Variable(_PATH, "log length", "bootstrap of T2"),

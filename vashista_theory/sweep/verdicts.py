@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import xarray as xr
 
+from vashista_theory._words import count
 from vashista_theory.sweep import summary
 from vashista_theory.sweep.summary import FamilySummary
 
@@ -52,13 +53,13 @@ def verdicts(dataset: xr.Dataset) -> tuple[Verdict, ...]:
 def problems(dataset: xr.Dataset, families: tuple[FamilySummary, ...]) -> list[str]:
     """Why the run does not confirm the theorem; empty if it does. Decides the exit code."""
     found = [
-        f"{_NAMES[statement]} violated {count} times in {family.family}"
+        f"{_NAMES[statement]} violated {count(broken, 'time')} in {family.family}"
         for family in families
-        for statement, count in family.violations.items()
-        if count
+        for statement, broken in family.violations.items()
+        if broken
     ]
     found += [
-        f"{family.failed} instances of {family.family} could not be solved"
+        f"{count(family.failed, 'instance')} of {family.family} could not be solved"
         for family in families
         if family.failed
     ]
@@ -79,7 +80,7 @@ def _bound(dataset: xr.Dataset, statement: str, detail: str) -> Verdict:
         return _failure(dataset, name, excess, checks, violations)
     return Verdict(
         statement=name, holds=True, verdict="holds", checks=checks, violations=0,
-        text=f"{name} holds {detail}: no violation in {checks:,} checks.",
+        text=f"{name} holds {detail}: no violation in {count(checks, 'check')}.",
     )  # fmt: skip
 
 
@@ -98,7 +99,8 @@ def _failure(
     worst = f"{family}, seed {seed}, ε = {dataset['epsilon'].values[i, t]:.3g}"
     return Verdict(
         statement=name, holds=False, verdict="fails", checks=checks, violations=violations,
-        text=f"{name} fails: {violations:,} violations in {checks:,} checks, the worst at {worst}, "
+        text=f"{name} fails: {count(violations, 'violation')} in {count(checks, 'check')}, the "
+        f"worst at {worst}, "
         f"by {excess[i, t]:.3g} times what rounding allows.",
     )  # fmt: skip
 
@@ -118,7 +120,7 @@ def _published(dataset: xr.Dataset) -> Verdict:
         verdict="holds for ε ≤ x",
         text=f"T1′ (θ = ½, the published e^(−μ/2ε)) holds for ε ≤ κ²/(4(log n − h)), here "
         f"{np.min(limit):.1e} to {np.max(limit):.1e} of scale: no violation in "
-        f"{verdict.checks:,} checks there, its end included; beyond it {fails}.",
+        f"{count(verdict.checks, 'check')} there, its end included; beyond it {fails}.",
     )
 
 
@@ -171,9 +173,9 @@ def _asymptote(dataset: xr.Dataset) -> Verdict:
     return Verdict(
         statement="T4", holds=holds, verdict="holds" if holds else "fails",
         checks=int(errors.size), violations=0,
-        text=f"T4 {'holds' if holds else 'fails'} as a limit on {errors.size} instances: the "
-        f"fitted rate is {np.median(rates):.4f} Δ ({rates.min():.3f} to {rates.max():.3f}), the "
-        f"constant is off by {np.median(errors):.1e} nats (median; at most "
+        text=f"T4 {'holds' if holds else 'fails'} as a limit on {count(errors.size, 'instance')}: "
+        f"the fitted rate is {np.median(rates):.4f} Δ ({rates.min():.3f} to {rates.max():.3f}), "
+        f"the constant is off by {np.median(errors):.1e} nats (median; at most "
         f"{errors.max():.1e}, in {names[errors.argmax()]}) at the least ε{order}.",
     )  # fmt: skip
 
@@ -186,7 +188,8 @@ def _degenerate(dataset: xr.Dataset) -> Verdict:
     return Verdict(
         statement="T5", holds=holds, verdict="holds" if holds else "fails",
         checks=int(law.size), violations=0,
-        text=f"T5 {'holds' if holds else 'fails'} as a limit on {law.size} degenerate instances: "
+        text=f"T5 {'holds' if holds else 'fails'} as a limit on "
+        f"{count(law.size, 'degenerate instance')}: "
         f"log ‖δ‖ has slope {np.median(law):.3f} against log(ε log 1/ε) where the linear law sees "
         f"{np.median(linear):.3f} against log ε; ρ times the slope of ‖δ‖/ε in log 1/ε is "
         f"{np.median(distance):.2f}, on its slow way to 1.",
@@ -198,9 +201,10 @@ def _factor_one(dataset: xr.Dataset) -> Verdict:
     checks, broken = int((~np.isnan(excess)).sum()), int((excess > 1).sum())
     names = sorted(set(dataset["family"].values[(excess > 1).any(axis=1)].tolist()))
     said = (
-        f"fails, as it must: exceeded in {broken:,} of {checks:,} checks, in {len(names)} families"
+        f"fails, as it must: exceeded in {broken:,} of {count(checks, 'check')}, in "
+        f"{count(len(names), 'family')}"
         if broken
-        else f"was not exceeded in {checks:,} checks, which does not make it true: its "
+        else f"was not exceeded in {count(checks, 'check')}, which does not make it true: its "
         "counterexamples need keys far from the face"
     )
     return Verdict(
