@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,11 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# A shell starts what runs in the background with Ctrl-C ignored; the programs that tests start would
+# inherit that, and tests interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Python looks for cycles after every 700 new objects, and traced programs are many objects that
 # live: that was 6 % of the time of the tests, measured. What exists when they start is never
