@@ -31,7 +31,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# A shell starts what runs in the background with Ctrl-C ignored; the programs that tests start would
+# A shell starts what runs in the background with Ctrl-C ignored; programs that tests start would
 # inherit that, and tests interrupt them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
