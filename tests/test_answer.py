@@ -258,7 +258,12 @@ ASKED = Asked(context=4096, queries=4, tokens=256, tolerance=0.05, with_values=T
         ({}, {}, True, ["Yes, a sparse read"]),
         ({"worst_estimate": 0.06}, {}, False, ["No, too few tokens"]),
         ({}, {"context": 200}, None, ["Nothing to gain"]),
-        ({"error": 0.2}, {}, False, ["Yes, a sparse", "Do not trust the estimate of 1 head: "]),
+        (
+            {"error": 0.2},
+            {},
+            False,
+            ["No, reads are further", "Do not trust the estimate of 1 "],
+        ),
         ({"worst_estimate": 1.2}, {}, False, ["100 % or more (1 head) means that such a read"]),
         ({"worst_estimate": math.inf}, {}, False, ["100 % or more"]),
     ],
@@ -269,6 +274,7 @@ def test_yes_and_no_are_those_of_the_sentences(
     heads, of = (reading(**changed),), dataclasses.replace(ASKED, **asked)
     assert is_sparse(heads, of) is sparse
     said = " ".join(sentences(heads, of))
+    assert said.startswith({True: "Yes,", False: "No,", None: "Nothing"}[sparse])
     assert all(part in said for part in words), said
     assert ("trust" in said or "noise" in said) is ("trust" in words[-1] or "100" in words[-1])
 

@@ -141,8 +141,8 @@ def test_what_skips_without_torch_is_run_where_it_is() -> None:
         text = text_of(path)
         inside = len(re.findall(r'^ +.*importorskip\("torch', text, re.MULTILINE))
         skipping += inside
-        assert text.count("mark.torch") >= inside or path.name == Path(__file__).name, path
-    assert skipping >= 5
+        assert text.count("mark.torch") >= inside, f"{path}: @pytest.mark.torch is missing"
+    assert skipping
 
 
 def test_experiments_figures_and_notebooks_use_public_names() -> None:

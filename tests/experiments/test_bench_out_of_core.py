@@ -5,22 +5,10 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import OK, main
-from experiments.bench_out_of_core import work
 from tests.experiments.quick_runs import quick
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("one process", "processes")]
-)
-def _processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting and compiling in seven processes takes half a minute: by default they are one."""
-    if request.param == "one process":
-        monkeypatch.setattr(
-            work, "project", lambda keys, query, *cut: work.measured(str(keys), str(query), *cut)
-        )
-
-
-@pytest.mark.usefixtures("_processes")
+@pytest.mark.slow  # seven processes, each of which compiles
 def test_quick_run(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

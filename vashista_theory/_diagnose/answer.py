@@ -101,8 +101,12 @@ def _sampled(heads: tuple[HeadReading, ...], asked: Asked) -> list[str]:
     middle = statistics.median(head.estimate for head in heads)
     measured = statistics.median(head.error for head in heads)
     safe = f"For {_percent(1 - more)} of the heads"
-    if more in (0, 1):
-        safe = "No, too few tokens are read" if more else "Yes, a sparse read is expected to do"
+    if more == 1:
+        safe = "No, too few tokens are read"
+    elif is_sparse(heads, asked):
+        safe = "Yes, a sparse read is expected to do"
+    elif not more:
+        safe = "No, reads are further off than they expect to be"
     unit = "" if asked.with_values else " of the length of a value (none were given: random ones)"
     queries = count(asked.queries, "query")
     expected = (
