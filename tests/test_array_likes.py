@@ -44,7 +44,7 @@ from vashista_theory.attention import (
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
-@pytest.mark.parametrize(("name", "kind"), diagonal(ENTRIES, WORKS, 4))
+@pytest.mark.parametrize(("name", "kind"), diagonal(ENTRIES, WORKS, 6))
 def test_answers_are_those_of_a_plain_array(name: str, kind: str) -> None:
     check_same(ENTRIES[name], WORKS[kind])
 

@@ -96,6 +96,7 @@ def test_diffuse_keys_are_read_densely():
     assert calibrate(small(keys), queries, 0.01) == Policy.dense()
 
 
+@pytest.mark.slow
 def test_two_levels_are_cheaper_in_a_long_context():
     keys, queries = peaked()
     long = np.concatenate([keys[:1], np.zeros((1, 1, 96, 8))], axis=2)

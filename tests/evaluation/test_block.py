@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation import steps as cases
+from tests.thinned import spread
 from vashista_theory.attention import Policy
 from vashista_theory.evaluation import block as blocks
 from vashista_theory.evaluation import mechanism, policies
@@ -25,7 +26,7 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", spread(OURS, 4))
 def test_a_block_is_the_mechanism_step_by_step(name: str) -> None:
     problem = cases.numbers(0, TOKENS, STEPS)
     policy = policies.get(name)

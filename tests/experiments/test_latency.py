@@ -68,6 +68,7 @@ def test_names_of_values() -> None:
     assert key == "certified_5_best_possible"
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path: Path) -> None:
     outcome = quick("latency", tmp_path)
     assert not outcome.failures

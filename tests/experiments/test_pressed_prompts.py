@@ -20,6 +20,7 @@ from experiments.peers.readers import CONTROL, Reader, readers
 from experiments.peers.report import report
 from experiments.peers.rows import measured
 from tests.experiments.quick_runs import quick
+from tests.thinned import diagonal
 from vashista_theory.attention import PagedKV, Policy, vashista_attention
 from vashista_theory.evaluation import policies
 
@@ -44,8 +45,9 @@ def test_an_answer_is_exact_or_only_chosen() -> None:
     assert judge(prompt, better, better) == (True, True, 0.0)
 
 
-@pytest.mark.parametrize("name", ["sampled", "budget", "dense"])
-@pytest.mark.parametrize("length", [320, 325])
+@pytest.mark.parametrize(
+    ("name", "length"), diagonal(["sampled", "budget", "dense"], [320, 325], 2)
+)
 def test_bytes_are_those_that_the_mechanism_reports(name: str, length: int) -> None:
     rng, d = np.random.default_rng(length), 16
     policy = policies.get(name)

@@ -52,6 +52,7 @@ def test_what_is_selected_is_read_and_nothing_else() -> None:
         assert lengths.selection(context, found, 48, pages=pages) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path: Path) -> None:
     outcome = quick("sampled_length", tmp_path)
     assert not outcome.failures

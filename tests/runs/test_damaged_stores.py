@@ -17,7 +17,7 @@ from vashista_theory import runs
 from vashista_theory.evaluation import plan as evaluation_plan
 from vashista_theory.sweep import plan as sweep_plan
 
-COUNT, FEW, PROGRAMS = 200, 48, ("problem", "sweep", "evaluation")
+COUNT, FEW, PROGRAMS = 200, 24, ("problem", "sweep", "evaluation")
 REFUSALS = (runs.DamagedStoreError, FileExistsError, FileNotFoundError, RuntimeError, ValueError)
 HUNG = 600  # seconds: what waits for a pipe waits for ever, and is ended with words
 

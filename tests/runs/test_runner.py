@@ -12,12 +12,13 @@ import xarray as xr
 
 from tests.runs import problem
 from tests.runs.interrupted import kill_after, started
+from tests.thinned import spread
 from vashista_theory import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", spread([3, 1], 1))
 def test_killed_midway_and_resumed(tmp_path: Path, threads: int) -> None:
     path = tmp_path / "store"
     command = [sys.executable, "-m", "tests.runs.problem", str(path), str(threads)]

@@ -7,7 +7,8 @@ at a distance ρ > 0 from it, and then strict complementarity fails with exactly
 the question is answered by a few more projections, of the origin.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,15 @@ from jaxtyping import Array, Bool, Float
 from vashista_theory._checks import is_traced
 from vashista_theory._numerics import map_rows, safe_norm
 from vashista_theory.hull.face_basis import Centred, face_basis
-from vashista_theory.hull.projection import project
+from vashista_theory.hull.projection import Projection, project
+
+Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes of a step what is called in its place."""
+
+
+def as_it_is(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Each step is compiled by itself already."""
+    return step
 
 
 class MinimalFace(NamedTuple):
@@ -50,7 +59,12 @@ class _Question(NamedTuple):
     rest: Bool[Array, " n"]
 
 
-def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " n"]) -> MinimalFace:
+def minimal_face(
+    view: Centred,
+    face: Bool[Array, " n"],
+    support: Bool[Array, " n"],
+    compiled: Compiled = as_it_is,
+) -> MinimalFace:
     """Find G from the keys seen from p*, the exposed face, and a support of p* within it.
 
     Outside transformations the projections are made only where a key of F carries no weight, and
@@ -60,23 +74,29 @@ def minimal_face(view: Centred, face: Bool[Array, " n"], support: Bool[Array, " 
         view: keys seen from p*.
         face: F.
         support: keys with positive weight in one optimum.
+        compiled: how each step is compiled, outside transformations.
 
     Returns:
         A `MinimalFace`, in units of the view's length.
     """
 
     def enlarge(state: _State) -> _State:
-        question = _ask(view, face, state.members)
-        found = project(question.rows, jnp.zeros_like(state.nearest), throw=False)
-        return _enlarged(state, face, question, found.weights, found.point)
+        question = compiled(_ask)(view, face, state.members)
+        found = compiled(project_quietly)(question.rows, jnp.zeros_like(state.nearest))
+        return compiled(_enlarged)(state, face, question, found.weights, found.point)
 
-    state = _start(view, face, support)
+    state = compiled(_start)(view, face, support)
     if is_traced(state):
         state = jax.lax.while_loop(lambda s: ~s.decided, enlarge, state)
     else:
         while not bool(state.decided):
             state = enlarge(state)
-    return _concluded(state, face)
+    return compiled(_concluded)(state, face)
+
+
+def project_quietly(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Projection:
+    """`project`, which says only in its result what failed."""
+    return project(keys, query, throw=False)
 
 
 @jax.jit

@@ -27,7 +27,7 @@ from vashista_theory.hull.bounds import (
 )
 from vashista_theory.hull.dual_newton import solve_tilt
 from vashista_theory.hull.face_basis import Centred, centred, face_basis, face_coordinates
-from vashista_theory.hull.minimal_face import MinimalFace, minimal_face
+from vashista_theory.hull.minimal_face import Compiled, MinimalFace, as_it_is, minimal_face
 from vashista_theory.hull.problem import no_projection
 from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import Relaxation, as_epsilon, unless_unsolved
@@ -357,6 +357,11 @@ def face_stability(projection: Projection) -> FaceStability:
             "`face_stability` takes one projection, got a batch with keys of shape "
             f"{projection.keys.shape}. Use `jax.lax.map(face_stability, projections)`."
         )
-    view = _see(projection)
-    minimal = minimal_face(view, projection.face, projection.weights > 0)
-    return FaceStability(projection=projection, **_analyse(projection, view, minimal))
+    return face_stability_by_steps(projection, as_it_is)
+
+
+def face_stability_by_steps(projection: Projection, compiled: Compiled) -> FaceStability:
+    """`face_stability` of one projection, each of its steps as `compiled` makes it."""
+    view = compiled(_see)(projection)
+    minimal = minimal_face(view, projection.face, projection.weights > 0, compiled)
+    return FaceStability(projection=projection, **compiled(_analyse)(projection, view, minimal))

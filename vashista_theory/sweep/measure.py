@@ -11,10 +11,11 @@ from jaxtyping import Array, Float
 
 from vashista_theory._numerics import unit_roundoff
 from vashista_theory._results import Result, name_of
+from vashista_theory.hull.minimal_face import project_quietly
 from vashista_theory.hull.oracle import project_qp
-from vashista_theory.hull.projection import Projection, project
+from vashista_theory.hull.projection import Projection
 from vashista_theory.hull.relaxation import relax
-from vashista_theory.hull.stability import FaceStability, face_stability
+from vashista_theory.hull.stability import FaceStability, face_stability_by_steps
 from vashista_theory.sweep.plan import EXTRA_TEMPERATURES, Task, parameters_text
 
 RELATIVE, ROUNDINGS = 1e-12, 64
@@ -58,12 +59,8 @@ class Located(NamedTuple):
     log_constant: Float[Array, ""]
 
 
-def _locate_any(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
-    projection = project(keys, query, throw=False)
-    stability = face_stability(projection)
-    return Located(
-        projection,
-        stability,
+def _constants(stability: FaceStability) -> tuple[Array, Array, Array]:
+    return (
         stability.published_range(),
         stability.largest_safe_epsilon(float(np.log(LEAK))),
         stability.log_asymptote_constant,
@@ -192,7 +189,12 @@ def measure(task: Task, ratios: np.ndarray, epsilon_unit: str) -> Row:
 
 
 def _locate(keys: Float[Array, "n d"], query: Float[Array, " d"]) -> Located:
-    return _compiled(_locate_any, keys.size <= _SMALL)(keys, query)
+    compiled = functools.partial(_compiled, hurried=keys.size <= _SMALL)
+    # Step by step: as one program it would hold the projection twice, the second for faces of which
+    # a key carries no weight, and compiling takes longer than everything else.
+    projection = compiled(project_quietly)(keys, query)
+    stability = face_stability_by_steps(projection, compiled)
+    return Located(projection, stability, *compiled(_constants)(stability))
 
 
 def _follow(located: Located, epsilon: Float[Array, " e"]) -> dict[str, Array]:

@@ -170,12 +170,17 @@ def draw(dataset: xr.Dataset, output: Path) -> list[Path]:
 
 
 def _compile(tasks: list[plan.Task], compute: Blocks, config: SweepConfig) -> None:
-    """Measure one instance of each shape: side by side here, each compilation happens once."""
-    shapes: dict[tuple[int, ...], plan.Task] = {}
+    """Measure an instance of each shape and family: here each compilation happens once.
+
+    Shapes side by side, and the families of one after another: what only some of them need is
+    compiled with the first of those.
+    """
+    shapes: dict[tuple[int, ...], dict[str, plan.Task]] = {}
     for task in tasks:
-        shapes.setdefault(task.make().keys.shape, dataclasses.replace(task, oracle=False))
+        families = shapes.setdefault(task.make().keys.shape, {})
+        families.setdefault(task.family, dataclasses.replace(task, oracle=False))
     # The largest shape compiles longest.
-    order = [shapes[shape] for shape in sorted(shapes, reverse=True)]
+    order = [list(shapes[shape].values()) for shape in sorted(shapes, reverse=True)]
     watch = Progress(
         len(order),
         description="Compiling for each shape of instance",
@@ -188,10 +193,15 @@ def _compile(tasks: list[plan.Task], compute: Blocks, config: SweepConfig) -> No
             f"Compiling for {count(len(order), 'shape')} of instances, the largest {max(shapes)}: "
             "most of the time of a first run goes here, none of a later one in this process."
         )
+
+    def measured(families: list[plan.Task]) -> None:
+        for task in families:
+            compute.row(task)
+
     with watch, ThreadPoolExecutor(config.threads) as pool:
         try:
-            for measured in as_completed([pool.submit(compute.row, task) for task in order]):
-                measured.result()
+            for one in as_completed([pool.submit(measured, families) for families in order]):
+                one.result()
                 watch.advance()
         except KeyboardInterrupt:
             watch.note("Stopped before the first block. Run the same command again to go on.")
