@@ -173,6 +173,8 @@ def _percent(share: float) -> str:
     if math.isinf(share):
         return "∞"
     value = 100 * share
+    if 0 < value < 1e-3:
+        return "<0.001 %"
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
 
 
