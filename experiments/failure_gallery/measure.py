@@ -11,7 +11,6 @@ A bound that is exceeded is a failure of the experiment; a diagnostic that is wr
 Example: python -m experiments failure_gallery --force
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +138,7 @@ def _finite(value: float) -> float | None:
 
 def policies(config: Config) -> dict[str, Policy]:
     """By the name that the tables use."""
-    budget = dataclasses.replace(Policy.budget(config.pages, summary="box"), dense_below=0)
+    budget = Policy.budget(config.pages, summary="box", dense_below=0)
     return {
         "certified": Policy.certified(config.tolerance, dense_below=0),
         "budget": budget,

@@ -9,7 +9,6 @@ needs, and how many that is depends on the head and the query.
 Example: python -m experiments latency --force
 """
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +152,6 @@ def _counted(
             name = f"certified {100 * tolerance:g} %"
             found = reader.read(Policy.certified(tolerance, dense_below=0))
             yield name, kind, found.pages, tolerance, float(found.dropped.max())
-    policy = dataclasses.replace(Policy.budget(config.pages, summary="box"), dense_below=0)
+    policy = Policy.budget(config.pages, summary="box", dense_below=0)
     found = Reader(held, KINDS["box"], optimise=not config.quick).read(policy)
     yield f"budget {config.pages}", "boxes", found.pages, None, float(found.dropped.max())

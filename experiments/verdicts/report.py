@@ -31,7 +31,7 @@ def report(found: Measured) -> Outcome:
     }
     said = (
         f"Of {values['claims']} claims {values['hold']} hold, {values['hold_where']} hold under a "
-        f"condition, {values['fail']} do not hold, {values['not_measured']} not measured."
+        f"condition, {values['fail']} do not hold; not measured: {values['not_measured']}."
     )
     moved = (
         f"Of {values['with_thresholds']} verdicts with thresholds {values['moved_by_a_threshold']} "

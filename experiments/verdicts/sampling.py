@@ -46,7 +46,7 @@ def constant_size(
         return Judged(FAILS, said)
     growth = _exponent(by_length)
     flat = 2 * exponent_of_flat
-    said += f" That grows like the length to the power {growth:.2f}, where {flat:g} were flat."
+    said += f" That grows like the length to the power {growth:.2f}; up to {flat:g} counts as flat."
     return Judged(
         HOLDS if growth <= flat else where("keys are diffuse; in the model the error grows"), said
     )

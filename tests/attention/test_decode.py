@@ -1,6 +1,7 @@
 """Sparse decoding against dense attention in float64: equal when complete, bounded when not."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -239,8 +240,11 @@ def test_a_short_context_is_read_densely_unless_asked_otherwise():
     assert int(info.pages_read[0, 0]) == 24
     assert bool(info.certified[0, 0])
     assert not bool(info.fell_back[0, 0]), "nothing failed: sparse could not win"
-    _, info = vashista_attention(query, cache, Policy.certified(0.3, dense_below=95))
-    assert int(info.pages_read[0, 0]) < 24
+    for made in (partial(Policy.certified, 0.3), partial(Policy.budget, 4)):
+        _, info = vashista_attention(query, cache, made(dense_below=95))
+        assert int(info.pages_read[0, 0]) < 24
+        _, info = vashista_attention(query, cache, made(dense_below=96))
+        assert int(info.pages_read[0, 0]) == 24
 
 
 @pytest.mark.parametrize(

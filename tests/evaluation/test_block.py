@@ -1,7 +1,5 @@
 """A block of teacher-forced steps is the mechanism, one step at a time."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +49,7 @@ def test_two_levels_are_the_mechanism_step_by_step() -> None:
     # 20 superpages of 256 tokens: enough for a first level that leaves some closed.
     problem = cases.numbers(3, 20 * 256 + 7, 2)
     policy = policies.get("budget-two-levels")
-    plain = dataclasses.replace(Policy.budget(6, summary="sketch"), dense_below=0)
+    plain = Policy.budget(6, summary="sketch", dense_below=0)
     reading = cases.read(policy, problem, 6)
     for step, (output, _) in enumerate(cases.one_at_a_time(*problem, plain, policy.spec)):
         np.testing.assert_allclose(reading.output[:, step], output, rtol=0, atol=1e-12)

@@ -200,14 +200,22 @@ class Policy:
         return cls(pages=pages, summary="mean", sink=0, recent=1)
 
     @classmethod
-    def budget(cls, pages: int = 64, *, summary: Summary = "sketch") -> "Policy":
+    def budget(
+        cls, pages: int = 64, *, summary: Summary = "sketch", dense_below: int = 1024
+    ) -> "Policy":
         """A fixed number of pages found on two levels: cost hardly grows with the context.
 
         Superpages are judged by their boxes, the pages in the best of them by `summary`. Boxes
-        cost less than sketches and find the right page less often.
+        cost less than sketches and find the right page less often. Contexts with room for at most
+        `dense_below` tokens are read densely.
         """
         _check_count("pages", pages, least=1, optional=False)
-        return cls(pages=pages, summary=summary, superpages=max(4, pages // 2), dense_below=1024)
+        return cls(
+            pages=pages,
+            summary=summary,
+            superpages=max(4, pages // 2),
+            dense_below=dense_below,
+        )
 
     @classmethod
     def certified(

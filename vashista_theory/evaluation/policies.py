@@ -15,7 +15,7 @@ many pages as they do: those always read count, and the query heads of a group s
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -269,7 +269,7 @@ _mechanism(
     "budget-two-levels",
     "ours: `Policy.budget`, 2-bit keys of the pages of the best superpages by box",
     # Others read so many pages of a short context too.
-    lambda pages: replace(Policy.budget(pages), dense_below=0),
+    lambda pages: Policy.budget(pages, dense_below=0),
     spec=_ROUTE,
 )
 for _tolerance in (0.05, 0.01):
