@@ -5,6 +5,11 @@ T1′ is the published form with the range it leaves unsaid: α_i ≤ e^{−h} e
 along Δ/ε, summed over the keys off the face, and T1 with T2 for the displacement. The slack is the
 logarithm to base 10 of bound over truth: decades given away.
 
+T1′ is about one weight, the published claim about the whole mass m off the face. T1′ gives
+m ≤ (n − |F|) e^{−h} e^{−Δ/(2ε)}; without the factor it fails inside the range too: with the key 0
+once, the key −1/R n − 1 times and the query R on a line, Δ = 1, h = 0, κ = R, and m solves
+m/(1 − m) = (n − 1) e^{−(1 + m/R²)/ε}.
+
 Outside its range T1′ can fail, and the form with factor 1 and no prefactor, α_i ≤ e^{−μ_i/ε}, is
 false: both are shown on the three keys (−1, 0), (1, 0), (X, −1) with the query (0.9, 1). There
 p* = (0.9, 0) has weights 0.05 and 0.95, Δ = μ₃ = 1, w₀ = (½ log 19, 0), h = 0.199 nats, so
@@ -38,6 +43,7 @@ _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
 _RATIOS = np.geomspace(0.1, 1e3, 41)
 _TABLED = (1.0, 10.0, 100.0, 1000.0)
 _REACHES = (3.0, 10.0, 30.0, 100.0)
+_CROWD, _CROWD_REACH, _CROWD_EPSILON = 100, 10.0, 0.5
 _COUNTER_RATIOS = np.geomspace(0.01, 1e4, 241)
 
 
@@ -71,6 +77,7 @@ class Compared(NamedTuple):
         limit: The largest ε of T1′'s range.
         published: Decades by which the worst weight exceeds T1′, by ε; at most 0 where it holds.
         factor_one: The same for the form with factor 1.
+        mass: Decades by which the mass off the face exceeds e^{−Δ/(2ε)}.
     """
 
     family: str
@@ -79,6 +86,7 @@ class Compared(NamedTuple):
     limit: float
     published: np.ndarray
     factor_one: np.ndarray
+    mass: np.ndarray
 
 
 def measure(config: Config) -> Measured:
@@ -141,8 +149,16 @@ def compare(family: str, given: Problem, epsilon: np.ndarray) -> Compared:
         return np.max(weights - bound - hulls.allowance(given, epsilon[:, None], bound), axis=1)
 
     limit = float(given.stability.published_range())
+    claimed = -given.gap / (2 * epsilon)
+    mass = along.log_mass - claimed - hulls.allowance(given, epsilon, claimed)
     return Compared(
-        family, given, along, limit, worst(published) / DECADE, worst(factor_one) / DECADE
+        family,
+        given,
+        along,
+        limit,
+        worst(published) / DECADE,
+        worst(factor_one) / DECADE,
+        mass / DECADE,
     )
 
 
@@ -199,6 +215,7 @@ def _failure_row(name: str, found: list[Compared]) -> dict[str, Any]:
     published = np.concatenate([c.published for c in found])
     factor_one = np.concatenate([c.factor_one for c in found])
     beyond = published[~inside]
+    mass = np.concatenate([c.mass for c in found])
     return {
         "family": name,
         "inside": int(inside.sum()),
@@ -206,6 +223,8 @@ def _failure_row(name: str, found: list[Compared]) -> dict[str, Any]:
         "beyond": int(beyond.size),
         "beyond_failed": int((beyond > 0).sum()),
         "beyond_worst": float(beyond.max()) if (beyond > 0).any() else None,
+        "inside_mass_failed": int((mass[inside] > 0).sum()),
+        "beyond_mass_failed": int((mass[~inside] > 0).sum()),
         "factor_one": int(factor_one.size),
         "factor_one_failed": int((factor_one > 0).sum()),
         "factor_one_worst": float(factor_one.max()) if (factor_one > 0).any() else None,
@@ -222,6 +241,44 @@ def predicted_excess(reach: float) -> float:
     """Limit of log(α₃ e^{1/ε}) by hand: ½ log 19 · (X − 0.9) − h, nats."""
     entropy = -(0.05 * np.log(0.05) + 0.95 * np.log(0.95))
     return float(0.5 * np.log(19.0) * (reach - 0.9) - entropy)
+
+
+def crowd(keys: int, reach: float) -> Instance:
+    """On a line: 0 once, −1/reach for all other keys, and the query `reach`."""
+    line = np.full((keys, 1), -1.0 / reach)
+    line[0] = 0.0
+    return Instance(line, np.array([reach]), "a crowd on a line", 0)
+
+
+def crowd_mass(keys: int, reach: float, epsilon: float) -> float:
+    """The mass off its face by hand: the root of log(m/(1 − m)) = log(n − 1) − (1 + m/R²)/ε."""
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if (
+            np.log(middle) - np.log1p(-middle)
+            < np.log(keys - 1) - (1 + middle / reach**2) / epsilon
+        ):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _crowded() -> dict[str, float]:
+    """A mass above the published rate, well inside the range of T1′."""
+    given = hulls.problem(crowd(_CROWD, _CROWD_REACH))
+    one = compare("a crowd on a line", given, np.full(_RATIOS.size, _CROWD_EPSILON))
+    return {
+        "crowd_keys": _CROWD,
+        "crowd_reach": _CROWD_REACH,
+        "crowd_epsilon": _CROWD_EPSILON,
+        "crowd_range": one.limit,
+        "crowd_mass": float(np.exp(one.along.log_mass[0])),
+        "crowd_by_hand": crowd_mass(_CROWD, _CROWD_REACH, _CROWD_EPSILON),
+        "crowd_claimed": float(np.exp(-given.gap / (2 * _CROWD_EPSILON))),
+        "crowd_weight_excess": float(one.published[0]),
+    }
 
 
 def _counterexample(reach: float) -> dict[str, Any]:
@@ -276,18 +333,25 @@ def _values(
             float(c.given.instance.parameters.get("temperature", np.nan)) / c.limit for c in found
         ]
         values[f"{short}_model_over_range"] = hulls.spread(model)["median"]
-    totals = ("inside", "inside_failed", "beyond", "beyond_failed", "factor_one")
+    totals = (
+        "inside", "inside_failed", "inside_mass_failed", "beyond", "beyond_failed",
+        "beyond_mass_failed", "factor_one",
+    )  # fmt: skip
     values |= {f"pairs_{name}": sum(row[name] for row in failed) for name in totals}
     values["pairs_factor_one_failed"] = sum(row["factor_one_failed"] for row in failed)
     ten = next(row for row in counter if row["reach"] == 10.0)
     far = counter[-1]
-    return values | {
-        "counterexample_predicted": ten["predicted"],
-        "counterexample_measured": ten["measured"],
-        "counterexample_error": max(abs(r["measured"] - r["predicted"]) for r in counter),
-        "counterexample_range_starts": ten["starts"],
-        "counterexample_published_excess": ten["excess"],
-        "counterexample_published_at": ten["at"],
-        "counterexample_far_reach": far["reach"],
-        "counterexample_far_excess": far["excess"],
-    }
+    return (
+        values
+        | _crowded()
+        | {
+            "counterexample_predicted": ten["predicted"],
+            "counterexample_measured": ten["measured"],
+            "counterexample_error": max(abs(r["measured"] - r["predicted"]) for r in counter),
+            "counterexample_range_starts": ten["starts"],
+            "counterexample_published_excess": ten["excess"],
+            "counterexample_published_at": ten["at"],
+            "counterexample_far_reach": far["reach"],
+            "counterexample_far_excess": far["excess"],
+        }
+    )

@@ -34,6 +34,8 @@ _FAILURES = {
     "beyond": "pairs beyond its range",
     "beyond_failed": "of those, pairs with a weight above T1′",
     "beyond_worst": "largest excess there, decades",
+    "inside_mass_failed": "pairs in the range whose mass off the face is above e^(−Δ/(2ε))",
+    "beyond_mass_failed": "pairs beyond it whose mass is",
     "factor_one": "pairs compared with the form of factor 1",
     "factor_one_failed": "of those, pairs with a weight above it",
     "factor_one_worst": "largest excess, decades",
@@ -111,6 +113,15 @@ def findings(values: Mapping[str, Any]) -> list[str]:
             f"{values['pairs_inside']:,} pairs; beyond it in {beyond} of "
             f"{values['pairs_beyond']:,} on these families"
             + ("." if beyond else ": the range is sufficient, and far from necessary on them.")
+        ),
+        (
+            f"The whole mass off the face is above e^(−Δ/(2ε)) in "
+            f"{values['pairs_inside_mass_failed']} pairs in the range and "
+            f"{values['pairs_beyond_mass_failed']} beyond it. T1′ bounds single weights: of "
+            f"{values['crowd_keys']} keys on a line the mass is {values['crowd_mass']:.3f} (by "
+            f"hand {values['crowd_by_hand']:.3f}) where the rate is "
+            f"{values['crowd_claimed']:.3f}, at ε = {values['crowd_epsilon']:g} of a range that "
+            f"ends at {values['crowd_range']:.3g}."
         ),
         (
             f"The form with factor 1 fails in {values['pairs_factor_one_failed']:,} of "

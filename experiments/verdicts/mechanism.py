@@ -46,22 +46,29 @@ def drop_in(generation: Found) -> Judged:
 
 
 @CLAIMS.add(
-    "A small candidate set per query, by paged selection", "T7", "attention.decode", "decode_cpu"
+    "A small candidate set per query, by paged selection",
+    "T7",
+    "attention.decode",
+    "certified_text",
+    "decode_cpu",
 )
-def small_set(decode: Found, *, small: float = 0.25, most: float = 0.5) -> Judged:
-    real = decode.rows("reading", keys=_REAL, step="certified", layout="8 bits")
+def small_set(text: Found, decode: Found, *, small: float = 0.25) -> Judged:
+    """Small in the median at the longest text, and there at the ninetieth percentile too."""
+    rows = sorted(text.rows("certificates", tolerance=0.05), key=lambda row: row["context"])
+    first, last = rows[0], rows[-1]
     normal = decode.rows("reading", keys="normal", step="certified", layout="8 bits")
-    first, last = (end(real, key=_tokens) for end in (min, max))
     worst = max(row["share_read"] for row in normal)
+    median, tail = (last[name] / last["pages"] for name in ("pages_median", "pages_high"))
     said = (
-        f"To prove 5 % dropped, {first['share_read']:.0%} of the pages are read at "
-        f"{_tokens(first):,} tokens and {last['share_read']:.0%} at {_tokens(last):,} (real heads, "
-        f"mean); {worst:.0%} of independent normal keys. A budget reads a fixed number and proves "
-        "nothing."
+        f"To prove 5 % dropped on text, {first['pages_median'] / first['pages']:.0%} of the pages "
+        f"are read at {first['context']:,} tokens and {median:.1%} at {last['context']:,} in the "
+        f"median, {tail:.0%} at the ninetieth percentile there; {worst:.0%} of independent normal "
+        "keys. Longer texts were not measured. A budget reads a fixed number and proves nothing."
     )
-    if last["share_read"] > small:
+    if median > small:
         return Judged(FAILS, said)
-    return Judged(where("attention is concentrated") if worst > most else HOLDS, said)
+    condition = f"the context is {last['context']:,} tokens and the query not diffuse"
+    return Judged(HOLDS if max(tail, worst) <= small else where(condition), said)
 
 
 @CLAIMS.add(
@@ -108,6 +115,10 @@ def fast_step(decode: Found) -> Judged:
         step: _faster_from({n: min(t, late[step][n]) for n, t in by.items()})
         for step, by in times.items()
     }
+    said += (
+        ". What drawing in two stages does to predictions was not measured, and this budget moves "
+        "them more than is kept (below)"
+    )
     if all(start == lengths[0] for start in starts.values()):
         return Judged(HOLDS, f"{said}.")
     if all(start is None for start in starts.values()):
@@ -258,7 +269,7 @@ def predicted(survey: Found, *, unsafe_share: float = 0.05) -> Judged:
     return Judged(FAILS, said)
 
 
-def _spread_rule(step: str, promise: str, form: str = "") -> None:
+def _spread_rule(step: str, promise: str, form: str = "", remark: str = "") -> None:
     @CLAIMS.add(f"Predictable latency (p50, p90, p99): {promise}", "—", "attention", "decode_cpu")
     def latency(decode: Found, *, tail_beyond_dense: float = TAIL - 1) -> Judged:
         rows = decode.rows("decode", keys=_REAL, step=step)
@@ -282,7 +293,7 @@ def _spread_rule(step: str, promise: str, form: str = "") -> None:
         ]
         said += (
             f". Predictable means p99 over p50 at most {1 + tail_beyond_dense:g} times that of "
-            "dense, which does the same work for every query."
+            f"dense, which does the same work for every query.{remark}"
         )
         if len(narrow) == len(by):
             return Judged(HOLDS, said)
@@ -291,9 +302,19 @@ def _spread_rule(step: str, promise: str, form: str = "") -> None:
         return Judged(where(f"the context is {listed(f'{n:,}' for n in narrow)} tokens"), said)
 
 
-_spread_rule("sampled", f"a fixed number of drawn tokens, {_STAGED}", _STAGED)
+_spread_rule(
+    "sampled",
+    f"a fixed number of drawn tokens, {_STAGED}",
+    _STAGED,
+    " Up to some 14,000 tokens there are too few runs for a second stage: every token is scored.",
+)
 _spread_rule("budget", "a fixed number of pages by boxes")
-_spread_rule("certified", "certified reading")
+_spread_rule(
+    "certified",
+    "certified reading",
+    remark=" The share of pages read was set when the caches were made, from text up to 8,192 "
+    "tokens and a line beyond.",
+)
 
 
 @CLAIMS.add("Predictable cost without outside retrieval", "—", "attention.cache", "decode_cpu")

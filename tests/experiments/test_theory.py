@@ -71,6 +71,22 @@ def test_the_published_form_fails_beyond_its_range_and_not_in_it() -> None:
     assert np.all(one.factor_one > 0)
 
 
+def test_a_mass_above_the_published_rate_inside_the_range() -> None:
+    given = hulls.problem(published_constants.crowd(100, 10.0))
+    epsilon = np.full(41, 0.5)  # as many as in the experiment
+    one = published_constants.compare("crowd", given, epsilon)
+    assert given.gap == pytest.approx(1.0, abs=1e-12)
+    assert one.limit == pytest.approx(100 / (4 * math.log(100)), rel=1e-12)  # κ = 10, h = 0
+    assert epsilon[0] < one.limit
+    # 99 e^(−2 (1 + m/100)) = 13.15 for m = 0.929, and 13.15/14.15 = 0.929.
+    mass = math.exp(one.along.log_mass[0])
+    assert mass == pytest.approx(0.9293, abs=1e-4)
+    assert mass == pytest.approx(published_constants.crowd_mass(100, 10.0, 0.5), rel=1e-9)
+    assert one.mass[0] == pytest.approx(math.log10(mass / math.exp(-1)), abs=1e-6)
+    assert one.published[0] < 0, "each weight obeys T1′"
+    assert mass <= 99 * math.exp(-1), "and so the mass, with the factor n − |F|"
+
+
 def test_the_closed_form_of_the_degenerate_examples() -> None:
     given = hulls.problem(instances.make("degenerate", variant="positive_power"))
     epsilon = np.geomspace(1e-1, 1e-13, 61)  # as in the experiment, which has compiled it
