@@ -100,6 +100,23 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     yield from zip(reads.mean(errors).tolist(), bias.tolist(), strict=True)
 
 
+@statement("ineq:T8bias")
+def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+    reads = Reads(rng)
+    if reads.tail.all():
+        return
+    mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
+    total, all_mass = reads.weights.sum(axis=1), reads.mass.sum()
+    # As if the mass in the denominator were never below the whole.
+    least = all_mass if wrong else reads.mass[~reads.tail].sum()
+    errors = (reads.weights @ reads.values) / total[:, None] - reads.output
+    away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail].max()
+    per_token = _spread(mass, proxy) / reads.pi[reads.tail].sum()
+    bound = away * (mass.sum() / all_mass) ** 2 * per_token * all_mass / least
+    yield float(np.linalg.norm(reads.mean(errors))), float(bound)
+    yield float(reads.mean((errors**2).sum(axis=1))), float(reads.variance / least**2)
+
+
 @statement("id:T8stages")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     runs, size = 3, 2
