@@ -38,11 +38,12 @@ def test_a_result_without_the_value_is_not_measured() -> None:
     assert "regime_map has no value 'epsilon'" in said.evidence
 
 
-@pytest.mark.parametrize(("violations", "rate", "verdict"), [
-    (0, 0.99, "holds where complementarity is strict"), (1, 0.99, FAILS), (0, 0.4, FAILS),
+@pytest.mark.parametrize(("of_t1", "of_t3", "rate", "verdict"), [
+    (0, 0, 0.99, HOLDS), (0, 1, 0.99, FAILS), (1, 0, 0.99, FAILS), (0, 0, 0.4, FAILS),
 ])  # fmt: skip
-def test_leakage(violations: int, rate: float, verdict: str) -> None:
-    values = {"violations_t3": violations, "checks_t3": 10, "rate_median": 1.0}
+def test_leakage(of_t1: int, of_t3: int, rate: float, verdict: str) -> None:
+    values = {"violations_t3": of_t3, "checks_t3": 10, "rate_median": 1.0}
+    values |= {"violations_t1": of_t1, "checks_t1": 10}
     values |= {"rates_fitted": 3, "rate_low": rate, "rate_high": 1.0, "constant_error_median": 0.1}
     assert judged("Mass off the face", theorem_constants=Outcome(values=values)) == verdict
 
