@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.thinned import spread
 from vashista_theory import _streams
 from vashista_theory.__main__ import COMMANDS
 
@@ -47,7 +48,7 @@ def _left(*command: str, both: bool = False) -> tuple[int, str]:
     return ran.returncode, ran.stderr or ""
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", spread(WAYS, 3))
 def test_whatever_a_command_writes_with(way: str) -> None:
     code = (
         "from vashista_theory import _streams\n"
