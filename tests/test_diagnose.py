@@ -130,8 +130,8 @@ def test_ordinary_attention_agrees_with_numpy() -> None:
         ("all exposed, degenerate", "degenerate_face", "inside", 5),
         ("coincident", "successful", "inside", 5),
         ("inside", "inside_hull", "no gap", 5),
-        ("single key", "successful", "inside", 1),
-        ("single key, same", "inside_hull", "no gap", 1),
+        pytest.param("single key", "successful", "inside", 1, marks=pytest.mark.slow),
+        pytest.param("single key, same", "inside_hull", "no gap", 1, marks=pytest.mark.slow),
     ],
 )
 def test_special_cases_are_told_apart(case: str, result: str, regime: str, size: int) -> None:
@@ -291,6 +291,7 @@ def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_module_runs_by_its_name(files: Path) -> None:
     done = fresh("-m", "vashista_theory.diagnose", str(files / "keys.npy"), str(files / "none.npy"))
     assert (done.returncode, done.stdout) == (2, "")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.attention.dense_reference import attend
+from tests.thinned import spread
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, calibrate, vashista_attention
 from vashista_theory.hull.heads import load_heads
 
@@ -78,7 +79,7 @@ def peaked():
     return keys, queries
 
 
-@pytest.mark.parametrize("lengths", [(32, 32), (32, 0)])
+@pytest.mark.parametrize("lengths", spread([(32, 0), (32, 32)], 1))
 def test_the_share_counts_query_heads_of_sequences_that_are_not_empty(lengths):
     keys, queries = peaked()
     cache = small(keys, lengths=lengths)

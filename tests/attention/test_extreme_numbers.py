@@ -297,6 +297,7 @@ def share_of_first(query: np.ndarray, keys: np.ndarray, scale: float, coupling: 
         return 1 / (1 + mpmath.exp(-high))
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**20),
     kinds=st.tuples(KINDS, KINDS),

@@ -206,6 +206,7 @@ def test_the_sample_knows_its_own_error(name):
     assert np.all((mean > 0.8) & (mean < 1.1))  # 40 tokens: ô lies nearer to what was drawn than o
 
 
+@pytest.mark.slow
 def test_a_context_of_at_most_so_many_tokens_is_read_whole():
     problem = Problem(tokens=40)
     output, info = draws(problem, policy_of(40), copies=2)

@@ -159,6 +159,7 @@ def test_units_are_drawn_with_their_probabilities_and_as_many_every_time():
     assert drawn[:, 0, :3].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flaw", spread(["unweighted", "blind estimate"], 1))
 def test_a_flawed_read_is_seen(flaw, monkeypatch):
     """Controls: superpages that do not count 1/π₁ times, an estimate without their variance."""
@@ -278,6 +279,7 @@ def test_rows_that_are_loose_enough_do_not_read_again():
     assert np.all(info.error_estimate[~info.fell_back] < 0.3 * size)
 
 
+@pytest.mark.slow
 def test_kv_heads_of_a_sequence_share_and_kernels_read_the_same():
     """The portable kernels read what was drawn as plain JAX does."""
     rng = np.random.default_rng(0)

@@ -115,6 +115,7 @@ def test_pages(sinks: str, cap: str, dtype: Any) -> None:
         assert np.all(within.sum(axis=-1) <= info.tokens_read), name
 
 
+@pytest.mark.slow
 def test_a_sink_makes_a_proof_easier() -> None:
     # It is mass that is always read.
     query, keys, values = problem(4)

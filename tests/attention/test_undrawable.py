@@ -32,7 +32,7 @@ def step(
     [
         pytest.param(None, None, None, marks=pytest.mark.slow),
         (None, 0.999, 0.05),
-        (4, None, None),
+        pytest.param(4, None, None, marks=pytest.mark.slow),
         pytest.param(4, None, 0.05, marks=pytest.mark.slow),
     ],
 )

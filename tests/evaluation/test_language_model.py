@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface
 
 from tests.evaluation import tiny
+from tests.thinned import spread
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.evaluation import certificates, policies
 from vashista_theory.evaluation.language_model import LanguageModel
@@ -103,7 +104,7 @@ def subject() -> LanguageModel:
     return LanguageModel(tiny.model(), tiny.Tokenizer(), name="tiny")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", spread(OURS, 2))
 def test_a_block_is_decoding_one_token_at_a_time(name: str) -> None:
     policy, start = policies.get(name), TOKENS - STEPS
     model = subject()

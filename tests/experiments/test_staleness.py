@@ -122,6 +122,7 @@ def test_what_was_computed_before_is_named() -> None:
     assert why == "computed before fingerprints covered the package"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

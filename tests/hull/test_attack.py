@@ -35,13 +35,14 @@ def test_no_projection_is_wrong(family: str, number: int) -> None:
     refute("project", family, "float64", number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", spread(OTHERS, 6))
 @given(number=NUMBERS)
 def test_no_projection_in_float32_is_wrong(family: str, number: int) -> None:
     refute("project", family, "float32", number)
 
 
-@pytest.mark.parametrize("family", spread(OTHERS, 6))
+@pytest.mark.parametrize("family", spread(OTHERS, 3))
 @settings(max_examples=10)
 @given(number=NUMBERS)
 def test_no_projection_by_blocks_is_wrong(family: str, number: int) -> None:

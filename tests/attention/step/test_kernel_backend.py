@@ -252,6 +252,7 @@ def test_a_step_is_a_few_kernels(name, monkeypatch):
     assert stages_asked_for(step, monkeypatch) == STAGES[name]
 
 
+@pytest.mark.slow
 def test_scores_and_reads_of_a_tpu_in_its_interpreter(monkeypatch):
     """Boxes of superpages and of pages, which the kernel takes in order, then pages in a list."""
     rng = np.random.default_rng(0)
@@ -280,7 +281,10 @@ def test_scores_and_reads_of_a_tpu_in_its_interpreter(monkeypatch):
 )
 @pytest.mark.parametrize(
     ("platform", "device", "call"),
-    [("gpu", "h100", "mosaic_gpu"), ("tpu", "v5e", "tpu_custom_call")],
+    [
+        ("gpu", "h100", "mosaic_gpu"),
+        pytest.param("tpu", "v5e", "tpu_custom_call", marks=pytest.mark.slow),
+    ],
 )
 def test_a_whole_step_lowers(name, most, platform, device, call, monkeypatch):
     if platform == "gpu":

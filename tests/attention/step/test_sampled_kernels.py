@@ -88,6 +88,7 @@ def test_the_estimate_of_equal_values_is_no_rounding_of_them():
     assert np.all(np.asarray(info.error_estimate) <= 1e-3)
 
 
+@pytest.mark.slow
 def test_a_back_end_that_cannot_read_tokens_leaves_them_to_plain_jax(monkeypatch):
     query, cache = make(4, 3)
     policy = POLICIES["sampled"]
