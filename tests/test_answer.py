@@ -11,7 +11,7 @@ import pytest
 
 import vashista_theory as vt
 import vashista_theory.diagnose as command
-from vashista_theory._diagnose.answer import is_sparse, sentences
+from vashista_theory._diagnose.answer import _percent, is_sparse, sentences
 from vashista_theory._diagnose.figure import draw
 from vashista_theory._diagnose.record import Asked, HeadReading
 
@@ -325,3 +325,12 @@ def test_the_legend_explains_every_column(found: vt.Answer) -> None:
     assert f"so about {TOKENS}" in text
     head = found.shown[1]
     assert f"head {head}, its last query (sees the keys 0 to 95)" in text
+
+
+@pytest.mark.parametrize(("share", "said"), [
+    (0.0, "0 %"), (2.1e-8, "<0.001 %"), (1.2e-5, "0.0012 %"), (0.0994, "9.9 %"), (0.314, "31 %"),
+    (math.inf, "∞"),
+])  # fmt: skip
+def test_no_share_is_wider_than_its_column(share: float, said: str) -> None:
+    assert _percent(share) == said
+    assert len(said) <= 8

@@ -116,8 +116,8 @@ def fast_step(decode: Found) -> Judged:
         for step, by in times.items()
     }
     said += (
-        ". What drawing in two stages does to predictions was not measured, and this budget moves "
-        "them more than is kept (below)"
+        ". These are speeds alone: what such reads do to predictions is judged apart, and of two "
+        "stages not at all"
     )
     if all(start == lengths[0] for start in starts.values()):
         return Judged(HOLDS, f"{said}.")

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from experiments.verdicts.judging import FAILS, HOLDS, Claims, Found, Judged, listed, where
+from vashista_theory.hull.heads import load_heads
 
 CLAIMS = Claims()
 
 _ROUNDING = 1e-9  # of a difference of two shares of prompts
 _DEFAULT, _BITS = 256, 2  # tokens and bits of `Policy.sampled`
-_RECORDED = 1024  # tokens of the packaged heads
 
 
 @CLAIMS.add(
@@ -67,17 +67,18 @@ def criterion(
 ) -> Judged:
     rows = sorted(reads.rows("calibration", bits=_BITS), key=lambda row: row["tokens"])
     exceeded, bounded = reads["bounds exceeded"], reads["bounded rows"]
+    recorded = load_heads().keys.shape[2]
     said = (
         "Error over estimate, 95th percentile: "
         + listed(f"{row['p95']:.2f} with {row['tokens']} tokens" for row in rows)
-        + f" (2-bit keys, contexts of at most {_RECORDED:,} tokens). Its bound at confidence .999, "
+        + f" (2-bit keys, contexts of at most {recorded:,} tokens). Its bound at confidence .999, "
         f"by keys of 4 and 8 bits, is exceeded in {exceeded} of {bounded:,} reads."
     )
     # A bound that is exceeded more often than one in a thousand, with room for chance, is none.
     if exceeded > share_exceeded * bounded:
         return Judged(FAILS, said)
     right = [row["tokens"] for row in rows if row["p95"] <= error_over_estimate]
-    short = f"contexts have at most {_RECORDED:,} tokens"
+    short = f"contexts have at most {recorded:,} tokens"
     if len(right) == len(rows):
         return Judged(where(short), said)
     if not right or rows[-1]["p95"] > error_over_estimate:

@@ -4,7 +4,10 @@ That T1 to T3 hold everywhere is in test_properties.py.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ import vashista_theory as vt
 from tests.hull import checks
 from tests.hull.strategies import LENGTH_OF_PATH, UNIT, Problem, Solved, solve, solved_families
 from vashista_theory.hull import instances
+from vashista_theory.hull.stability import face_stability_by_steps
 
 
 def strict_with_gap() -> list[Solved]:
@@ -369,3 +373,19 @@ def test_known_entropy_tangent_and_strictness() -> None:
             assert abs(float(stability.degeneracy_distance) - known.margin) <= 1e-13
             exponents = (made.keys - known.point) @ np.asarray(stability.margin)
             np.testing.assert_allclose(exponents, known.exponents, atol=1e-11)
+
+
+def test_steps_are_those_of_the_whole_and_no_more_than_are_needed() -> None:
+    """Only a face of which a key carries no weight is asked about, by another projection."""
+    for solved in solved_families():
+        taken: list[str] = []
+
+        def noted(step: Callable[..., Any], taken: list[str] = taken) -> Callable[..., Any]:
+            taken.append(step.__name__)
+            return step
+
+        found = face_stability_by_steps(solved.projection, noted)
+        jax.tree.map(np.testing.assert_array_equal, found, solved.stability)
+        projection = solved.projection
+        asked = np.any(np.asarray(projection.face) & ~(np.asarray(projection.weights) > 0))
+        assert ("project_quietly" in taken) == asked, solved.problem.name

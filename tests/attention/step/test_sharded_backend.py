@@ -19,7 +19,7 @@ from vashista_theory.attention.step.sharded_backend import _over_marked
 ROOT = Path(__file__).parents[3]
 CASES = "tests/attention/step/sharded_cases.py"
 CASE = f"{CASES}::test_growing_forking_and_freeing_equal_one_device"
-# Words of the cases that run every time: a policy, an append that fails, pools written in place.
+# Words of the cases that run every time: a policy, pools written in place.
 FEW = "else_dense or pools_are_written"
 LIMIT = 240  # seconds: a process that waits for another for ever is ended
 
