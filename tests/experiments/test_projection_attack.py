@@ -1,17 +1,16 @@
 """The judge of the attack notices each kind of wrong answer, and only those."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.__main__ import main
 from experiments.projection_attack import exact as exact_projection
 from experiments.projection_attack.families import FAMILIES
 from experiments.projection_attack.judge import Answer, condition, judge, root
+from tests.experiments.quick_runs import quick
 
 KEYS = np.array([[1.0, 1.0], [1.0, -1.0], [-1e6, 0.0], [0.5, 0.0]])
 QUERY = np.array([2.0, 0.5])
@@ -116,8 +115,6 @@ def test_families_repeat_and_fit_their_type(name: str) -> None:
 
 @pytest.mark.slow  # 800 answers
 def test_quick_run(tmp_path: Path) -> None:
-    main(["projection_attack", "--quick", "--results", str(tmp_path)])
-    content = json.loads((tmp_path / "quick" / "projection_attack.json").read_text())
-    values = content["outcome"]["values"]
+    values = quick("projection_attack", tmp_path).values
     assert values["answers"] == 2 * values["instances"] == 2 * 2 * 8 * len(FAMILIES)
     assert values["wrong"] == 0

@@ -55,12 +55,11 @@ def test_quick_run(tmp_path: Path) -> None:
 
 
 def test_committed_result() -> None:
-    stored = results.read(results.path_of("published_algorithm"))
-    assert stored is not None
-    check(stored["outcome"]["values"], pages=(4, 8, 16))
-    assert not stored["outcome"]["failures"]
+    outcome = results.outcome("published_algorithm")
+    check(outcome.values, pages=(4, 8, 16))
+    assert not outcome.failures
     # 1.2 over 1/√64.
-    assert stored["outcome"]["values"]["times_colder"] == pytest.approx(9.6)
+    assert outcome.values["times_colder"] == pytest.approx(9.6)
 
 
 def check(values: dict, *, pages: tuple[int, ...]) -> None:
