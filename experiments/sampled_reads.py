@@ -24,11 +24,11 @@ import numpy as np
 from scipy.stats import binom
 
 from experiments.framework.outcome import Measured, Outcome, sentences
+from experiments.shared.recorded import PAGE, Layer, always_read, largest, read_layer
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
-from vashista_theory.hull.heads import Heads, load_heads
+from vashista_theory.hull.heads import load_heads
 
-PAGE = 16
 SURE = 2 * PAGE
 BITS = (1, 2, 4)
 _BOUNDED_BITS = (4, 8)
@@ -89,65 +89,11 @@ class Config:
         return Config((128,), 1, self.seed, quick=True)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer in float64, read densely.
-
-    Attributes:
-        queries: (position, head, D).
-        keys: (kv head, token, D).
-        values: Like the keys.
-        lengths: Tokens that the query of each position sees.
-        scale: Factor on the scores.
-        shares: Softmax mass of each token, (position, head, token).
-        output: Dense output, (position, head, D).
-    """
-
-    queries: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
-    lengths: np.ndarray
-    scale: float
-    shares: np.ndarray
-    output: np.ndarray
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a kv head."""
-        return self.queries.shape[1] // self.keys.shape[0]
-
-    def relative(self, output: np.ndarray) -> np.ndarray:
-        """‖output − dense‖/‖dense‖ by row."""
-        off = np.linalg.norm(output - self.output, axis=-1)
-        return off / np.linalg.norm(self.output, axis=-1)
-
-
-def read_layer(heads: Heads, index: int) -> Layer:
-    """The layer of this index."""
-    queries = np.moveaxis(heads.queries[index].astype(float), 1, 0)
-    keys, values = (a[index].astype(float) for a in (heads.keys, heads.values))
-    lengths = heads.positions.astype(int) + 1
-    group = queries.shape[1] // keys.shape[0]
-    scores = heads.scale * np.einsum("phd,htd->pht", queries, np.repeat(keys, group, axis=0))
-    scores = np.where(np.arange(keys.shape[1]) < lengths[:, None, None], scores, -np.inf)
-    shares = np.exp(scores - scores.max(axis=2, keepdims=True))
-    shares /= shares.sum(axis=2, keepdims=True)
-    output = np.einsum("pht,htd->phd", shares, np.repeat(values, group, axis=0))
-    return Layer(queries, keys, values, lengths, heads.scale, shares, output)
-
-
 def output_of(layer: Layer, weights: np.ndarray) -> np.ndarray:
     """Output where each token counts so many times, (position, kv head, token)."""
     kept = layer.shares * np.repeat(weights, layer.group, axis=1)
     kept /= kept.sum(axis=2, keepdims=True)
     return np.einsum("pht,htd->phd", kept, np.repeat(layer.values, layer.group, axis=0))
-
-
-def _always(layer: Layer) -> np.ndarray:
-    """The first page and the last, full or not, as `Policy.sampled` reads them."""
-    token, length = np.arange(layer.keys.shape[1]), layer.lengths[:, None]
-    recent = PAGE * (-(-length // PAGE) - 1)
-    return ((token < PAGE) | (token >= recent)) & (token < length)
 
 
 def _by_group(layer: Layer) -> np.ndarray:
@@ -156,35 +102,27 @@ def _by_group(layer: Layer) -> np.ndarray:
     return layer.shares.reshape(positions, -1, layer.group, tokens).mean(axis=2)
 
 
-def _best(mass: np.ndarray, count: int) -> np.ndarray:
-    """The `count` largest of the last axis."""
-    order = np.argsort(-mass, axis=-1, kind="stable")
-    chosen = np.zeros(mass.shape, bool)
-    np.put_along_axis(chosen, order[..., :count], True, axis=-1)
-    return chosen
-
-
 def best_pages(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
     """The pages with most mass for the group."""
-    mass = np.where(_always(layer)[:, None], 2.0, _by_group(layer))
+    mass = np.where(always_read(layer)[:, None], 2.0, _by_group(layer))
     pages = mass.reshape(*mass.shape[:2], -1, PAGE).sum(axis=3)
-    return np.repeat(_best(pages, tokens // PAGE), PAGE, axis=2).astype(float)
+    return np.repeat(largest(pages, tokens // PAGE), PAGE, axis=2).astype(float)
 
 
 def best_tokens(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
     """The tokens with most mass for the group."""
-    mass = np.where(_always(layer)[:, None], 2.0, _by_group(layer))
-    return _best(mass, tokens).astype(float)
+    mass = np.where(always_read(layer)[:, None], 2.0, _by_group(layer))
+    return largest(mass, tokens).astype(float)
 
 
 def half_and_half(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:
     """Half of what is not always read the best tokens, half a uniform sample, weighted."""
-    always = _always(layer)[:, None]
+    always = always_read(layer)[:, None]
     free = tokens - int(always.sum(axis=2).max())
     mass = np.where(always, 2.0, _by_group(layer))
-    top = _best(mass, tokens - free // 2)
+    top = largest(mass, tokens - free // 2)
     left = (np.arange(mass.shape[2]) < layer.lengths[:, None, None]) & ~top
-    drawn = _best(np.where(left, rng.random(mass.shape), -1.0), free // 2) & left
+    drawn = largest(np.where(left, rng.random(mass.shape), -1.0), free // 2) & left
     share = left.sum(axis=2, keepdims=True) / np.maximum(drawn.sum(axis=2, keepdims=True), 1)
     return top + drawn * share
 
