@@ -11,7 +11,7 @@ by whose inverse it is weighted. Each query head has its own draw.
 
 import numpy as np
 
-from experiments.drawing_rules.rules import Weights
+from experiments.shared.drawing import Weights
 from experiments.shared.recorded import Layer, always_read
 
 BITS = (4, 6, 8, 10)

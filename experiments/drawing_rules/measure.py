@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.drawing_rules import hashing, rules
+from experiments.drawing_rules import hashing
+from experiments.drawing_rules.rules import RULES
 from experiments.framework.outcome import Measured
+from experiments.shared import drawing
 from experiments.shared.recorded import Layer, always_read, largest, read_layer
 from vashista_theory import runs
 from vashista_theory.hull.heads import load_heads
@@ -50,10 +52,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.draws < 2:
             raise ValueError(f"draws is {self.draws}; expected at least 2")
-        if not self.tokens or min(self.tokens) <= rules.SURE:
+        if not self.tokens or min(self.tokens) <= drawing.SURE:
             raise ValueError(
-                f"tokens is {self.tokens}; expected numbers above {rules.SURE}, of which some are "
-                "left to draw"
+                f"tokens is {self.tokens}; expected numbers above {drawing.SURE}, of which some "
+                "are left to draw"
             )
 
     def reduced(self) -> "Config":
@@ -61,7 +63,9 @@ class Config:
         return Config((128,), 8, self.seed, quick=True)
 
 
-def output_of(layer: Layer, weights: rules.Weights, shares: np.ndarray | None = None) -> np.ndarray:
+def output_of(
+    layer: Layer, weights: drawing.Weights, shares: np.ndarray | None = None
+) -> np.ndarray:
     """Output where each token counts so many times, by these shares or the true ones."""
     kept = (layer.shares if shares is None else shares) * weights
     kept = kept / kept.sum(axis=2, keepdims=True)
@@ -116,14 +120,14 @@ def measure(config: Config) -> Measured:
 def _whole(layer: Layer) -> Iterator[tuple[str, np.ndarray]]:
     """All tokens, with rounded keys."""
     for bits in (2, 4):
-        shares = rules.shares_of(layer, rules.rounded(layer.keys, bits))
+        shares = drawing.shares_of(layer, drawing.rounded(layer.keys, bits))
         found = output_of(layer, np.ones_like(shares), shares)
         yield f"all tokens, keys of {bits} bits", layer.relative(found)
 
 
 def _selected(layer: Layer, tokens: int) -> Iterator[tuple[str, np.ndarray]]:
     """The best so many by the sum over the group."""
-    sketched = rules.shares_of(layer, rules.rounded(layer.keys, 2))
+    sketched = drawing.shares_of(layer, drawing.rounded(layer.keys, 2))
     for name, shares in (("sketch", sketched), ("true mass", layer.shares)):
         mass = shares.reshape(shares.shape[0], -1, layer.group, shares.shape[2]).sum(axis=2)
         mass = np.where(always_read(layer)[:, None], 2.0 * layer.group, mass)
@@ -134,9 +138,9 @@ def _selected(layer: Layer, tokens: int) -> Iterator[tuple[str, np.ndarray]]:
 def _drawn(
     layer: Layer, tokens: int, config: Config, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    for name, rule in rules.RULES.items():
+    for name, rule in RULES.items():
         chance = rule(layer, tokens)
-        draws = [rules.draw(layer, chance, rng) for _ in range(config.draws)]
+        draws = [drawing.draw(layer, chance, rng) for _ in range(config.draws)]
         yield name, np.stack([layer.relative(output_of(layer, one)) for one in draws])
 
 
@@ -159,13 +163,13 @@ def _predicted(
     layer: Layer, tokens: int, config: Config, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """What T8 says of each head under the mechanism's rule, and what many draws give."""
-    chance = rules.RULES[MECHANISM](layer, tokens)
-    said = rules.predict(layer, chance)
+    chance = RULES[MECHANISM](layer, tokens)
+    said = drawing.predict(layer, chance)
     squares = [
-        layer.relative(output_of(layer, rules.draw(layer, chance, rng))) ** 2
+        layer.relative(output_of(layer, drawing.draw(layer, chance, rng))) ** 2
         for _ in range(4 * config.draws)
     ]
-    best = rules.predict(layer, rules.by_mass_and_distance(layer, tokens))
+    best = drawing.predict(layer, drawing.by_mass_and_distance(layer, tokens))
     return {
         "tail": said.tail,
         "drawn": said.drawn,

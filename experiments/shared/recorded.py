@@ -1,4 +1,4 @@
-"""Layers of the packaged heads of a language model, read densely in float64."""
+"""Layers of a language model that were recorded, read densely in float64."""
 
 from dataclasses import dataclass
 
@@ -43,18 +43,33 @@ class Layer:
         return off / np.linalg.norm(self.output, axis=-1)
 
 
-def read_layer(heads: Heads, index: int) -> Layer:
-    """The layer of this index."""
-    queries = np.moveaxis(heads.queries[index].astype(float), 1, 0)
-    keys, values = (a[index].astype(float) for a in (heads.keys, heads.values))
-    lengths = heads.positions.astype(int) + 1
+def layer_of(
+    queries: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: np.ndarray, scale: float
+) -> Layer:
+    """Read a layer densely.
+
+    Args:
+        queries: (head, position, D).
+        keys: (kv head, token, D).
+        values: Like the keys.
+        lengths: Tokens that the query of each position sees.
+        scale: Factor on the scores.
+    """
+    queries = np.moveaxis(queries.astype(float), 1, 0)
+    keys, values = keys.astype(float), values.astype(float)
     group = queries.shape[1] // keys.shape[0]
-    scores = heads.scale * np.einsum("phd,htd->pht", queries, np.repeat(keys, group, axis=0))
+    scores = scale * np.einsum("phd,htd->pht", queries, np.repeat(keys, group, axis=0))
     scores = np.where(np.arange(keys.shape[1]) < lengths[:, None, None], scores, -np.inf)
     shares = np.exp(scores - scores.max(axis=2, keepdims=True))
     shares /= shares.sum(axis=2, keepdims=True)
     output = np.einsum("pht,htd->phd", shares, np.repeat(values, group, axis=0))
-    return Layer(queries, keys, values, lengths, heads.scale, shares, output)
+    return Layer(queries, keys, values, lengths, scale, shares, output)
+
+
+def read_layer(heads: Heads, index: int) -> Layer:
+    """The layer of this index of packaged heads."""
+    arrays = (a[index] for a in (heads.queries, heads.keys, heads.values))
+    return layer_of(*arrays, lengths=heads.positions.astype(int) + 1, scale=heads.scale)
 
 
 def always_read(layer: Layer) -> np.ndarray:

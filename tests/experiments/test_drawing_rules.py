@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.drawing_rules import hashing, measure, rules
+from experiments.shared import drawing
 from experiments.shared.recorded import Layer, read_layer
 from tests.experiments.quick_runs import quick
 from vashista_theory.hull.heads import Heads
@@ -34,15 +35,15 @@ def layer() -> Layer:
 
 def test_keys_of_one_bit_are_corners_and_of_many_are_themselves(layer: Layer) -> None:
     page = layer.keys[:, :16]
-    corners = rules.rounded(layer.keys, 1)[:, :16]
+    corners = drawing.rounded(layer.keys, 1)[:, :16]
     near = np.abs(corners[..., None] - np.stack([page.min(axis=1), page.max(axis=1)], -1)[:, None])
     assert np.all(near.min(axis=-1) < 1e-12)
-    np.testing.assert_allclose(rules.rounded(layer.keys, 24), layer.keys, atol=1e-6)
+    np.testing.assert_allclose(drawing.rounded(layer.keys, 24), layer.keys, atol=1e-6)
 
 
 def test_distances_by_subtraction(layer: Layer) -> None:
     expected = np.linalg.norm(layer.values[0][None, None] - layer.output[:, :, None], axis=-1)
-    np.testing.assert_allclose(rules.away(layer), expected, rtol=1e-12)
+    np.testing.assert_allclose(drawing.away(layer), expected, rtol=1e-12)
 
 
 def test_probabilities_by_hand(layer: Layer) -> None:
@@ -50,13 +51,13 @@ def test_probabilities_by_hand(layer: Layer) -> None:
     # the proxy 100 and 47 have 1: with 10 to draw it is sure, and the others have 9/47.
     proxies = np.ones((3, 1, TOKENS))
     proxies[:, :, 20] = 100.0
-    found = rules.in_proportion(layer, proxies, 42)[2, 0]
+    found = drawing.in_proportion(layer, proxies, 42)[2, 0]
     assert np.all(found[:16] == 1)
     assert np.all(found[64:] == 1)
     assert found[20] == 1
     np.testing.assert_allclose(np.delete(found[16:64], 4), 9 / 47, rtol=1e-12)
     # With more tokens than there are every token is sure, and none that is not seen is read.
-    every = rules.in_proportion(layer, proxies, 200)
+    every = drawing.in_proportion(layer, proxies, 200)
     assert np.array_equal(every[:, 0], np.arange(TOKENS) < layer.lengths[:, None])
 
 
@@ -68,13 +69,13 @@ def test_as_many_tokens_as_asked_for(layer: Layer, name: str) -> None:
 
 
 def test_the_second_moment_is_what_t8_says(layer: Layer) -> None:
-    chance = rules.by_sketch(layer, 44)
-    said = rules.predict(layer, chance)
+    chance = drawing.by_sketch(layer, 44)
+    said = drawing.predict(layer, chance)
     rng = np.random.default_rng(1)
     values = np.repeat(layer.values, layer.group, axis=0)
     squares = []
     for _ in range(4000):
-        kept = layer.shares * rules.draw(layer, chance, rng)
+        kept = layer.shares * drawing.draw(layer, chance, rng)
         total = np.einsum("pht,htd->phd", kept, values) - kept.sum(axis=2)[..., None] * layer.output
         squares.append(np.sum(total**2, axis=2))
     found = np.sqrt(np.mean(squares, axis=0)) / np.linalg.norm(layer.output, axis=2)
@@ -87,7 +88,7 @@ def test_the_second_moment_is_what_t8_says(layer: Layer) -> None:
 def test_no_rule_beats_mass_times_distance(layer: Layer) -> None:
     # Of the sum over the heads of a group, which share a draw.
     def total(name: str) -> np.ndarray:
-        found = rules.predict(layer, rules.RULES[name](layer, 44)).deviation
+        found = drawing.predict(layer, rules.RULES[name](layer, 44)).deviation
         size = np.linalg.norm(layer.output, axis=2)
         return np.sum((found * size) ** 2, axis=1)
 
@@ -97,7 +98,7 @@ def test_no_rule_beats_mass_times_distance(layer: Layer) -> None:
 
 
 def test_nothing_is_left_to_chance_where_all_are_read(layer: Layer) -> None:
-    said = rules.predict(layer, rules.by_sketch(layer, TOKENS))
+    said = drawing.predict(layer, drawing.by_sketch(layer, TOKENS))
     assert np.all(said.deviation == 0)
     assert np.all(said.dispersion == 1)
 
@@ -124,7 +125,7 @@ def test_tables_are_the_fewest(layer: Layer) -> None:
     assert tables is not None
     seen = np.arange(TOKENS) < layer.lengths[:, None, None]
     always = np.repeat(
-        rules.in_proportion(layer, np.ones((3, 1, TOKENS)), 32)[:, :] == 1, 2, axis=1
+        drawing.in_proportion(layer, np.ones((3, 1, TOKENS)), 32)[:, :] == 1, 2, axis=1
     )
 
     def read(count: int) -> float:
