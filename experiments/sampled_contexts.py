@@ -28,7 +28,7 @@ from vashista_theory.evaluation import texts
 from vashista_theory.evaluation.language_model import LanguageModel
 from vashista_theory.evaluation.run import load_model
 
-BY_HAND = "reads three texts with a language model, half an hour"
+BY_HAND = "reads three texts with a language model, some minutes"
 
 BITS = 2
 _STRIDE = 64

@@ -319,19 +319,22 @@ def test_answers_by_drawn_tokens(lost: tuple[float, float], verdict: str) -> Non
     assert judged("Minimal loss of quality by drawn tokens", outcome(retrieval=rows)) == verdict
 
 
-@pytest.mark.parametrize(("p95", "exceeded", "verdict"), [
-    ((2.0, 1.5), 2, "holds where contexts have at most 1,024 tokens"),
-    ((2.1, 1.5), 0, "holds where contexts have at most 1,024 tokens and at least 128 are read"),
-    ((1.5, 2.1), 0, FAILS), ((1.5, 1.5), 3, FAILS),
+@pytest.mark.parametrize(("p95", "exceeded", "longer", "verdict"), [
+    ((2.0, 1.5), 2, 2.1, "holds where contexts have at most 1,024 tokens"),
+    ((2.0, 1.5), 2, 2.0, "holds where contexts have at most 4,096 tokens"),
+    ((2.1, 1.5), 0, 9, "holds where contexts have at most 1,024 tokens and at least 128 are read"),
+    ((1.5, 2.1), 0, 1.0, FAILS), ((1.5, 1.5), 3, 1.0, FAILS),
 ])  # fmt: skip
-def test_own_estimate(p95: tuple[float, float], exceeded: int, verdict: str) -> None:
+def test_own_estimate(p95: tuple[float, float], exceeded: int, longer: float, verdict: str) -> None:
     rows: Rows = [
         {"bits": 2, "tokens": tokens, "p95": value}
         for tokens, value in zip((64, 128), p95, strict=True)
     ]
     rows.append({"bits": 1, "tokens": 64, "p95": 9.0})
     made = outcome({"bounds exceeded": exceeded, "bounded rows": 1000}, calibration=rows)
-    assert judged("A practical criterion for safe", made) == verdict
+    lengths: Rows = [{"context": n, "ratio_high": 1.0} for n in (1024, 4096)]
+    contexts = outcome({"highest ratio": longer}, contexts=lengths)
+    assert judged("A practical criterion for safe", made, contexts) == verdict
 
 
 @pytest.mark.parametrize(("more", "verdict"), [(0.001, HOLDS), (0.02, FAILS)])
