@@ -84,13 +84,16 @@ def criterion(
     if exceeded > share_exceeded * bounded:
         return Judged(FAILS, said)
     right = [row["tokens"] for row in rows if row["p95"] <= error_over_estimate]
-    if contexts["highest ratio"] <= error_over_estimate:
-        recorded = max(row["context"] for row in contexts.rows("contexts"))
     short = f"contexts have at most {recorded:,} tokens"
-    if len(right) == len(rows):
-        return Judged(where(short), said)
     if not right or rows[-1]["p95"] > error_over_estimate:
         return Judged(FAILS, said)
+    if contexts["highest ratio"] <= error_over_estimate and min(right) <= _DEFAULT:
+        longest = max(row["context"] for row in contexts.rows("contexts"))
+        return Judged(
+            where(f"contexts have at most {longest:,} tokens and {_DEFAULT} are read"), said
+        )
+    if len(right) == len(rows):
+        return Judged(where(short), said)
     return Judged(where(f"{short} and at least {min(right)} are read"), said)
 
 
