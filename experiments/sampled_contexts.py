@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.framework.outcome import Measured, NotMeasured, Outcome, Rows, sentences
 from experiments.shared import drawing
-from experiments.shared.recorded import PAGE, Layer, always_read, largest, layer_of
+from experiments.shared.recorded import PAGE, SURE, Layer, best_tokens, layer_of
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.evaluation import texts
@@ -41,12 +41,13 @@ _QUANTITIES = {
     "best_tokens": "that of the tokens of most mass",
 }
 _CALIBRATION = {
+    "rows": "layers, heads and queries",
     "ratio": "error over its estimate, median over rows and draws",
     "ratio_high": "the same, 95th percentile",
     "below_2": "share of errors below twice the estimate",
 }
 _COLUMNS = {
-    "contexts": {"context": "tokens", "rows": "number", **_QUANTITIES, **_CALIBRATION},
+    "contexts": {"context": "tokens", **_QUANTITIES, **_CALIBRATION},
     "texts": {"text": "name", "context": "tokens", **_QUANTITIES, **_CALIBRATION},
     "layers": {"context": "tokens", "layer": "number", **_QUANTITIES},
 }
@@ -79,9 +80,9 @@ class Config:
     def __post_init__(self) -> None:
         if min(self.queries, self.draws) < 1 or not self.text:
             raise ValueError("expected a text, a query and a draw at least")
-        if self.tokens <= drawing.SURE:
+        if self.tokens <= SURE:
             raise ValueError(
-                f"tokens is {self.tokens}; expected more than {drawing.SURE}, of which some are "
+                f"tokens is {self.tokens}; expected more than {SURE}, of which some are "
                 "left to draw"
             )
         span = _STRIDE * self.queries + self.tokens
@@ -93,7 +94,14 @@ class Config:
 
     def reduced(self) -> "Config":
         """The configuration of a quick run."""
-        return Config(self.model, self.text[:1], (1024,), 2, self.tokens, 2, self.seed, quick=True)
+        return Config(
+            self.model, self.text[:1], self.contexts[:1], 2, self.tokens, 2, self.seed, quick=True
+        )
+
+    @property
+    def every(self) -> int:
+        """Which layers are looked at: each so many."""
+        return 10 if self.quick else 1
 
 
 def measure(config: Config) -> Measured:
@@ -113,12 +121,18 @@ def measure(config: Config) -> Measured:
                 for layer in recorded(model, text, context, config)
             ]
             bar.advance()
+
+    def at(context: int) -> list[list[dict[str, np.ndarray]]]:
+        return [found[context, text] for text in config.text]
+
     return Measured(
         {
             "contexts": [
-                {"context": context, "rows": _count(parts), **_row(_joined(parts))}
+                {
+                    "context": context,
+                    **_row(_joined([layer for text in at(context) for layer in text])),
+                }
                 for context in config.contexts
-                for parts in [[one for text in config.text for one in found[context, text]]]
             ],
             "texts": [
                 {"text": text, "context": context, **_row(_joined(parts))}
@@ -128,8 +142,8 @@ def measure(config: Config) -> Measured:
                 {"context": context, "layer": index, **_medians(_joined(parts))}
                 for context in config.contexts
                 for index, *parts in zip(
-                    range(model.layers)[:: 10 if config.quick else 1],
-                    *(found[context, text] for text in config.text),
+                    range(model.layers)[:: config.every],
+                    *at(context),
                     strict=True,
                 )
             ],
@@ -144,7 +158,7 @@ def recorded(model: LanguageModel, text: str, context: int, config: Config) -> I
     )
     span = _STRIDE * (config.queries - 1) + 1
     lengths = context - span + 1 + np.arange(0, span, _STRIDE)
-    for one in model.record(tokens[-context:], span)[:: 10 if config.quick else 1]:
+    for one in model.record(tokens[-context:], span)[:: config.every]:
         queries = one.queries[:, ::_STRIDE]
         yield layer_of(queries, one.keys, one.values, lengths, one.scale)
 
@@ -172,26 +186,14 @@ def read(layer: Layer, config: Config, key: jax.Array) -> dict[str, np.ndarray]:
         "predicted": said.deviation,
         "error": np.stack(errors),
         "estimate": np.stack(estimates),
-        "best_tokens": layer.relative(_best_tokens(layer, config.tokens)),
+        "best_tokens": layer.relative(
+            layer.output_by(best_tokens(layer, layer.shares, config.tokens))
+        ),
     }
-
-
-def _best_tokens(layer: Layer, tokens: int) -> np.ndarray:
-    """Output by the tokens of most mass for each group."""
-    positions, _, length = layer.shares.shape
-    mass = layer.shares.reshape(positions, -1, layer.group, length).sum(axis=2)
-    mass = np.where(always_read(layer)[:, None], 2.0 * layer.group, mass)
-    kept = layer.shares * np.repeat(largest(mass, tokens), layer.group, axis=1)
-    kept /= kept.sum(axis=2, keepdims=True)
-    return np.einsum("pht,htd->phd", kept, np.repeat(layer.values, layer.group, axis=0))
 
 
 def _joined(parts: Any) -> dict[str, np.ndarray]:
     return {name: np.concatenate([one[name] for one in parts], None) for name in parts[0]}
-
-
-def _count(parts: Any) -> int:
-    return sum(one["tail"].size for one in parts)
 
 
 def _medians(of: dict[str, np.ndarray]) -> dict[str, float]:
@@ -203,6 +205,7 @@ def _row(of: dict[str, np.ndarray]) -> dict[str, float]:
     drawn = of["estimate"] > 0
     ratios = of["error"][drawn] / of["estimate"][drawn]
     return {
+        "rows": of["tail"].size,
         **_medians(of),
         "ratio": float(np.median(ratios)),
         "ratio_high": float(np.quantile(ratios, 0.95)),
@@ -228,6 +231,7 @@ def report(found: Measured) -> Outcome:
         tables=found.described(_COLUMNS, hidden=("layers",)),
         values={
             **slopes,
+            "tokens": found.configuration["tokens"],
             "highest ratio": max(float(row["ratio_high"]) for row in found.tables["texts"]),
         },
         findings=list(_said(rows, slopes)),

@@ -24,12 +24,20 @@ import numpy as np
 from scipy.stats import binom
 
 from experiments.framework.outcome import Measured, Outcome, sentences
-from experiments.shared.recorded import PAGE, Layer, always_read, largest, read_layer
+from experiments.shared.recorded import (
+    PAGE,
+    SURE,
+    Layer,
+    always_read,
+    largest,
+    mass_of_group,
+    read_layer,
+)
+from experiments.shared.recorded import best_tokens as best
 from vashista_theory import runs
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.hull.heads import load_heads
 
-SURE = 2 * PAGE
 BITS = (1, 2, 4)
 _BOUNDED_BITS = (4, 8)
 CONFIDENCE = 0.999
@@ -89,40 +97,24 @@ class Config:
         return Config((128,), 1, self.seed, quick=True)
 
 
-def output_of(layer: Layer, weights: np.ndarray) -> np.ndarray:
-    """Output where each token counts so many times, (position, kv head, token)."""
-    kept = layer.shares * np.repeat(weights, layer.group, axis=1)
-    kept /= kept.sum(axis=2, keepdims=True)
-    return np.einsum("pht,htd->phd", kept, np.repeat(layer.values, layer.group, axis=0))
-
-
-def _by_group(layer: Layer) -> np.ndarray:
-    """Mean mass of each token over the heads of a group, (position, kv head, token)."""
-    positions, _, tokens = layer.shares.shape
-    return layer.shares.reshape(positions, -1, layer.group, tokens).mean(axis=2)
-
-
 def best_pages(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
     """The pages with most mass for the group."""
-    mass = np.where(always_read(layer)[:, None], 2.0, _by_group(layer))
+    mass = mass_of_group(layer, layer.shares)
     pages = mass.reshape(*mass.shape[:2], -1, PAGE).sum(axis=3)
     return np.repeat(largest(pages, tokens // PAGE), PAGE, axis=2).astype(float)
 
 
 def best_tokens(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
     """The tokens with most mass for the group."""
-    mass = np.where(always_read(layer)[:, None], 2.0, _by_group(layer))
-    return largest(mass, tokens).astype(float)
+    return best(layer, layer.shares, tokens).astype(float)
 
 
 def half_and_half(layer: Layer, tokens: int, rng: np.random.Generator) -> np.ndarray:
     """Half of what is not always read the best tokens, half a uniform sample, weighted."""
-    always = always_read(layer)[:, None]
-    free = tokens - int(always.sum(axis=2).max())
-    mass = np.where(always, 2.0, _by_group(layer))
-    top = largest(mass, tokens - free // 2)
-    left = (np.arange(mass.shape[2]) < layer.lengths[:, None, None]) & ~top
-    drawn = largest(np.where(left, rng.random(mass.shape), -1.0), free // 2) & left
+    free = tokens - int(always_read(layer).sum(axis=1).max())
+    top = best(layer, layer.shares, tokens - free // 2)
+    left = layer.seen & ~top
+    drawn = largest(np.where(left, rng.random(left.shape), -1.0), free // 2) & left
     share = left.sum(axis=2, keepdims=True) / np.maximum(drawn.sum(axis=2, keepdims=True), 1)
     return top + drawn * share
 
@@ -149,7 +141,7 @@ def measure(config: Config) -> Measured:
             layer = read_layer(heads, index)
             for tokens in config.tokens:
                 for name, choose in ORACLES.items():
-                    found = layer.relative(output_of(layer, choose(layer, tokens, rng)))
+                    found = layer.relative(layer.output_by(choose(layer, tokens, rng)))
                     errors.setdefault((name, tokens), []).append(found)
             for bits, tokens, error, said in _drawn(layer, config, index, None):
                 errors.setdefault((drawn_by(bits), tokens), []).append(error)

@@ -1,8 +1,10 @@
 """Drawn tokens on recorded heads: the error that T8 predicts, and the errors of other rules."""
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from figures import _style as style
 from vashista_theory.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
@@ -18,17 +20,18 @@ _LOOKS = {
 }
 
 
-def draw(outcome: Any) -> Any:
+def draw(outcome: Any) -> Figure:
     """Measured against predicted error by head, and the median error by rule and tokens."""
     heads = outcome.tables["heads"].rows
     errors = {(row["rule"], row["tokens"]): row["median"] for row in outcome.tables["errors"].rows}
     budgets = sorted({row["tokens"] for row in heads})
     if len(budgets) < 2:
         raise style.NothingToDrawError("fewer than two numbers of tokens were read")
+    (context,) = {tokens for rule, tokens in errors if rule.startswith("all tokens")}
     figure, (left, right) = style.panels(
         ["T8 says each head's error", "Which rule to draw by"], height=2.9
     )
-    for tokens, colour in zip(budgets, (GREY, ORANGE, BLUE, GREEN), strict=False):
+    for tokens, colour in zip(budgets, cycle((GREY, ORANGE, BLUE, GREEN)), strict=False):
         rows = [row for row in heads if row["tokens"] == tokens and row["predicted"] > 0]
         left.loglog(
             [row["predicted"] for row in rows],
@@ -48,6 +51,8 @@ def draw(outcome: Any) -> Any:
         )  # fmt: skip
     right.set_xticks(budgets, [str(tokens) for tokens in budgets])
     right.minorticks_off()
-    right.set(xlabel="tokens read a key–value head, of 1,024", ylabel="relative error, median")
+    right.set(
+        xlabel=f"tokens read a key–value head, of {context:,}", ylabel="relative error, median"
+    )
     right.legend(fontsize=7, frameon=False, loc="lower left")
     return figure

@@ -27,7 +27,7 @@ def _centred(layer: Layer) -> np.ndarray:
 
 
 def agreement(layer: Layer) -> np.ndarray:
-    """P = 1 − θ/π, (position, head, token)."""
+    """Probability of the same sign, p = 1 − θ/π, (position, head, token)."""
     keys, queries = _centred(layer), layer.queries
     sizes = np.linalg.norm(queries, axis=2)[..., None] * np.linalg.norm(keys, axis=2)
     cosine = np.einsum("phd,htd->pht", queries, keys) / np.where(sizes > 0, sizes, 1.0)
@@ -47,11 +47,10 @@ def tables_for(layer: Layer, bits: int, tokens: int) -> int | None:
     None where they would have more than `MOST_BITS`.
     """
     always = always_read(layer)[:, None]
-    seen = np.arange(layer.keys.shape[1]) < layer.lengths[:, None, None]
     near = agreement(layer)
 
     def read(tables: int) -> float:
-        chance = np.where(always, 1.0, np.where(seen, inclusion(near, bits, tables), 0.0))
+        chance = np.where(always, 1.0, np.where(layer.seen, inclusion(near, bits, tables), 0.0))
         return float(chance.sum(axis=2).mean())
 
     low, high = 1, MOST_BITS // bits
@@ -66,7 +65,6 @@ def tables_for(layer: Layer, bits: int, tokens: int) -> int | None:
 def draw(layer: Layer, bits: int, tables: int, rng: np.random.Generator) -> Weights:
     """One draw: new tables for the keys of each kv head and the queries of its group."""
     always = always_read(layer)[:, None]
-    seen = np.arange(layer.keys.shape[1]) < layer.lengths[:, None, None]
     powers = 1 << np.arange(bits)
     keys = _centred(layer)
     shared = np.zeros(layer.shares.shape, np.int32)
@@ -84,6 +82,6 @@ def draw(layer: Layer, bits: int, tables: int, rng: np.random.Generator) -> Weig
             for position, own in enumerate(of_queries):
                 shared[position, head] = np.sum(of_keys == own, axis=1)
     chance = inclusion(agreement(layer), bits, tables)
-    met = (shared >= 2) & seen & ~always
+    met = (shared >= 2) & layer.seen & ~always
     weights = np.where(met, 1 / np.where(chance > 0, chance, 1.0), 0.0)
     return np.where(always, 1.0, weights)

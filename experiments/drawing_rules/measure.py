@@ -7,8 +7,9 @@ true masses, and by true mass times distance, than which no independent draw is 
 best tokens by the sketch and by the true masses, and all tokens with keys of two and four bits. All
 in NumPy and float64, from T8's formulas and not from the library: a second implementation.
 
-For the mechanism's rule each head's share of the tail t, dispersion χ and tokens drawn ν give the
-error that T8 predicts; the error of many draws is held against it, head by head.
+For the mechanism's rule T8 computes a standard deviation √V/Z from the probabilities, and bounds it
+by each head's share of the tail t, dispersion χ and tokens drawn ν; the error of many draws is held
+against the former, head by head.
 
 Examples:
   python -m experiments drawing_rules
@@ -25,7 +26,7 @@ from experiments.drawing_rules import hashing
 from experiments.drawing_rules.rules import RULES
 from experiments.framework.outcome import Measured
 from experiments.shared import drawing
-from experiments.shared.recorded import Layer, always_read, largest, read_layer
+from experiments.shared.recorded import SURE, Layer, best_tokens, read_layer
 from vashista_theory import runs
 from vashista_theory.hull.heads import load_heads
 
@@ -52,24 +53,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.draws < 2:
             raise ValueError(f"draws is {self.draws}; expected at least 2")
-        if not self.tokens or min(self.tokens) <= drawing.SURE:
+        if not self.tokens or min(self.tokens) <= SURE:
             raise ValueError(
-                f"tokens is {self.tokens}; expected numbers above {drawing.SURE}, of which some "
+                f"tokens is {self.tokens}; expected numbers above {SURE}, of which some "
                 "are left to draw"
             )
 
     def reduced(self) -> "Config":
         """The configuration of a quick run."""
         return Config((128,), 8, self.seed, quick=True)
-
-
-def output_of(
-    layer: Layer, weights: drawing.Weights, shares: np.ndarray | None = None
-) -> np.ndarray:
-    """Output where each token counts so many times, by these shares or the true ones."""
-    kept = (layer.shares if shares is None else shares) * weights
-    kept = kept / kept.sum(axis=2, keepdims=True)
-    return np.einsum("pht,htd->phd", kept, np.repeat(layer.values, layer.group, axis=0))
 
 
 def measure(config: Config) -> Measured:
@@ -120,19 +112,17 @@ def measure(config: Config) -> Measured:
 def _whole(layer: Layer) -> Iterator[tuple[str, np.ndarray]]:
     """All tokens, with rounded keys."""
     for bits in (2, 4):
-        shares = drawing.shares_of(layer, drawing.rounded(layer.keys, bits))
-        found = output_of(layer, np.ones_like(shares), shares)
+        shares = layer.shares_over(drawing.rounded(layer.keys, bits))
+        found = layer.output_by(np.ones_like(shares), shares)
         yield f"all tokens, keys of {bits} bits", layer.relative(found)
 
 
 def _selected(layer: Layer, tokens: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The best so many by the sum over the group."""
-    sketched = drawing.shares_of(layer, drawing.rounded(layer.keys, 2))
+    """The best so many for each group."""
+    sketched = layer.shares_over(drawing.rounded(layer.keys, 2))
     for name, shares in (("sketch", sketched), ("true mass", layer.shares)):
-        mass = shares.reshape(shares.shape[0], -1, layer.group, shares.shape[2]).sum(axis=2)
-        mass = np.where(always_read(layer)[:, None], 2.0 * layer.group, mass)
-        kept = np.repeat(largest(mass, tokens), layer.group, axis=1)
-        yield f"best tokens by {name}", layer.relative(output_of(layer, kept))
+        kept = best_tokens(layer, shares, tokens)
+        yield f"best tokens by {name}", layer.relative(layer.output_by(kept))
 
 
 def _drawn(
@@ -141,7 +131,7 @@ def _drawn(
     for name, rule in RULES.items():
         chance = rule(layer, tokens)
         draws = [drawing.draw(layer, chance, rng) for _ in range(config.draws)]
-        yield name, np.stack([layer.relative(output_of(layer, one)) for one in draws])
+        yield name, np.stack([layer.relative(layer.output_by(one)) for one in draws])
 
 
 def _hashed(
@@ -154,7 +144,7 @@ def _hashed(
         if tables is None:
             continue
         draws = [hashing.draw(layer, bits, tables, rng) for _ in range(max(2, config.draws // 4))]
-        errors = np.stack([layer.relative(output_of(layer, one)) for one in draws])
+        errors = np.stack([layer.relative(layer.output_by(one)) for one in draws])
         found.append((errors, bits))
     return min(found, key=lambda one: float(np.median(one[0])))
 
@@ -166,7 +156,7 @@ def _predicted(
     chance = RULES[MECHANISM](layer, tokens)
     said = drawing.predict(layer, chance)
     squares = [
-        layer.relative(output_of(layer, drawing.draw(layer, chance, rng))) ** 2
+        layer.relative(layer.output_by(drawing.draw(layer, chance, rng))) ** 2
         for _ in range(4 * config.draws)
     ]
     best = drawing.predict(layer, drawing.by_mass_and_distance(layer, tokens))

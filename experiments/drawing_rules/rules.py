@@ -13,14 +13,14 @@ from experiments.shared.drawing import (
     in_proportion,
     of_group,
     rounded,
-    shares_of,
 )
-from experiments.shared.recorded import Layer, always_read, largest
+from experiments.shared.recorded import Layer, always_read, best_tokens
 
 
 def by_sketched_mass(layer: Layer, tokens: int) -> np.ndarray:
     """By the sketched mass, of two bits."""
-    return in_proportion(layer, of_group(layer, shares_of(layer, rounded(layer.keys, 2))), tokens)
+    sketched = layer.shares_over(rounded(layer.keys, 2))
+    return in_proportion(layer, of_group(layer, sketched), tokens)
 
 
 def by_mass(layer: Layer, tokens: int) -> np.ndarray:
@@ -30,12 +30,10 @@ def by_mass(layer: Layer, tokens: int) -> np.ndarray:
 
 def half_uniform(layer: Layer, tokens: int) -> np.ndarray:
     """Half of them the best by the sketch, the others uniformly from the rest, as in vAttention."""
-    always = always_read(layer)[:, None]
-    seen = np.arange(layer.keys.shape[1]) < layer.lengths[:, None, None]
-    free = tokens - always.sum(axis=2).max()
-    mass = of_group(layer, shares_of(layer, rounded(layer.keys, 2)))
-    top = largest(np.where(always, 2.0 * layer.group, mass), tokens - free // 2) & seen
-    left = seen & ~top
+    free = tokens - int(always_read(layer).sum(axis=1).max())
+    sketched = layer.shares_over(rounded(layer.keys, 2))
+    top = best_tokens(layer, sketched, tokens - free // 2) & layer.seen
+    left = layer.seen & ~top
     count = left.sum(axis=2, keepdims=True)
     share = np.minimum(1.0, (tokens - top.sum(axis=2, keepdims=True)) / np.maximum(count, 1))
     return np.where(top, 1.0, np.where(left, share, 0.0))

@@ -11,8 +11,6 @@ import numpy as np
 
 from experiments.shared.recorded import PAGE, Layer, always_read
 
-SURE = 2 * PAGE
-"""Tokens of the first page and the last."""
 _SHORTEST = 1 / 16
 Weights: TypeAlias = np.ndarray
 """How often each token counts for each head, (position, head, token); 0 where it is not read."""
@@ -32,17 +30,6 @@ def rounded(keys: np.ndarray, bits: int) -> np.ndarray:
     return (lower + np.rint((pages - lower) / np.where(step > 0, step, 1)) * step).reshape(
         keys.shape
     )
-
-
-def shares_of(layer: Layer, keys: np.ndarray) -> np.ndarray:
-    """Softmax of the layer's queries over other keys, (position, head, token)."""
-    logits = layer.scale * np.einsum(
-        "phd,htd->pht", layer.queries, np.repeat(keys, layer.group, axis=0)
-    )
-    seen = np.arange(keys.shape[1]) < layer.lengths[:, None, None]
-    logits = np.where(seen, logits, -np.inf)
-    shares = np.exp(logits - logits.max(axis=2, keepdims=True))
-    return shares / shares.sum(axis=2, keepdims=True)
 
 
 def of_group(layer: Layer, shares: np.ndarray) -> np.ndarray:
@@ -65,8 +52,7 @@ def away(layer: Layer) -> np.ndarray:
 def in_proportion(layer: Layer, proxies: np.ndarray, tokens: int) -> np.ndarray:
     """π = min(1, ŵ/ω) with the ω that gives so many tokens on average, 1 for those always read."""
     always = always_read(layer)[:, None]
-    seen = np.arange(proxies.shape[2]) < layer.lengths[:, None, None]
-    free = np.where(always | ~seen, 0.0, np.maximum(proxies, np.finfo(float).tiny))
+    free = np.where(always | ~layer.seen, 0.0, np.maximum(proxies, np.finfo(float).tiny))
     asked = tokens - always.sum(axis=2)
     ordered = -np.sort(-free, axis=2)
     rest = np.cumsum(ordered[..., ::-1], axis=2)[..., ::-1]  # of those from place k on
@@ -86,7 +72,7 @@ def by_sketch(layer: Layer, tokens: int) -> np.ndarray:
     """The mechanism's rule: sketched mass times the length of the value, of two bits."""
     lengths = np.linalg.norm(layer.values, axis=2)
     longest = lengths.max(axis=1, keepdims=True)
-    mass = of_group(layer, shares_of(layer, rounded(layer.keys, 2)))
+    mass = of_group(layer, layer.shares_over(rounded(layer.keys, 2)))
     return in_proportion(layer, mass * np.maximum(lengths, _SHORTEST * longest), tokens)
 
 

@@ -87,10 +87,11 @@ def criterion(
     short = f"contexts have at most {recorded:,} tokens"
     if not right or rows[-1]["p95"] > error_over_estimate:
         return Judged(FAILS, said)
-    if contexts["highest ratio"] <= error_over_estimate and min(right) <= _DEFAULT:
+    tokens = contexts["tokens"]
+    if contexts["highest ratio"] <= error_over_estimate and min(right) <= tokens:
         longest = max(row["context"] for row in contexts.rows("contexts"))
         return Judged(
-            where(f"contexts have at most {longest:,} tokens and {_DEFAULT} are read"), said
+            where(f"contexts have at most {longest:,} tokens and {tokens} are read"), said
         )
     if len(right) == len(rows):
         return Judged(where(short), said)
@@ -100,9 +101,10 @@ def criterion(
 def _of_longer(contexts: Found) -> str:
     rows = sorted(contexts.rows("contexts"), key=lambda row: row["context"])
     ratios = listed(f"{row['ratio_high']:.2f} at {row['context']:,} tokens" for row in rows)
+    texts = len({row["text"] for row in contexts.rows("texts")})
     return (
-        f"With {_DEFAULT} tokens on heads recorded from three texts it is {ratios}, of one text "
-        f"{contexts['highest ratio']:.2f} at most."
+        f"With {contexts['tokens']} tokens on heads recorded from {texts} texts it is {ratios}, of "
+        f"one text {contexts['highest ratio']:.2f} at most."
     )
 
 

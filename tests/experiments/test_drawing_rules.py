@@ -79,7 +79,7 @@ def test_the_second_moment_is_what_t8_says(layer: Layer) -> None:
         total = np.einsum("pht,htd->phd", kept, values) - kept.sum(axis=2)[..., None] * layer.output
         squares.append(np.sum(total**2, axis=2))
     found = np.sqrt(np.mean(squares, axis=0)) / np.linalg.norm(layer.output, axis=2)
-    # A mean of 4000 squares of sums of some thirty terms is known to about 2 %.
+    # A mean of 4000 squares of sums of some thirty terms is known to about 2 %: four times that.
     np.testing.assert_allclose(found, said.deviation, rtol=0.08)
     assert np.all(said.deviation <= said.bound * (1 + 1e-12))
     assert np.all(said.dispersion >= 1)

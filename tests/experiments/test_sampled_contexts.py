@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import sampled_contexts as contexts
-from experiments.framework.outcome import Measured
+from experiments.framework.outcome import Measured, Outcome
 from experiments.shared.recorded import layer_of
 
 
@@ -28,17 +28,22 @@ def test_a_layer_with_equal_scores() -> None:
 
 def row(context: int, number: float) -> dict[str, float]:
     columns = (*contexts._QUANTITIES, *contexts._CALIBRATION)
-    return {"context": context, "rows": 8, **dict.fromkeys(columns, number)}
+    return {"context": context, **dict.fromkeys(columns, number)}
 
 
 def test_growth_is_told() -> None:
     rows = [row(1024, 0.1), row(4096, 0.2)]
-    texts = [{"text": "one", **{k: v for k, v in row(1024, 1.5).items() if k != "rows"}}]
-    outcome = contexts.report(Measured({"contexts": rows, "texts": texts, "layers": []}))
+    texts = [{"text": "one", **row(1024, 1.5)}]
+
+    def told(rows: list[dict[str, float]]) -> Outcome:
+        tables = {"contexts": rows, "texts": texts, "layers": []}
+        return contexts.report(Measured(tables, configuration={"tokens": 256}))
+
+    outcome = told(rows)
     assert outcome.values["exponent of tail"] == pytest.approx(0.5)
     assert outcome.values["highest ratio"] == 1.5
     assert "tail 0.50" in outcome.findings[-1]
-    one = contexts.report(Measured({"contexts": rows[:1], "texts": texts, "layers": []}))
+    one = told(rows[:1])
     assert len(one.findings) == 1
 
 
@@ -54,3 +59,8 @@ def test_growth_is_told() -> None:
 def test_what_cannot_be_read_is_named(wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         contexts.Config(**wrong)
+
+
+def test_a_quick_run_keeps_the_first_context_and_text() -> None:
+    quick = contexts.Config(contexts=(2048, 4096), text=("sotu", "moby-dick")).reduced()
+    assert (quick.contexts, quick.text, quick.every) == ((2048,), ("sotu",), 10)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import sampled_reads as reads
+from experiments.shared.recorded import Layer, read_layer
 from tests.experiments.quick_runs import quick
 from vashista_theory.hull.heads import Heads
 
@@ -13,7 +14,7 @@ TOKENS, D = 80, 2
 
 
 @pytest.fixture(scope="module")
-def layer() -> reads.Layer:
+def layer() -> Layer:
     rng = np.random.default_rng(0)
     heads = Heads(
         queries=rng.normal(size=(1, 2, 3, D)),
@@ -24,10 +25,10 @@ def layer() -> reads.Layer:
         scale=0.5,
         provenance={},
     )
-    return reads.read_layer(heads, 0)
+    return read_layer(heads, 0)
 
 
-def test_dense_by_a_loop(layer: reads.Layer) -> None:
+def test_dense_by_a_loop(layer: Layer) -> None:
     for p, length in enumerate((64, 71, 80)):
         for h in range(2):
             weights = np.exp(0.5 * layer.keys[0, :length] @ layer.queries[p, h])
@@ -35,14 +36,14 @@ def test_dense_by_a_loop(layer: reads.Layer) -> None:
             np.testing.assert_allclose(layer.output[p, h], expected, rtol=1e-12)
 
 
-def test_everything_read_is_dense(layer: reads.Layer) -> None:
-    whole = reads.output_of(layer, np.ones((3, 1, TOKENS)))
+def test_everything_read_is_dense(layer: Layer) -> None:
+    whole = layer.output_by(np.ones((3, 1, TOKENS)))
     np.testing.assert_allclose(whole, layer.output, rtol=1e-12)
     np.testing.assert_allclose(layer.relative(2 * layer.output), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", reads.ORACLES)
-def test_as_many_tokens_as_asked_for(layer: reads.Layer, name: str) -> None:
+def test_as_many_tokens_as_asked_for(layer: Layer, name: str) -> None:
     chosen = reads.ORACLES[name](layer, 48, np.random.default_rng(0))
     assert np.all((chosen > 0).sum(axis=2) <= 48)
     assert np.all(chosen[:, 0, :16] > 0)  # the sink
@@ -50,7 +51,7 @@ def test_as_many_tokens_as_asked_for(layer: reads.Layer, name: str) -> None:
         assert np.all(chosen[p, 0, first:length] > 0)
 
 
-def test_a_uniform_half_is_unbiased(layer: reads.Layer) -> None:
+def test_a_uniform_half_is_unbiased(layer: Layer) -> None:
     # Weights of tokens that may be drawn are 1 on average, those of the others always.
     rng = np.random.default_rng(0)
     drawn = np.mean([reads.half_and_half(layer, 48, rng) for _ in range(4000)], axis=0)

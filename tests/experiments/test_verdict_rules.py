@@ -333,7 +333,9 @@ def test_own_estimate(p95: tuple[float, float], exceeded: int, longer: float, ve
     rows.append({"bits": 1, "tokens": 64, "p95": 9.0})
     made = outcome({"bounds exceeded": exceeded, "bounded rows": 1000}, calibration=rows)
     lengths: Rows = [{"context": n, "ratio_high": 1.0} for n in (1024, 4096)]
-    contexts = outcome({"highest ratio": longer}, contexts=lengths)
+    texts: Rows = [{"text": "one"}]
+    values = {"highest ratio": longer, "tokens": 256}
+    contexts = outcome(values, contexts=lengths, texts=texts)
     assert judged("A practical criterion for safe", made, contexts) == verdict
 
 
