@@ -34,10 +34,15 @@ class Kernel:
 
 
 def kernels(platform: str, names: list[str]) -> Iterator[Kernel]:
-    """Every kernel that runs on the platform; XLA's own path is no kernel."""
+    """Every kernel that runs on the platform.
+
+    XLA's own path is no kernel, and Numba compiles for the machine that it runs on.
+    """
     for implementation in api.IMPLEMENTATIONS:
+        if implementation in ("xla", "numba"):
+            continue
         found = api.load(implementation)
-        if implementation == "xla" or platform not in found.platforms:
+        if platform not in found.platforms:
             continue
         for stage, way in found.stages.items():
             for one in (one for one in ARG_SPECS if one.name in names):

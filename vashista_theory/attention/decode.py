@@ -101,11 +101,11 @@ def vashista_attention(
         scale: Positive factor on the scores, D^(−1/2) by default; the temperature is 1/scale.
         coupling: γ ≥ 0 of T6: 0 is softmax attention, γ > 0 the entropic projection on the keys
             read. Bounds are then NaN and nothing is certified.
-        implementation: None for the best there is on this device: on a GPU or TPU the kernels
-            (`attention.kernels`) that can do this shape, else plain JAX. "jax" is plain JAX
-            anywhere; "mosaic_gpu", "mosaic_tpu" or "xla" the kernels of that back end. What is
-            read and proved is the same, to rounding. Kernels compute in float32; with float64
-            anywhere None is plain JAX.
+        implementation: None for the best there is on this device: the kernels
+            (`attention.kernels`) for GPUs, TPUs, or with the extra `cpu` CPUs, that can do this
+            shape, else plain JAX. "jax" is plain JAX anywhere; "mosaic_gpu", "mosaic_tpu", "numba"
+            or "xla" the kernels of that back end. What is read and proved is the same, to rounding.
+            Kernels compute in float32; with float64 anywhere None is plain JAX.
         key: With `Policy.sampled`, one JAX random key, by which tokens are drawn: give a new one at
             every step. None makes a key for each sequence from the policy's seed, the length and
             the bits of the query, so that equal steps read the same whatever else is in the batch.

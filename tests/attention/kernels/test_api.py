@@ -56,7 +56,8 @@ def test_any_device_gets_an_answer_and_none_of_it_is_forced():
         assert np.isneginf(found.log_mass[1, 4:]).all()
     # A kernel's own code is not even traced where its device is not.
     text = jax.jit(lambda query: attend(query=query)).lower(CALL.query).as_text()
-    assert "custom_call" not in text
+    assert "tpu_custom_call" not in text
+    assert "mosaic" not in text
 
 
 def test_all_stages_give_the_same_inside_jit():

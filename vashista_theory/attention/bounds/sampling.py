@@ -23,6 +23,10 @@ from jaxtyping import Array, Bool, Float
 from vashista_theory._numerics import masked_logsumexp, unit_roundoff
 from vashista_theory.attention.bounds.rounding import raising
 
+SHORTEST = 1.0 / 16.0
+"""Part of the longest value of the tail as which any shorter one counts: o is not known before."""
+LEAST, MOST = 0.5, 1.5
+"""Tokens that a kv head may draw, in terms of what each would draw if all drew the same."""
 _NEWTON_STEPS = 12
 _SERIES = 17  # terms of atanh: the next one is below 9^-18 of the first
 

@@ -30,13 +30,18 @@ from vashista_theory.attention.kernels.spec import (
     SummaryParts,
 )
 
-_MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "xla": "portable"}
+_MODULES = {
+    "mosaic_gpu": "gpu.stages",
+    "mosaic_tpu": "tpu.stages",
+    "numba": "cpu.stages",
+    "xla": "portable",
+}
 IMPLEMENTATIONS = tuple(_MODULES)
 """By name; the first that can is taken. Each has a module here with an `IMPLEMENTATION`."""
 STEP_IMPLEMENTATIONS = ("jax", *IMPLEMENTATIONS)
 """What a decode step can be told to use: plain JAX without these stages, or one of them."""
 
-_EXTRAS = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
+_EXTRAS = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu", "numba": "cpu"}
 _ACCELERATORS = ("cuda", "rocm", "tpu")
 
 _Result = TypeVar("_Result")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.kernels.spec import (
     AttendShape,
     Kind,
@@ -12,7 +13,7 @@ from vashista_theory.attention.kernels.spec import (
     Shape,
     Stage,
 )
-from vashista_theory.attention.kernels.token_spec import AttendTokensShape
+from vashista_theory.attention.kernels.token_spec import AttendTokensShape, DrawShape
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ class ArgSpec:
         """The call of `score_tokens`, by two bits where pages are judged by no sketch."""
         return replace(self.score(), kind="sketch", bits=self.bits or 2, by_token=True)
 
+    def draw_tokens(self) -> DrawShape:
+        """A draw of as many tokens as the pages would be, by four bits where there is no sketch."""
+        bits = self.bits or 4
+        return DrawShape(
+            **self._query_shape(),
+            pages=self.pages,
+            listed=self.attend_tokens().listed,
+            code_bytes=sketch.row_bytes(bits, self.head_size, packed=True),
+            levels=2**bits - 1,
+            stored="bfloat16",
+        )
+
     def select(self) -> SelectShape:
         """The call of `select_pages`."""
         return SelectShape(self.batch, self.kv_heads, self.pages, min(self.listed, self.pages))
@@ -144,4 +157,5 @@ def shapes(specs: Sequence[ArgSpec] = ARG_SPECS) -> dict[Stage, list[Shape]]:
         "select": [spec.select() for spec in specs],
         "attend_tokens": [spec.attend_tokens() for spec in specs],
         "score_tokens": [spec.score_tokens() for spec in specs],
+        "draw_tokens": [spec.draw_tokens() for spec in specs],
     }

@@ -17,7 +17,7 @@ from vashista_theory.attention.bounds.summaries import Summaries
 from vashista_theory.attention.kernels.arguments import Sizes, check_groups, check_whole, fit
 
 Kind = Literal["box", "ball", "sketch"]
-Stage = Literal["attend", "score", "select", "attend_tokens", "score_tokens"]
+Stage = Literal["attend", "score", "select", "attend_tokens", "score_tokens", "draw_tokens"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DTYPES = ("bfloat16", "float16", "float32")

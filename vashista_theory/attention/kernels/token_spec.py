@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8, UInt32
 
 from vashista_theory._checks import as_scale
 from vashista_theory.attention.bounds.sampling import Spread
@@ -55,6 +55,67 @@ class AttendTokensCall(NamedTuple):
     tokens: Int[Array, "B Hkv"]
     log_weights: Float[Array, "B Hkv C"]
     scale: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class DrawShape(spec.QueryShape):
+    """Everything static about a call of `draw_tokens`.
+
+    Attributes:
+        pages: That each sequence's table has room for.
+        listed: Drawn tokens of each row that there is room for.
+        code_bytes: Bytes of codes a token.
+        levels: Steps of the grid of the codes, 2^bits − 1.
+        stored: Type the numbers beside the codes are stored in.
+    """
+
+    pages: int
+    listed: int
+    code_bytes: int
+    levels: int
+    stored: str
+
+
+class DrawCall(NamedTuple):
+    """A draw of tokens of the full pages `ends[:, 0]` to `ends[:, 1]` of each sequence.
+
+    They are drawn by the sketch of their keys and the length of their values. `sure` is the
+    log-mass of what is read anyway; a kv head draws `expected` tokens, on average over those of a
+    sequence.
+    """
+
+    shape: DrawShape
+    query: Float[Array, "B H D"]
+    box: Shaped[Array, "Hkv N D"]
+    codes: UInt8[Array, "Hkv N c S"]
+    value_bound: Shaped[Array, "Hkv N"]
+    value_codes: UInt8[Array, "Hkv N S"]
+    page_table: Int[Array, "B P"]
+    ends: Int[Array, "B 2"]
+    sure: Float[Array, "B Hkv G"]
+    expected: Float[Array, " B"]
+    keys: UInt32[Array, "B Hkv 2"]
+    scale: Float[Array, ""]
+
+
+class DrawnTokens(NamedTuple):
+    """What was drawn.
+
+    Attributes:
+        places: By number in their sequence.
+        log_weights: Log 1/π of each.
+        number: Tokens drawn, those without room included.
+        pages: Pages with a token that was drawn.
+        whole: Whether every token was to be drawn.
+        undrawable: Whether a logit or a threshold is no number; then nothing is listed.
+    """
+
+    places: Int[Array, "B Hkv C"]
+    log_weights: Float[Array, "B Hkv C"]
+    number: Int[Array, "B Hkv"]
+    pages: Int[Array, "B Hkv"]
+    whole: Bool[Array, "B Hkv"]
+    undrawable: Bool[Array, "B Hkv"]
 
 
 def attend_tokens_call(

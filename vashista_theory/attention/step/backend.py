@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.candidates import Candidates
-from vashista_theory.attention.step.drawing import Listed
+from vashista_theory.attention.step.drawing import Drawn, Listed
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import Gathered, Partial, Pools
 
@@ -116,6 +116,33 @@ class Backend(Protocol):
         """Sketched scores of the tokens of some pages of each row, those that lie on this device.
 
         Pages are full, −1 for none; so are those of other devices in what is returned.
+        """
+        ...
+
+    def draw(
+        self,
+        query: Query,
+        cache: PagedKV,
+        pools: Pools,
+        ends: tuple[Int[Array, " R"], Int[Array, " R"]],
+        sure: Float[Array, "R G"],
+        keys: UInt32[Array, "R 2"],
+        expected: Int[Array, " R"],
+        room: int,
+    ) -> Drawn | None:
+        """Tokens drawn at once from pages [first, last) of each row, which are full.
+
+        None where this is not done better than step by step (`step.sampling`).
+
+        Args:
+            query: What is asked.
+            cache: With a sketch.
+            pools: Of it.
+            ends: The first page of the tail of each row, and the one behind its last.
+            sure: Log-mass of what is read anyway.
+            keys: What random numbers are made from.
+            expected: Tokens to draw, on average over the kv heads of a sequence.
+            room: How many of each row can be listed.
         """
         ...
 

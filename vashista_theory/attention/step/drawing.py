@@ -14,13 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.random_bits import BITS, token_numbers
+from vashista_theory.attention.bounds.sampling import LEAST, MOST, SHORTEST
 
-_SHORTEST = 1.0 / 16.0
-"""Part of the longest value of the tail as which any shorter one counts: o is not known before."""
 _PASSES = 64  # of Newton's method; 3 to 8 are usual, and fewer than needed draw fewer tokens
 _WORD = 32  # bits
-LEAST, MOST = 0.5, 1.5
-"""Tokens that a kv head may draw, in terms of what each would draw if all drew the same."""
 AllDevices = Callable[[Array], Array]
 """Adds an axis in front: what every device has."""
 
@@ -102,7 +99,7 @@ def weighted_by_values(
     longest = jnp.max(every(longest), axis=0)[:, None, None]
     known = (longest > 0) & jnp.isfinite(longest)
     part = jnp.where(known, lengths / jnp.where(known, longest, 1.0), 1.0)
-    weighted = proxy * jnp.maximum(part, _SHORTEST)
+    weighted = proxy * jnp.maximum(part, SHORTEST)
     own = jnp.stack([jnp.sum(one, axis=(1, 2)) for one in (proxy, weighted)])
     before, after = jnp.sum(every(own), axis=0)
     return weighted * (before / jnp.where(after > 0, after, 1.0))[:, None, None]
@@ -259,6 +256,27 @@ class Listed(NamedTuple):
     pages: Int[Array, "R C"]
     slots: Int[Array, "R C"]
     exists: Bool[Array, "R C"]
+
+
+class Drawn(NamedTuple):
+    """What was drawn of each row on this device.
+
+    Attributes:
+        listed: The tokens, as far as there is room for them.
+        log_pi: Logs of the probabilities with which each of them was drawn.
+        number: How many were drawn.
+        pages: Pages with a token that was.
+        whole: Whether every token of the tail was to be drawn.
+        overflown: Whether more were drawn than there was room for, or a proxy or a threshold is no
+            number.
+    """
+
+    listed: Listed
+    log_pi: Float[Array, "R C"]
+    number: Int[Array, " R"]
+    pages: Int[Array, " R"]
+    whole: Bool[Array, " R"]
+    overflown: Bool[Array, " R"]
 
 
 def list_drawn(drawn: Bool[Array, "R P S"], capacity: int) -> tuple[Listed, Int[Array, "R P"]]:

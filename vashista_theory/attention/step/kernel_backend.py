@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from vashista_theory._numerics import softmax_shares
 from vashista_theory.attention.bounds.bits import from_bits
@@ -31,7 +31,7 @@ from vashista_theory.attention.step.candidates import (
     lengths_of_values,
     pick,
 )
-from vashista_theory.attention.step.drawing import Listed
+from vashista_theory.attention.step.drawing import Drawn, Listed
 from vashista_theory.attention.step.kernel_bounds import bounds_from, kind_for
 from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
 from vashista_theory.attention.step.routing import Layout, ranking
@@ -257,6 +257,56 @@ class KernelBackend(PlainBackend):
             cache.summaries, pools.heads[:, None], physical, query.vectors.dtype
         )
         return TokenScores(pools, pools.every_page()[0], logits, None, values)
+
+    def draw(
+        self,
+        query: Query,
+        cache: PagedKV,
+        pools: Pools,
+        ends: tuple[Int[Array, " R"], Int[Array, " R"]],
+        sure: Float[Array, "R G"],
+        keys: UInt32[Array, "R 2"],
+        expected: Int[Array, " R"],
+        room: int,
+    ) -> Drawn | None:
+        """Score, draw and list in one kernel, where there is one."""
+        held, kv_heads = cache.summaries, cache.kv_heads
+        if held.codes is None or held.box is None or held.value_codes is None:
+            return None
+        rows, group, d = query.vectors.shape
+        shape = token_spec.DrawShape(
+            **self._query_shape(query, pools),
+            pages=cache.pages_per_sequence,
+            listed=room,
+            code_bytes=held.codes.shape[2],
+            levels=2 ** (cache.spec.sketch_bits or 8) - 1,
+            stored="bfloat16" if held.box.dtype == jnp.uint32 else "float32",
+        )
+        stage = self.choice.kernel_if_any("draw_tokens", shape)
+        if stage is None:
+            return None
+        by_row = (cache.batch, kv_heads)
+        call = token_spec.DrawCall(
+            shape,
+            query.vectors.reshape(shape.batch, shape.heads, d),
+            held.box,
+            held.codes,
+            held.value_bound,
+            held.value_codes,
+            jnp.clip(cache.page_table, 0, cache.keys.shape[1] - 1),
+            jnp.stack([end[::kv_heads] for end in ends], axis=1),
+            sure.reshape(*by_row, group),
+            expected[::kv_heads].astype(jnp.float32),
+            keys.reshape(*by_row, 2),
+            query.scale,
+        )
+        found: token_spec.DrawnTokens = stage.run(call, None)
+        places, log_weights, number, pages, whole, undrawable = (
+            a.reshape(rows, *a.shape[2:]) for a in found
+        )
+        exists = jnp.arange(room, dtype=jnp.int32)[None, :] < number[:, None]
+        listed = Listed(places // cache.page_size, places % cache.page_size, exists)
+        return Drawn(listed, -log_weights, number, pages, whole, undrawable | (number > room))
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]

@@ -20,7 +20,7 @@ from vashista_theory.attention.step import two_stages
 from vashista_theory.attention.step.backend import Backend, TokenScores
 from vashista_theory.attention.step.candidates import summary_bytes
 from vashista_theory.attention.step.drawing import (
-    MOST,
+    Drawn,
     Tail,
     draw,
     group_proxies,
@@ -102,7 +102,7 @@ def capacity_for(tokens: int, kv_heads: int = 1) -> int:
     once in 10^11 rows, and such a row is read densely. Rounded up to a multiple of 32: a CPU adds
     up the halves of a list, and one that cannot be halved takes three times as long.
     """
-    most = tokens if kv_heads == 1 else math.ceil(MOST * tokens)
+    most = tokens if kv_heads == 1 else math.ceil(bounds.MOST * tokens)
     return -(-(most + math.ceil(8 * math.sqrt(most))) // 32) * 32
 
 
@@ -130,9 +130,21 @@ def read_sampled(
     numbers = attempts(policy, cache.pages_per_sequence * size)
     superpages = [(policy.superpages or 0) * 2**k for k in range(len(numbers))]
     in_two = [two_stages.draws_superpages(cache, policy, number) for number in superpages]
-    every_token = None if in_two[0] else _every_token(*asked, backend)
+    drawn = None
+    if len(numbers) == 1 and not in_two[0] and not policy.proves:  # nothing asks twice
+        words = row_keys(keys, cache.kv_heads, 0)
+        room = min(
+            capacity_for(numbers[0], cache.kv_heads), cache.pages_per_sequence * cache.page_size
+        )
+        sure = beside_sinks(query, split.kept).log_mass()
+        ends, expected = (split.first, split.last), numbers[0] - split.sure_tokens
+        drawn = backend.draw(query, cache, pools, ends, sure, words, expected, room)
+    every_token = None if in_two[0] or drawn is not None else _every_token(*asked, backend)
 
     def attempt(number: int) -> _Read:
+        if drawn is not None:
+            judged = _judged(cache, policy, split)
+            return _read_drawn(query, pools, split, drawn, judged, backend)
         words = row_keys(keys, cache.kv_heads, number)
         failure = None if policy.confidence is None else (1 - policy.confidence) / len(numbers)
         # A row that reads again reads as many tokens as it is said to, whatever the others need.
@@ -177,9 +189,14 @@ def _every_token(
     every = backend.every_device
     proxy = group_proxies(scores.logits, inside, sure, every, cache.kv_heads)
     proxy = weighted_by_values(proxy, scores.value_bounds, inside, every)
-    pages = split.last - split.first
-    judged = pages.astype(query.vectors.dtype) * summary_bytes(cache, policy)
-    return _Scored(scores, Tail(inside, proxy, pages * cache.page_size), judged, None)
+    tokens = (split.last - split.first) * cache.page_size
+    return _Scored(scores, Tail(inside, proxy, tokens), _judged(cache, policy, split), None)
+
+
+def _judged(cache: PagedKV, policy: Policy, split: _Split) -> Float[Array, " R"]:
+    """Bytes of summaries that scoring every token of the tail reads."""
+    pages = (split.last - split.first).astype(split.kept.mass.dtype)
+    return pages * summary_bytes(cache, policy)
 
 
 def _some_tokens(
@@ -242,48 +259,68 @@ def _attempt(
     So many consecutive kv heads share what they may read.
     """
     every, (scores, tail) = backend.every_device, scored[:2]
-    expected = tokens - split.sure_tokens
-    numbers, inverse = thresholds(tail, expected, every, kv_heads)
+    numbers, inverse = thresholds(tail, tokens - split.sure_tokens, every, kv_heads)
     probability = inclusion(tail, numbers, inverse)
-    drawn = draw(tail, probability, keys, scores.pages)
-    most = capacity_for(tokens, kv_heads)
-    capacity = min(most, probability.shape[1] * probability.shape[2])
-    places, by_page = list_drawn(drawn, capacity)
+    chosen = draw(tail, probability, keys, scores.pages)
+    room = min(capacity_for(tokens, kv_heads), probability.shape[1] * probability.shape[2])
+    places, by_page = list_drawn(chosen, room)
     own = jnp.stack([jnp.sum(by_page, axis=1), jnp.sum(by_page > 0, axis=1)])
     number, pages = jnp.sum(every(own.astype(jnp.int32)), axis=0, dtype=jnp.int32)
-
     rows = jnp.arange(places.pages.shape[0], dtype=jnp.int32)[:, None]
-    log_pi = jnp.log(probability[rows, places.pages, places.slots])
-    whole = tail.tokens.astype(numbers.dtype) <= numbers
-    overflown = (number > most) | is_undrawable(tail, inverse, every)
-    if scored.opened is None:
-        read = backend.read_tokens(query, scores.pools, places, log_pi)
+    drawn = Drawn(
+        places,
+        jnp.log(probability[rows, places.pages, places.slots]),
+        number,
+        pages,
+        tail.tokens.astype(numbers.dtype) <= numbers,
+        (number > capacity_for(tokens, kv_heads)) | is_undrawable(tail, inverse, every),
+    )
+    bound_of = None
+    if failure is not None:
+        bound_of = functools.partial(
+            _bound, query, split, scores, tail, probability, failure=failure, backend=backend
+        )
+    judged = scored.judged_bytes
+    return _read_drawn(query, scores.pools, split, drawn, judged, backend, scored, bound_of)
+
+
+def _read_drawn(
+    query: Query,
+    pools: Pools,
+    split: _Split,
+    drawn: Drawn,
+    judged_bytes: Float[Array, " R"],
+    backend: Backend,
+    scored: _Scored | None = None,
+    bound_of: Callable[[Partial], Float[Array, "R G"]] | None = None,
+) -> _Read:
+    """Read what was drawn, of opened superpages if there are any."""
+    places, log_pi, number, pages, whole, overflown = drawn
+    if scored is None or scored.opened is None:
+        read = backend.read_tokens(query, pools, places, log_pi)
         variance_by = read.variance
     else:
-        opened = scored.opened
+        scores, opened = scored.scores, scored.opened
         whole, overflown = whole & opened.complete, overflown | opened.overflown
         slot = places.pages // opened.pages.shape[2]
         listed = places._replace(pages=jnp.take_along_axis(scores.pages, places.pages, axis=1))
         log_unit = jnp.take_along_axis(opened.log_pi, slot, axis=1)
-        read = backend.read_tokens(query, scores.pools, listed, log_pi + log_unit)
+        read = backend.read_tokens(query, pools, listed, log_pi + log_unit)
         variance_by = functools.partial(
-            two_stages.variance, query, scores.pools, listed, log_pi, slot, opened.log_pi
+            two_stages.variance, query, pools, listed, log_pi, slot, opened.log_pi
         )
     sums = merge(split.kept, backend.merge_devices(read.sums))
     known = beside_sinks(query, sums)
     variance = variance_by(known.normalised(), known.log_mass())
-    bound = jnp.full_like(variance, jnp.nan)
-    if failure is not None:
-        bound = _bound(query, split, scores, tail, probability, known, failure, backend)
-    total = split.sure_tokens + number
-    estimate = jnp.sqrt(jnp.sum(every(variance), axis=0))
+    bound = jnp.full_like(variance, jnp.nan) if bound_of is None else bound_of(known)
+    estimate = jnp.sqrt(jnp.sum(backend.every_device(variance), axis=0))
     # No drawn token tells nothing of the others, and is no sign that they do not matter.
     estimate = jnp.where(((number == 0) & ~whole)[:, None], jnp.inf, estimate)
     return _Read(
         sums=sums,
-        tokens=total,
+        tokens=split.sure_tokens + number,
         fetched=number,
-        judged_bytes=scored.judged_bytes,
+        judged_bytes=judged_bytes,
         pages=split.sure_pages + pages,
         estimate=estimate,
         bound=jnp.where(whole[:, None], 0.0, bound),
@@ -299,6 +336,7 @@ def _bound(
     tail: Tail,
     probability: Float[Array, "R P S"],
     sums: Partial,
+    *,
     failure: float,
     backend: Backend,
 ) -> Float[Array, "R G"]:
