@@ -4,8 +4,9 @@ One decode step of the whole model, batch by length: transformers' own attention
 dynamic and with a static cache, eager) and this mechanism by each policy. A text is read once for
 each length; every sequence of a batch then gets a copy of its keys and values of its own, so that
 all of them are read from memory. The ways take turns, round by round, and each is held against the
-fastest of transformers' own in the same cell. Needs the extra lm. Resumable by cell: a run that was
-stopped goes on from the store.
+fastest of transformers' own in the same cell. torch's threads do not spin while they wait
+(OMP_WAIT_POLICY=passive unless it is set), which its own attention is not slower by. Needs the extra
+lm. Resumable by cell: a run that was stopped goes on from the store.
 
 Examples:
   python -m experiments decode_in_model
@@ -13,6 +14,7 @@ Examples:
 """
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -92,6 +94,7 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Time every cell of the plane that is missing."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
     try:
         from vashista_theory.models.commands import first_tokens, read_text
 
@@ -131,7 +134,10 @@ def _open(config: Config, plan: list[tuple[int, int]]) -> runs.BlockStore:
         "model": config.model,
         "steps": (config.rounds, config.steps),
         "machine": (now.cpu, now.device),
-        "software": {name: process.version(name) for name in ("torch", "transformers", "jax")},
+        "waiting": os.environ["OMP_WAIT_POLICY"],
+        "software": {
+            name: process.version(name) for name in ("torch", "transformers", "jax", "numba")
+        },
     }
     names = [*OWN, *config.policies()]
     shape = len(plan), len(names)
