@@ -40,7 +40,7 @@ COLUMNS = {
         "tokens": "length of the context",
         "step": "sampled, budget or certified",
         "layout": "of the key sketch",
-        "score_ms": "judging the summaries, milliseconds",
+        "score_ms": "judging the summaries, milliseconds (all of this in plain JAX)",
         "select_ms": "drawing tokens, choosing or ordering pages, milliseconds",
         "read_ms": "reading them, and the report, milliseconds",
         "whole_ms": "the whole step, milliseconds",

@@ -116,7 +116,7 @@ def dense_in_torch(keys: jax.Array, values: jax.Array) -> Step | None:
     return attend
 
 
-def sparse(cache: PagedKV, policy: Policy) -> Step:
+def sparse(cache: PagedKV, policy: Policy, implementation: str | None = None) -> Step:
     """`vashista_attention` under jit, report included.
 
     The cache goes in as bare arrays, as inside a compiled serving loop: taking a pytree apart in
@@ -126,15 +126,16 @@ def sparse(cache: PagedKV, policy: Policy) -> Step:
 
     @jax.jit
     def step(query: jax.Array, arrays: list[jax.Array]) -> Any:
-        return vashista_attention(query, jax.tree.unflatten(structure, arrays), policy)
+        held = jax.tree.unflatten(structure, arrays)
+        return vashista_attention(query, held, policy, implementation=implementation)
 
     return lambda query: step(query, arrays)
 
 
 def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
-    """The step cut short after scoring and after selection, and whole.
+    """The step in plain JAX, cut short after scoring and after selection, and whole.
 
-    The difference of two neighbours is what a stage costs: "read" includes the report.
+    Kernels do several of these at once. The difference of two neighbours is what a stage costs: "read" includes the report.
     """
     two_levels = policy.superpages is not None
 
@@ -157,12 +158,12 @@ def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
     return {
         "scored": lambda q: step(q, cache, False),
         "selected": lambda q: step(q, cache, True),
-        "whole": sparse(cache, policy),
+        "whole": sparse(cache, policy, "jax"),
     }
 
 
 def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
-    """A step that draws tokens, cut short after scoring and after drawing, and whole."""
+    """A step that draws tokens, in plain JAX, cut short after scoring, after drawing, and whole."""
 
     def prefix(query: jax.Array, cache: PagedKV, selected: bool) -> Any:
         scale = jnp.asarray(cache.head_size**-0.5, cache.work_dtype)
@@ -203,7 +204,7 @@ def stages_of_a_draw(cache: PagedKV, policy: Policy) -> dict[str, Step]:
     return {
         "scored": lambda q: step(q, cache, False),
         "selected": lambda q: step(q, cache, True),
-        "whole": sparse(cache, policy),
+        "whole": sparse(cache, policy, "jax"),
     }
 
 

@@ -26,6 +26,27 @@ def from_here_on(rows: Rows, name: str) -> list[tuple[int, int]]:
     ]
 
 
+def _room(rows: Rows) -> str | None:
+    """What a read that costs as little as all of a short context would gain."""
+    own = {
+        (row["batch"], row["context"]): row["step_ms"] * row["times_best"]
+        for row in rows
+        if row["read_by"] == OWN[0] and "step_ms" in row
+    }
+    short = min((context for _, context in own), default=0)
+    gained = [
+        f"{best / own[batch, short]:.2f} at {batch} × {context:,}"
+        for (batch, context), best in own.items()
+        if context > short and (batch, short) in own
+    ]
+    if not gained:
+        return None
+    return (
+        f"The fastest of transformers' own takes so many times as long as at {short:,} tokens, and a "
+        f"sparse read can hardly be faster than all of those: {'; '.join(gained)}."
+    )
+
+
 def report(found: Measured) -> Outcome:
     """Where each policy is faster, and by how much."""
     rows = found.tables["steps"]
@@ -42,6 +63,8 @@ def report(found: Measured) -> Outcome:
             f"- {name}: {min(own):.2f} to {max(own):.2f} times as fast as the fastest of "
             f"transformers' own; at least as fast at (sequences × tokens) {where}."
         )
+    if room := _room(rows):
+        said.append(f"- {room}")
     return Outcome(
         tables=found.described({"steps": _COLUMNS}),
         values=values,
