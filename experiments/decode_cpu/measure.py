@@ -5,8 +5,8 @@ or of 16 superpages that are drawn first) at least 1.3, 2.5, 5 and 8 times as fa
 32k, 128k and 512k tokens; `budget` (64 pages by boxes on
 two levels) at least 2, 6, 15 and 40 times; `certified` (dropped mass at most 5 %) not slower than
 dense from 32k on and at least 1.5 times as fast at 128k; an append that costs the same at 8k and
-512k; summaries that hold what their formula says. Dense is the fastest of our own forms, over whole arrays
-and over pages, and, where it is installed, torch's `scaled_dot_product_attention`.
+512k; summaries that hold what their formula says. Dense is the fastest of our own forms, over whole
+arrays and over pages, and, where it is installed, torch's `scaled_dot_product_attention`.
 
 Keys are pages of real heads, thinned with the length as measured on text up to 8,192 tokens; beyond
 that the thinning is an extrapolation. The worst case is normal keys, where nothing can be left out.

@@ -135,7 +135,8 @@ def sparse(cache: PagedKV, policy: Policy, implementation: str | None = None) ->
 def stages(cache: PagedKV, policy: Policy) -> dict[str, Step]:
     """The step in plain JAX, cut short after scoring and after selection, and whole.
 
-    Kernels do several of these at once. The difference of two neighbours is what a stage costs: "read" includes the report.
+    Kernels do several of these at once. The difference of two neighbours is what a stage costs:
+    "read" includes the report.
     """
     two_levels = policy.superpages is not None
 

@@ -42,8 +42,8 @@ def _room(rows: Rows) -> str | None:
     if not gained:
         return None
     return (
-        f"The fastest of transformers' own takes so many times as long as at {short:,} tokens, and a "
-        f"sparse read can hardly be faster than all of those: {'; '.join(gained)}."
+        f"The fastest of transformers' own takes so many times as long as at {short:,} tokens, and "
+        f"a sparse read can hardly be faster than all of those: {'; '.join(gained)}."
     )
 
 
