@@ -326,7 +326,7 @@ def test_what_is_named_and_cannot_says_so():
 
 
 def test_plain_jax_by_its_name_is_what_a_cpu_without_kernels_takes(monkeypatch):
-    monkeypatch.setattr(api, "device_implementations", lambda platform: ())
+    monkeypatch.setattr(api, "device_implementations", lambda _: ())
     problem, policy = make(3, 0), POLICIES["published"]
     found = (
         vashista_attention(problem.query, problem.cache, policy, implementation=name)

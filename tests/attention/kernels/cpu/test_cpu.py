@@ -242,9 +242,37 @@ def test_records_of_another_layout_are_refused(monkeypatch, tmp_path: Path):
     assert foreign.layout_is_known()
     header = tmp_path / "xla/ffi/api/c_api.h"
     header.parent.mkdir(parents=True)
-    header.write_text("#define XLA_FFI_API_MAJOR 1\n", encoding="utf-8")
+    real = (Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text("utf-8")
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
-    assert not foreign.layout_is_known()
+    assert not foreign.layout_is_known(), "no header"
+    schedule = "  _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_ThreadPool_Schedule);\n"
+    assert schedule in real
+    for other in (
+        real.replace("XLA_FFI_API_MAJOR 0", "XLA_FFI_API_MAJOR 1"),
+        real.replace(schedule, ""),
+        real.replace(schedule, 2 * schedule),
+    ):
+        header.write_text(other, encoding="utf-8")
+        assert not foreign.layout_is_known()
+    header.write_text(real, encoding="utf-8")
+    assert foreign.layout_is_known()
+
+
+def test_what_cannot_be_kept_is_compiled_all_the_same(monkeypatch):
+    from numba import types
+
+    from vashista_theory.attention.kernels.cpu import foreign
+
+    real = foreign.numba.cfunc
+
+    def nowhere(signature, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(signature, **options)
+
+    monkeypatch.setattr(foreign.numba, "cfunc", nowhere)
+    one = foreign._as_c(types.int64(types.int64))(lambda x: x + 1)
+    assert one.ctypes(41) == 42
 
 
 def test_without_numba_a_cpu_takes_plain_jax(monkeypatch):

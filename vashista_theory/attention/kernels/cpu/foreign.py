@@ -9,7 +9,7 @@ import ctypes
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,13 @@ _EXECUTE = 3
 # Places in XLA_FFI_CallFrame, in XLA_FFI_Buffer and in XLA_FFI_Api, in words of 8 bytes.
 _EXTENSION, _API, _CONTEXT, _STAGE, _ARGUMENTS, _RESULTS, _ATTRIBUTES = 1, 2, 3, 4, 9, 14, 20
 _DATA, _DIMENSIONS = 3, 5
-# Functions of XLA_FFI_Api: XLA_FFI_Error_Destroy, XLA_FFI_ThreadPool_Schedule and _NumThreads.
+# Functions of XLA_FFI_Api, behind six words of versions.
 _DESTROY, _SCHEDULE, _THREADS = 8, 17, 18
+_FUNCTIONS = {
+    "XLA_FFI_Error_Destroy": _DESTROY,
+    "XLA_FFI_ThreadPool_Schedule": _SCHEDULE,
+    "XLA_FFI_ThreadPool_NumThreads": _THREADS,
+}
 # What the threads that share a step know of it.
 _FRAME, _PART, _PARTS, _NEXT, _DONE, _HOLDERS, _WORDS = range(7)
 
@@ -48,8 +53,14 @@ intrinsic: Any = extending.intrinsic
 def layout_is_known() -> bool:
     """Whether jaxlib's header says that records lie as they are read here."""
     header = Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
-    found = re.search(r"#define XLA_FFI_API_MAJOR (\d+)", header.read_text("utf-8"))
-    return found is not None and int(found[1]) == KNOWN_MAJOR
+    if not header.is_file():
+        return False
+    text = header.read_text("utf-8")
+    major = re.search(r"#define XLA_FFI_API_MAJOR (\d+)", text)
+    functions = re.findall(r"^ +_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", text, re.MULTILINE)
+    places = {name: 6 + place for place, name in enumerate(functions)}
+    same = all(places.get(name) == place for name, place in _FUNCTIONS.items())
+    return major is not None and int(major[1]) == KNOWN_MAJOR and same
 
 
 def _pointer_to(kind: Any) -> Any:
@@ -193,14 +204,25 @@ def _is_to_compute(frame):
     return frame[_STAGE] & 0xFFFFFFFF == _EXECUTE
 
 
-as_part = functools.partial(
-    numba.cfunc, types.void(_FRAME_TYPE, types.int64), cache=True, **options
-)
-"""Compile one part of a step: a function of the record of the call and the number of the part.
+def _as_c(signature: Any) -> Callable[[Any], Any]:
+    """Compile a C function, and keep what was compiled where that can be written."""
 
-What was compiled is kept beside the source. The function has to use `SOURCES`, as a variable of
-the function around it, so that it is compiled anew when any file here changes.
-"""
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.cfunc(signature, cache=True, **options)(function)
+        except RuntimeError:  # neither beside the source nor in the user's cache folder
+            return numba.cfunc(signature, **options)(function)
+
+    return decorate
+
+
+def as_part() -> Callable[[Any], Any]:
+    """Compile one part of a step: a function of the record of the call and the part's number.
+
+    What was compiled is kept beside the source. The function has to use `SOURCES`, as a variable of
+    the function around it, so that it is compiled anew when any file here changes.
+    """
+    return _as_c(types.void(_FRAME_TYPE, types.int64))
 
 
 def _digest_of_sources() -> str:
@@ -293,7 +315,7 @@ def _leave(begin):
 def _helper() -> Any:
     sources = SOURCES
 
-    @numba.cfunc(types.void(_FRAME_TYPE), cache=True, **options)
+    @_as_c(types.void(_FRAME_TYPE))
     def help_out(shared):
         _ = sources
         begin = address_of(carray(shared, (_WORDS,)))
@@ -335,7 +357,7 @@ def _take_steps(frame, steps, helper):
 def _taker() -> Any:
     sources = SOURCES
 
-    @numba.cfunc(types.void(_FRAME_TYPE, types.int64, types.int64), cache=True, **options)
+    @_as_c(types.void(_FRAME_TYPE, types.int64, types.int64))
     def take(frame, steps, helper):
         _ = sources
         if _is_to_compute(frame):
