@@ -30,12 +30,8 @@ from vashista_theory.attention.kernels.spec import (
     SummaryParts,
 )
 
-_MODULES = {
-    "mosaic_gpu": "gpu.stages",
-    "mosaic_tpu": "tpu.stages",
-    "numba": "cpu.stages",
-    "xla": "portable",
-}
+_MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "numba": "cpu.stages"}
+_MODULES |= {"xla": "portable"}
 IMPLEMENTATIONS = tuple(_MODULES)
 """By name; the first that can is taken. Each has a module here with an `IMPLEMENTATION`."""
 STEP_IMPLEMENTATIONS = ("jax", *IMPLEMENTATIONS)
@@ -281,8 +277,7 @@ def choose(implementation: str | None, work: DTypeLike, query: Array, keys: Arra
         return best_here() if single else PLAIN
     if implementation == "jax":
         return PLAIN
-    platforms = load(implementation).platforms
-    remedy = "Use implementation=None, or 'jax' for plain JAX."
+    remedy, platforms = "Use implementation=None, or 'jax'.", load(implementation).platforms
     if not single:
         raise NotImplementedError(
             f"{implementation!r} computes in float32, and this query and cache take {work}. "

@@ -18,7 +18,6 @@ from vashista_theory.attention.bounds.summaries import (
     PAGES_PER_SUPERPAGE,
     Summaries,
     SummarySpec,
-    corners,
 )
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.kernels import spec, token_spec
@@ -32,7 +31,8 @@ from vashista_theory.attention.step.candidates import (
     pick,
 )
 from vashista_theory.attention.step.drawing import Drawn, Listed
-from vashista_theory.attention.step.kernel_bounds import bounds_from, kind_for
+from vashista_theory.attention.step.kernel_bounds import bounds_from, kind_for, longest_key
+from vashista_theory.attention.step.kernel_draw import draw_by, draw_shape
 from vashista_theory.attention.step.plain_backend import PlainBackend, physical_places
 from vashista_theory.attention.step.routing import Layout, ranking
 from vashista_theory.attention.step.softmax_sums import Partial, Pools, merge, physical_pages
@@ -270,43 +270,11 @@ class KernelBackend(PlainBackend):
         room: int,
     ) -> Drawn | None:
         """Score, draw and list in one kernel, where there is one."""
-        held, kv_heads = cache.summaries, cache.kv_heads
-        if held.codes is None or held.box is None or held.value_codes is None:
+        shape = draw_shape(cache, self._query_shape(query, pools), room)
+        stage = None if shape is None else self.choice.kernel_if_any("draw_tokens", shape)
+        if shape is None or stage is None:
             return None
-        rows, group, d = query.vectors.shape
-        shape = token_spec.DrawShape(
-            **self._query_shape(query, pools),
-            pages=cache.pages_per_sequence,
-            listed=room,
-            code_bytes=held.codes.shape[2],
-            levels=2 ** (cache.spec.sketch_bits or 8) - 1,
-            stored="bfloat16" if held.box.dtype == jnp.uint32 else "float32",
-        )
-        stage = self.choice.kernel_if_any("draw_tokens", shape)
-        if stage is None:
-            return None
-        by_row = (cache.batch, kv_heads)
-        call = token_spec.DrawCall(
-            shape,
-            query.vectors.reshape(shape.batch, shape.heads, d),
-            held.box,
-            held.codes,
-            held.value_bound,
-            held.value_codes,
-            jnp.clip(cache.page_table, 0, cache.keys.shape[1] - 1),
-            jnp.stack([end[::kv_heads] for end in ends], axis=1),
-            sure.reshape(*by_row, group),
-            expected[::kv_heads].astype(jnp.float32),
-            keys.reshape(*by_row, 2),
-            query.scale,
-        )
-        found: token_spec.DrawnTokens = stage.run(call, None)
-        places, log_weights, number, pages, whole, undrawable = (
-            a.reshape(rows, *a.shape[2:]) for a in found
-        )
-        exists = jnp.arange(room, dtype=jnp.int32)[None, :] < number[:, None]
-        listed = Listed(places // cache.page_size, places % cache.page_size, exists)
-        return Drawn(listed, -log_weights, number, pages, whole, undrawable | (number > room))
+        return draw_by(stage, shape, query, cache, ends, sure, keys, expected)
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]
@@ -347,7 +315,7 @@ class KernelBackend(PlainBackend):
         if not self.policy.proves:  # nothing is proved, so nothing asks
             return jnp.full(listed.pages.shape[:1], jnp.inf, jnp.float32)
         physical = physical_pages(pools, listed.pages)
-        longest = _longest_key(self.cache.summaries, pools.heads[:, None], physical)
+        longest = longest_key(self.cache.summaries, pools.heads[:, None], physical)
         return jnp.max(jnp.where(listed.exists, longest, 0.0), axis=1, initial=0.0)
 
     def _query_shape(self, query: Query, pools: Pools) -> dict[str, Any]:
@@ -408,7 +376,7 @@ class KernelBackend(PlainBackend):
         size = pools.keys.shape[2]
         heads = pools.heads[:, None]
         full = jnp.arange(listed, dtype=jnp.int32)[None, :] < (tokens // size)[:, None]
-        longest = jnp.where(full, _longest_key(self.cache.summaries, heads, physical), 0.0)
+        longest = jnp.where(full, longest_key(self.cache.summaries, heads, physical), 0.0)
         last = jnp.clip(tokens // size, 0, listed - 1)[:, None]
         keys = pools.keys[heads, jnp.take_along_axis(physical, last, axis=1)][:, 0]
         counted = jnp.arange(size, dtype=jnp.int32)[None, :] < (tokens % size)[:, None]
@@ -430,19 +398,3 @@ def _partial(
     mass = jnp.where(top == -jnp.inf, 0.0, jnp.exp(log_mass - top))
     output = found.output.reshape(*top.shape, -1) * mass[..., None]
     return Partial(top, mass, output, reach, tokens)
-
-
-def _longest_key(
-    summaries: Summaries, heads: Int[Array, "R 1"], pages: Int[Array, "R K"]
-) -> Float[Array, "R K"]:
-    """Bound on the length of any key of full pages, from the box or the ball."""
-    if summaries.box is not None:
-        lower, upper = corners(summaries.box[heads, pages], jnp.float32)
-        return norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
-    assert summaries.mean is not None, "a proof needs a box or a ball"
-    assert summaries.radius is not None, "a ball has a radius"
-    mean, radius = (
-        from_bits(summaries[heads, pages], jnp.float32)
-        for summaries in (summaries.mean, summaries.radius)
-    )
-    return (norm_from_above(mean) + radius) * (1.0 + 2.0**-20)

@@ -3,11 +3,13 @@
 import math
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from vashista_theory._numerics import unit_roundoff
+from vashista_theory.attention.bounds.bits import from_bits
 from vashista_theory.attention.bounds.page_bounds import PageBounds, lower_by_convexity, sound
-from vashista_theory.attention.bounds.rounding import log_sum_slack
-from vashista_theory.attention.bounds.summaries import Summaries, Summary
+from vashista_theory.attention.bounds.rounding import log_sum_slack, norm_from_above
+from vashista_theory.attention.bounds.summaries import Summaries, Summary, corners
 from vashista_theory.attention.kernels import spec
 from vashista_theory.attention.policy import Policy
 
@@ -46,3 +48,19 @@ def bounds_from(
     best = upper - math.log(tokens)
     best = best + 8 * u * (jnp.abs(upper) + 8)
     return sound(PageBounds(upper, estimate, lower, upper, best))
+
+
+def longest_key(
+    summaries: Summaries, heads: Int[Array, "R 1"], pages: Int[Array, "R K"]
+) -> Float[Array, "R K"]:
+    """Bound on the length of any key of full pages, from the box or the ball."""
+    if summaries.box is not None:
+        lower, upper = corners(summaries.box[heads, pages], jnp.float32)
+        return norm_from_above(jnp.maximum(jnp.abs(lower), jnp.abs(upper)))
+    assert summaries.mean is not None, "a proof needs a box or a ball"
+    assert summaries.radius is not None, "a ball has a radius"
+    mean, radius = (
+        from_bits(summaries[heads, pages], jnp.float32)
+        for summaries in (summaries.mean, summaries.radius)
+    )
+    return (norm_from_above(mean) + radius) * (1.0 + 2.0**-20)

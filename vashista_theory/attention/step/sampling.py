@@ -131,14 +131,11 @@ def read_sampled(
     superpages = [(policy.superpages or 0) * 2**k for k in range(len(numbers))]
     in_two = [two_stages.draws_superpages(cache, policy, number) for number in superpages]
     drawn = None
-    if len(numbers) == 1 and not in_two[0] and not policy.proves:  # nothing asks twice
-        words = row_keys(keys, cache.kv_heads, 0)
-        room = min(
-            capacity_for(numbers[0], cache.kv_heads), cache.pages_per_sequence * cache.page_size
-        )
-        sure = beside_sinks(query, split.kept).log_mass()
-        ends, expected = (split.first, split.last), numbers[0] - split.sure_tokens
-        drawn = backend.draw(query, cache, pools, ends, sure, words, expected, room)
+    if len(numbers) == 1 and not in_two[0] and not policy.proves:
+        words, sure = row_keys(keys, cache.kv_heads, 0), beside_sinks(query, split.kept).log_mass()
+        room = min(capacity_for(numbers[0], cache.kv_heads), pools.table.shape[1] * size)
+        told = (split.first, split.last), sure, words, numbers[0] - split.sure_tokens
+        drawn = backend.draw(query, cache, pools, *told, room)
     every_token = None if in_two[0] or drawn is not None else _every_token(*asked, backend)
 
     def attempt(number: int) -> _Read:
@@ -275,11 +272,8 @@ def _attempt(
         tail.tokens.astype(numbers.dtype) <= numbers,
         (number > capacity_for(tokens, kv_heads)) | is_undrawable(tail, inverse, every),
     )
-    bound_of = None
-    if failure is not None:
-        bound_of = functools.partial(
-            _bound, query, split, scores, tail, probability, failure=failure, backend=backend
-        )
+    of = functools.partial(_bound, query, split, scores, tail, probability, backend=backend)
+    bound_of = None if failure is None else functools.partial(of, failure=failure)
     judged = scored.judged_bytes
     return _read_drawn(query, scores.pools, split, drawn, judged, backend, scored, bound_of)
 
