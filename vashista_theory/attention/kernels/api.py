@@ -30,8 +30,8 @@ from vashista_theory.attention.kernels.spec import (
     SummaryParts,
 )
 
-_MODULES = {"mosaic_gpu": "gpu.stages", "mosaic_tpu": "tpu.stages", "numba": "cpu.stages"}
-_MODULES |= {"xla": "portable"}
+_NAMES = "mosaic_gpu", "mosaic_tpu", "numba", "xla"
+_MODULES = dict(zip(_NAMES, ("gpu.stages", "tpu.stages", "cpu.stages", "portable"), strict=True))
 IMPLEMENTATIONS = tuple(_MODULES)
 """By name; the first that can is taken. Each has a module here with an `IMPLEMENTATION`."""
 STEP_IMPLEMENTATIONS = ("jax", *IMPLEMENTATIONS)
