@@ -230,5 +230,6 @@ def test_tiles_chosen_by_the_shape_fit(name):
 
 
 def test_the_table_of_capabilities_is_the_one_written():
+    pytest.importorskip("numba", reason="without it one column of the table is another")
     written = capability_table.WRITTEN.read_text(encoding="utf-8")
     assert capability_table.capability_table() == written
