@@ -26,25 +26,19 @@ def from_here_on(rows: Rows, name: str) -> list[tuple[int, int]]:
     ]
 
 
-def _room(rows: Rows) -> str | None:
-    """What a read that costs as little as all of a short context would gain."""
+def gains(rows: Rows) -> dict[tuple[int, int], float]:
+    """The fastest own step of each cell over that of as many of the shortest sequences."""
     own = {
         (row["batch"], row["context"]): row["step_ms"] * row["times_best"]
         for row in rows
         if row["read_by"] == OWN[0] and "step_ms" in row
     }
     short = min((context for _, context in own), default=0)
-    gained = [
-        f"{best / own[batch, short]:.2f} at {batch} × {context:,}"
+    return {
+        (batch, context): best / own[batch, short]
         for (batch, context), best in own.items()
         if context > short and (batch, short) in own
-    ]
-    if not gained:
-        return None
-    return (
-        f"The fastest of transformers' own takes so many times as long as at {short:,} tokens, and "
-        f"a sparse read can hardly be faster than all of those: {'; '.join(gained)}."
-    )
+    }
 
 
 def report(found: Measured) -> Outcome:
@@ -63,8 +57,15 @@ def report(found: Measured) -> Outcome:
             f"- {name}: {min(own):.2f} to {max(own):.2f} times as fast as the fastest of "
             f"transformers' own; at least as fast at (sequences × tokens) {where}."
         )
-    if room := _room(rows):
-        said.append(f"- {room}")
+    found_gains = gains(rows)
+    values |= {f"gain, {batch} x {context}": gain for (batch, context), gain in found_gains.items()}
+    if found_gains:
+        short = min(row["context"] for row in rows)
+        listed = "; ".join(f"{gain:.2f} at {b} × {n:,}" for (b, n), gain in found_gains.items())
+        said.append(
+            "- The fastest of transformers' own takes so many times as long as at "
+            f"{short:,} tokens, and a sparse read can hardly be faster than all of those: {listed}."
+        )
     return Outcome(
         tables=found.described({"steps": _COLUMNS}),
         values=values,
