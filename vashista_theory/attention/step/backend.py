@@ -132,7 +132,8 @@ class Backend(Protocol):
     ) -> Drawn | None:
         """Tokens drawn at once from pages [first, last) of each row, which are full.
 
-        None where this is not done better than step by step (`step.sampling`).
+        None, unless a back end overrides it, where nothing is better than step by step
+        (`step.sampling`); with several devices, sums of all of them lie between the steps.
 
         Args:
             query: What is asked.
@@ -144,7 +145,8 @@ class Backend(Protocol):
             expected: Tokens to draw, on average over the kv heads of a sequence.
             room: How many of each row can be listed.
         """
-        ...
+        del query, cache, pools, ends, sure, keys, expected, room
+        return None
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory._numerics import finite_or_zero
 from vashista_theory.attention.bounds.bits import from_bits, widened
@@ -25,7 +25,7 @@ from vashista_theory.attention.step.candidates import (
     parts,
     pick,
 )
-from vashista_theory.attention.step.drawing import Drawn, Listed
+from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
     Partial,
@@ -198,20 +198,6 @@ class PlainBackend(Backend):
         logits, errors = sketched_tokens(query, held, cache.spec, proof=policy.proves)
         values = lengths_of_values(cache.summaries, heads, physical, query.vectors.dtype)
         return TokenScores(pools, pages, logits, errors, values)
-
-    def draw(
-        self,
-        query: Query,
-        cache: PagedKV,
-        pools: Pools,
-        ends: tuple[Int[Array, " R"], Int[Array, " R"]],
-        sure: Float[Array, "R G"],
-        keys: UInt32[Array, "R 2"],
-        expected: Int[Array, " R"],
-        room: int,
-    ) -> Drawn | None:
-        """There is nothing better than step by step."""
-        del query, cache, pools, ends, sure, keys, expected, room
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vashista_theory.attention.bounds.page_bounds import PageBounds, Query
 from vashista_theory.attention.bounds.summaries import PAGES_PER_SUPERPAGE
@@ -22,7 +22,7 @@ from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.policy import Policy
 from vashista_theory.attention.step.backend import Backend, TokenScores, TokensRead
 from vashista_theory.attention.step.candidates import Candidates, as_candidates
-from vashista_theory.attention.step.drawing import Drawn, Listed
+from vashista_theory.attention.step.drawing import Listed
 from vashista_theory.attention.step.routing import Layout
 from vashista_theory.attention.step.softmax_sums import (
     Gathered,
@@ -131,20 +131,6 @@ class ShardedBackend(Backend):
         """
         own = jnp.where(self.dealing.is_mine(pages), pages, -1)
         return self.inner.some_token_scores(query, cache, pools, policy, own)
-
-    def draw(
-        self,
-        query: Query,
-        cache: PagedKV,
-        pools: Pools,
-        ends: tuple[Int[Array, " R"], Int[Array, " R"]],
-        sure: Float[Array, "R G"],
-        keys: UInt32[Array, "R 2"],
-        expected: Int[Array, " R"],
-        room: int,
-    ) -> Drawn | None:
-        """Sums of all devices lie between the steps."""
-        del query, cache, pools, ends, sure, keys, expected, room
 
     def read_tokens(
         self, query: Query, pools: Pools, listed: Listed, log_pi: Float[Array, "R C"]

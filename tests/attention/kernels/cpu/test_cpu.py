@@ -58,12 +58,14 @@ def check_equal(found, plain) -> None:
     assert info.result == told.result
     differing = np.abs(np.asarray(info.tokens_read) - np.asarray(told.tokens_read))
     assert differing.max() <= 1
-    if differing.max() == 0:
-        # Float32 sums in another order; probabilities err by as much, and are divided by.
-        np.testing.assert_allclose(output, expected, rtol=2e-4, atol=2e-5)
-        np.testing.assert_allclose(info.log_mass, told.log_mass, rtol=2e-5, atol=1e-4)
-        np.testing.assert_allclose(info.error_estimate, told.error_estimate, rtol=2e-3, atol=1e-5)
-        np.testing.assert_array_equal(info.pages_read, told.pages_read)
+    # A token more or less of one kv head is no matter to the others.
+    assert np.count_nonzero(differing) <= output.shape[1]
+    heads = differing == 0
+    # Float32 sums in another order; probabilities err by as much, and are divided by.
+    np.testing.assert_allclose(output[heads], expected[heads], rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(info.log_mass[heads], told.log_mass[heads], rtol=2e-5, atol=1e-4)
+    estimates = info.error_estimate[heads], told.error_estimate[heads]
+    np.testing.assert_allclose(*estimates, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

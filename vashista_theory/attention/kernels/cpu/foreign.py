@@ -220,13 +220,15 @@ def as_part() -> Callable[[Any], Any]:
     """Compile one part of a step: a function of the record of the call and the part's number.
 
     What was compiled is kept beside the source. The function has to use `SOURCES`, as a variable of
-    the function around it, so that it is compiled anew when any file here changes.
+    the function around it, so that it is compiled anew when any file here, or in `bounds`, changes.
     """
     return _as_c(types.void(_FRAME_TYPE, types.int64))
 
 
 def _digest_of_sources() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """Of all that is compiled, and of `bounds`, whose constants become part of it."""
+    here = Path(__file__).parent
+    files = sorted(here.glob("*.py")) + sorted((here.parents[1] / "bounds").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
