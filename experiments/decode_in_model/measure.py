@@ -5,9 +5,9 @@ dynamic and with a static cache, eager) and this mechanism by each policy. A tex
 each length; every sequence of a batch then gets a copy of its keys and values of its own, so that
 all of them are read from memory. The ways take turns, round by round, and each is held against the
 fastest of transformers' own in the same cell. torch's threads do not spin while they wait
-(OMP_WAIT_POLICY=passive unless it is set): good for the policies, and transformers' own is slower by
-it where contexts are short, so ratios favour the policies there. Needs the
-extra lm. Resumable by cell: a run that was stopped goes on from the store.
+(OMP_WAIT_POLICY=passive unless it is set): good for the policies, and transformers' own is slower
+by it where contexts are short, so ratios favour the policies there. Needs the extra lm.
+Resumable by cell: a run that was stopped goes on from the store.
 
 Examples:
   python -m experiments decode_in_model
