@@ -282,16 +282,21 @@ def sketched_tokens(
 
 def sketched_keys(logits: Float[Array, "R G P S"], errors: Float[Array, "R G P S"]) -> PageBounds:
     """Bounds of pages whose keys have logits known up to an error each."""
-    tokens, u = logits.shape[-1], unit_roundoff(logits.dtype)
     sketched, _ = _log_sum(logits)
-    upper, best = _log_sum(logits + errors)
-    slack = log_sum_slack(tokens, sketched, upper)
+    return of_sketched_sums(sketched, *_log_sum(logits + errors), logits.shape[-1])
+
+
+def of_sketched_sums(
+    sketched: Float[Array, "*n"], raised: Float[Array, "*n"], best: Float[Array, "*n"], tokens: int
+) -> PageBounds:
+    """Bounds from computed log-masses of so many keys, with errors and without, and best logits."""
+    slack = log_sum_slack(tokens, sketched, raised)
     return PageBounds(
         priority=sketched,
         estimate=sketched,
-        lower=lower_by_convexity(sketched, upper, slack),
-        upper=upper + slack,
-        best=best + 4 * u * jnp.abs(best),
+        lower=lower_by_convexity(sketched, raised, slack),
+        upper=raised + slack,
+        best=best + 4 * unit_roundoff(best.dtype) * jnp.abs(best),
     )
 
 

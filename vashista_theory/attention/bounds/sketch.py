@@ -78,11 +78,16 @@ def row_bytes(bits: int, d: int, *, packed: bool) -> int:
     return d * bits // 8 if packed else d
 
 
+def levels(bits: int) -> int:
+    """Steps of the grid from one corner of the box to the other: the greatest code."""
+    return 2**bits - 1
+
+
 def grid_step(
     lower: Float[Array, "*n d"], upper: Float[Array, "*n d"], bits: int
 ) -> Float[Array, "*n d"]:
     """Distance between neighbouring grid points, by dimension."""
-    return (upper - lower) / (2.0**bits - 1.0)
+    return (upper - lower) / float(levels(bits))
 
 
 def quantise(

@@ -93,7 +93,7 @@ class ArgSpec:
             pages=self.pages,
             listed=self.attend_tokens().listed,
             code_bytes=sketch.row_bytes(bits, self.head_size, packed=True),
-            levels=2**bits - 1,
+            levels=sketch.levels(bits),
             stored="bfloat16",
         )
 

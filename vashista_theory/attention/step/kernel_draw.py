@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from vashista_theory.attention.bounds import sketch
 from vashista_theory.attention.bounds.page_bounds import Query
 from vashista_theory.attention.cache.paged import PagedKV
 from vashista_theory.attention.kernels.spec import StageKernel
@@ -23,7 +24,7 @@ def draw_shape(cache: PagedKV, asked: Mapping[str, Any], room: int) -> DrawShape
         pages=cache.pages_per_sequence,
         listed=room,
         code_bytes=held.codes.shape[2],
-        levels=2 ** (cache.spec.sketch_bits or 8) - 1,
+        levels=sketch.levels(cache.spec.sketch_bits or 8),
         stored="bfloat16" if held.box.dtype == jnp.uint32 else "float32",
     )
 

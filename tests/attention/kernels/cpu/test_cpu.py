@@ -14,8 +14,8 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.attention.kernels import problems
-from tests.attention.kernels.conformance import SMALL, Attends
-from tests.attention.kernels.token_conformance import AttendsTokens
+from tests.attention.kernels.conformance import SMALL
+from tests.attention.kernels.together import Together
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.attention.bounds.random_bits import threefry
 from vashista_theory.attention.kernels import api
@@ -25,7 +25,7 @@ pytest.importorskip("numba")
 FLOAT16 = {"llama3_8b_float16"}
 
 
-class TestNumba(Attends, AttendsTokens):
+class TestNumba(Together):
     implementation = "numba"
     cannot: ClassVar = {"attend": FLOAT16, "attend_tokens": FLOAT16}
 
@@ -112,6 +112,32 @@ def test_a_draw_of_other_policies_is_that_of_plain_jax(policy, options, dtype):
     cache = cache_of(rng, dtype=dtype)
     query = (2 * rng.normal(size=(2, 4, 16))).astype(np.float32)
     check_equal(*both(query, cache, policy, **options))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy.budget(8, dense_below=0),
+        Policy.budget(8, summary="box", dense_below=0),
+        Policy.published(8),
+        Policy.certified(0.3, dense_below=0),
+        Policy(pages=6, summary="ball", tolerance=0.2),
+        Policy.sampled(64, dense_below=0, superpages=4),
+    ],
+    ids=["sketch", "box", "mean", "certified", "ball", "two stages"],
+)
+def test_pages_are_chosen_as_in_plain_jax(policy):
+    rng = np.random.default_rng(12)
+    cache = cache_of(rng, lengths=(1300, 173), sketch_bits=8)
+    query = (2 * rng.normal(size=(2, 4, 16))).astype(np.float32)
+    found, plain = both(query, cache, policy)
+    if policy.tokens is not None:
+        check_equal(found, plain)
+        return
+    np.testing.assert_array_equal(found[1].tokens_read, plain[1].tokens_read)
+    # Sums in another order, of some hundred terms.
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1].log_mass, plain[1].log_mass, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"page": 8}, {"sketch_bits": 6}, {"dtype": "float32"}])

@@ -10,7 +10,7 @@ from vashista_theory.attention.bounds.random_bits import BITS
 from vashista_theory.attention.bounds.sampling import LEAST, MOST, SHORTEST
 from vashista_theory.attention.kernels.cpu.arithmetic import exponential, threefry, widened
 from vashista_theory.attention.kernels.cpu.foreign import compiled, run
-from vashista_theory.attention.kernels.cpu.sketch_sums import add_codes
+from vashista_theory.attention.kernels.cpu.sketch_sums import score_keys
 
 PIECE = 32
 """Pages that are scored at once, by whichever thread is free."""
@@ -39,23 +39,11 @@ def score_piece(query, scale, levels, boxes, codes, physical, masses, tops):
     group, d = query.shape
     size = codes.shape[2]
     coefficients, sums = np.empty((group, d), np.float32), np.empty((group, size), np.float32)
-    steps = np.empty(d, np.float32)
     for g in range(group):
         tops[g, 0], tops[g, 1] = _NOTHING, _ZERO
     for page in range(physical.size):
-        box = boxes[physical[page]]
-        for g in range(group):
-            base = _ZERO
-            for i in range(d):
-                base += query[g, i] * widened(box[i])
-            for s in range(size):
-                sums[g, s] = base
-        for i in range(d):
-            steps[i] = (widened(box[i] >> np.uint32(16)) - widened(box[i])) / levels
-        for g in range(group):
-            for i in range(d):
-                coefficients[g, i] = query[g, i] * steps[i]
-        add_codes(codes[physical[page]], coefficients, sums)
+        box, own_codes = boxes[physical[page]], codes[physical[page]]
+        score_keys(query, box, levels, own_codes, coefficients, sums)
         for g in range(group):
             top, own = tops[g, 0], run(masses[g, page * size : (page + 1) * size])
             for s in range(size):

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Sums of the codes of 16 tokens by coefficients, which take most of the time of a score.
+"""Scores of the sketched keys of a page: sums of the codes of 16 tokens by coefficients.
 
 Vector by vector, in instructions written out: left to itself LLVM takes four times as long.
 """
@@ -7,15 +7,18 @@ Vector by vector, in instructions written out: left to itself LLVM takes four ti
 import functools
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from vashista_theory.attention.kernels.cpu.foreign import address_of, compiled, intrinsic
+from vashista_theory.attention.kernels.cpu.arithmetic import widened
+from vashista_theory.attention.kernels.cpu.foreign import address_of, compiled, intrinsic, run
 
 LANES = 16
 """Tokens that are added up at once; a page has a multiple of them."""
 _HEADS = 4  # whose sums stay in registers
+_HIGH = np.uint32(16)
 
 _BYTE, _WORD, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BYTES, _WORDS, _FLOATS = (ir.VectorType(kind, LANES) for kind in (_BYTE, _WORD, _FLOAT))
@@ -101,3 +104,28 @@ def add_codes(codes, coefficients, sums):
                     _three(at, by, to, stored, size, d, shift, mask)
                 else:
                     _four(at, by, to, stored, size, d, shift, mask)
+
+
+@compiled()
+def score_keys(query, box, levels, codes, coefficients, sums):
+    """Scores of all keys of a page, and on the way what their codes are multiplied by.
+
+    Args:
+        query: (G, D).
+        box: (D,) pairs of bfloat16.
+        levels: Steps of the grid of the codes between the corners of a box.
+        codes: (c, S).
+        coefficients: (G, D) result, the query times the step of the grid.
+        sums: (G, S) result.
+    """
+    group, d = query.shape
+    for g in range(group):
+        vector, folded, own = run(query[g]), run(coefficients[g]), run(sums[g])
+        base = np.float32(0)
+        for i in range(d):
+            low, high = widened(box[i]), widened(box[i] >> _HIGH)
+            base += vector[i] * low
+            folded[i] = vector[i] * ((high - low) / levels)
+        for s in range(own.size):
+            own[s] = base
+    add_codes(codes, coefficients, sums)

@@ -2,14 +2,24 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from vashista_theory.attention.bounds import rounding, sketch
+from vashista_theory.attention.bounds.page_bounds import keys_in_range, of_sketched_sums
 from vashista_theory.attention.bounds.sampling import Spread
-from vashista_theory.attention.kernels.cpu import attend_kernel, draw_kernel, foreign
+from vashista_theory.attention.kernels.cpu import (
+    attend_kernel,
+    draw_kernel,
+    foreign,
+    score_kernel,
+)
 from vashista_theory.attention.kernels.cpu.attend_kernel import attend_pages
 from vashista_theory.attention.kernels.cpu.draw_stage import draw_tokens
+from vashista_theory.attention.kernels.cpu.select_kernel import select_pages
 from vashista_theory.attention.kernels.cpu.sketch_sums import LANES
 from vashista_theory.attention.kernels.cpu.tokens_kernel import attend_tokens
 from vashista_theory.attention.kernels.spec import (
@@ -17,6 +27,11 @@ from vashista_theory.attention.kernels.spec import (
     Attended,
     AttendShape,
     Implementation,
+    PageScores,
+    ScoreCall,
+    ScoreShape,
+    SelectCall,
+    Selected,
     StageKernel,
 )
 from vashista_theory.attention.kernels.token_spec import (
@@ -34,6 +49,17 @@ _COMPILERS: dict[str, Callable[..., None]] = {
     "attend": attend_pages,
     "attend_tokens": attend_tokens,
     "draw_tokens": draw_tokens,
+    "score_box": score_kernel.score_boxes,
+    "score_ball": score_kernel.score_balls,
+    "score_sketch": score_kernel.score_sketches,
+    "score_tokens": score_kernel.score_all_tokens,
+    "select": select_pages,
+}
+_PARTS = {
+    "box": ("box",),
+    "ball": ("mean", "radius"),
+    "sketch": ("box", "codes", "residual"),
+    "tokens": ("box", "codes"),
 }
 _LOCK = threading.Lock()
 
@@ -121,13 +147,99 @@ def draw(call: DrawCall, config: None = None) -> DrawnTokens:
     return DrawnTokens(places, log_weights, number, pages, everything > 0, undrawable > 0)
 
 
+def score(call: ScoreCall, config: None = None) -> PageScores:
+    """Judge pages by their summaries where they lie."""
+    del config
+    shape = call.shape
+    results = (shape.batch, shape.heads, shape.pages)
+    found = _score(call, shape.kind, (results,) * (3 if shape.kind == "sketch" else 2))
+    if shape.kind == "sketch":
+        sketched, raised, best = found
+        bounds = of_sketched_sums(sketched, raised, best, shape.page_size)
+        scores = PageScores(bounds.upper, bounds.estimate, bounds.best)
+    else:
+        least, greatest = found
+        _, middle, upper = keys_in_range(least, greatest, shape.page_size)
+        scores = PageScores(upper, middle)
+    place = jnp.arange(shape.pages, dtype=jnp.int32)
+    full = (place[None, :] < call.lengths[:, None] // shape.page_size)[:, None, :]
+    return jax.tree.map(lambda one: jnp.where(full, one, -jnp.inf), scores)
+
+
+def score_tokens(call: ScoreCall, config: None = None) -> Float[Array, "B H P S"]:
+    """Score every token by its sketch where that lies."""
+    del config
+    shape = call.shape
+    results = (shape.batch, shape.heads, shape.pages, shape.page_size)
+    return _score(call, "tokens", (results,))[0]
+
+
+def _score(call: ScoreCall, what: str, shapes: Sequence[tuple[int, ...]]) -> Sequence[Array]:
+    """Results of these shapes for all pages, −inf for those that are not full."""
+    shape = call.shape
+    pieces = shape.batch * shape.kv_heads * -(-shape.pages // score_kernel.PIECE)
+    little = shape.batch * shape.kv_heads * shape.pages * shape.page_size < _LITTLE
+    query = call.query.astype(jnp.float32)
+    return foreign.call(
+        _target(f"score_{what}"),
+        [(one, jnp.float32) for one in shapes],
+        (-pieces if little else pieces,),
+        query, rounding.norm_from_above(query), _numbers(call), call.page_table,
+        call.lengths // shape.page_size, *(call.parts.part(name) for name in _PARTS[what]),
+    )  # fmt: skip
+
+
+def _numbers(call: ScoreCall) -> Float[Array, "8"]:
+    """What `score_kernel` asks for."""
+    bits, d, single = call.shape.bits or 8, call.shape.head_size, jnp.float32
+    least, slack = rounding.product_slack(jnp.array([0, 1], single), d)
+    numbers = [
+        *(call.scale, sketch.levels(bits), not sketch.aimed(bits)),
+        *(
+            rounding.raising(0, single),
+            rounding.raising(d, single),
+            rounding.lost_length(d, single),
+        ),
+        *(slack, least),
+    ]
+    return jnp.stack([jnp.asarray(number, single) for number in numbers])
+
+
+def select(call: SelectCall, config: None = None) -> Selected:
+    """The best pages by a threshold."""
+    del config
+    shape, whole = call.shape, jnp.int32
+    rows = (shape.batch, shape.kv_heads)
+    together = shape.batch * shape.kv_heads
+    pages, number = foreign.call(
+        _target("select"),
+        (((*rows, shape.count), whole), (rows, whole)),
+        (-together if together * shape.pages < _LITTLE else together,),
+        call.priority,
+    )
+    return Selected(pages, number)
+
+
 def _why_not_draw(shape: DrawShape) -> str | None:
-    if shape.page_size % LANES:
-        return f"pages have {shape.page_size} tokens, and it draws {LANES} at once"
+    return _why_not_sketch(shape, shape.code_bytes)
+
+
+def _why_not_score(shape: ScoreShape) -> str | None:
     if shape.stored != "bfloat16":
-        return f"boxes are {shape.stored}, and it reads pairs of bfloat16"
-    if shape.head_size % shape.code_bytes or 8 % (shape.head_size // shape.code_bytes):
-        return f"{shape.code_bytes} bytes hold {shape.head_size} codes that cross their ends"
+        return f"summaries are {shape.stored}, and it reads bfloat16"
+    if shape.kind != "sketch":
+        return None
+    code_bytes = sketch.row_bytes(shape.bits or 8, shape.head_size, packed=shape.packed)
+    return _why_not_sketch(shape, code_bytes)
+
+
+def _why_not_sketch(shape: DrawShape | ScoreShape, code_bytes: int) -> str | None:
+    if shape.page_size % LANES:
+        return f"pages have {shape.page_size} tokens, and it scores {LANES} at once"
+    if shape.stored != "bfloat16":
+        return f"summaries are {shape.stored}, and it reads bfloat16"
+    if shape.head_size % code_bytes or 8 % (shape.head_size // code_bytes):
+        return f"{code_bytes} bytes hold {shape.head_size} codes that cross their ends"
     return None
 
 
@@ -135,6 +247,10 @@ def _why_not(shape: AttendShape | AttendTokensShape) -> str | None:
     if shape.pool_dtype not in _STORED:
         return f"pools are {shape.pool_dtype}, and it reads {' or '.join(_STORED)}"
     return None
+
+
+def _nothing_in_the_way(shape: object) -> None:
+    del shape
 
 
 if not foreign.layout_is_known():
@@ -147,5 +263,8 @@ IMPLEMENTATION = Implementation(
         "attend": StageKernel(attend, _why_not),
         "attend_tokens": StageKernel(attend_to_tokens, _why_not),
         "draw_tokens": StageKernel(draw, _why_not_draw),
+        "score": StageKernel(score, _why_not_score),
+        "score_tokens": StageKernel(score_tokens, _why_not_score),
+        "select": StageKernel(select, _nothing_in_the_way),
     },
 )
