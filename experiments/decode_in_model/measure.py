@@ -4,21 +4,18 @@ One decode step of the whole model, batch by length: transformers' own attention
 dynamic and with a static cache, eager) and this mechanism by each policy. A text is read once for
 each length; every sequence of a batch then gets a copy of its keys and values of its own, so that
 all of them are read from memory. The ways take turns, round by round, and each is held against the
-fastest of transformers' own in the same cell. torch's threads do not spin while they wait
-(OMP_WAIT_POLICY=passive unless it is set): good for the policies, and transformers' own is slower
-by it where contexts are short, so ratios favour the policies there. Needs the extra lm.
-Resumable by cell: a run that was stopped goes on from the store.
+fastest of transformers' own in the same cell. These run in a process whose threads wait as torch
+has them wait, the policies in one with OMP_WAIT_POLICY=passive: each as suits it best. Needs the
+extra lm. Resumable by cell: a run that was stopped goes on from the store.
 
 Examples:
   python -m experiments decode_in_model
   python -m experiments decode_in_model --batches 1 --contexts 8192
 """
 
-import gc
-import os
 import statistics
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.decode_in_model.ways import OWN, Held, Kind, kinds, read
+from experiments.decode_in_model import timed
+from experiments.decode_in_model.ways import OWN
 from experiments.framework.outcome import Cell, Measured, NotMeasured
 from experiments.shared import process
-from vashista_theory import models, runs
+from vashista_theory import runs
 from vashista_theory.attention import Policy
 
 BY_HAND = "needs a language model, and times want an idle machine"
@@ -95,36 +93,27 @@ class Config:
 
 def measure(config: Config) -> Measured:
     """Time every cell of the plane that is missing."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
-    try:
-        from vashista_theory.models.commands import first_tokens, read_text
-
-        model, tokenizer, _ = models.load(config.model, attn_implementation="sdpa")
-    except ImportError as error:
-        raise NotMeasured(str(error)) from None
     config = config.reduced() if config.quick else config
-    config.check(int(model.config.max_position_embeddings))
-    shape = model.config.get_text_config()
-    token = 8 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
-    runs.refuse_beyond_memory(
-        f"batches has {max(config.batches)} and contexts {max(config.contexts)}",
-        (max(config.batches) + 1) * max(config.contexts) * token,
-        "Time fewer sequences, or shorter ones.",
-    )
-    text = first_tokens(tokenizer, read_text(None, None), max(config.contexts))
     plan = [(batch, n) for n in sorted(config.contexts) for batch in sorted(config.batches)]
-    store = _open(config, plan)
-    held: dict[int, Held] = {}
+    with timed.processes() as workers:
+        try:
+            asked = config.model, max(config.contexts)
+            loads = [worker.submit(timed.load, *asked) for worker in workers.values()]
+            (limit, token), _ = (load.result() for load in loads)
+        except ImportError as error:
+            raise NotMeasured(str(error)) from None
+        config.check(limit)
+        runs.refuse_beyond_memory(
+            f"batches has {max(config.batches)} and contexts {max(config.contexts)}",
+            (max(config.batches) + 2) * max(config.contexts) * token,
+            "Time fewer sequences, or shorter ones.",
+        )
+        store = _open(config, plan)
 
-    def block(number: int) -> xr.Dataset:
-        batch, context = plan[number]
-        filled = context - config.new_tokens
-        if filled not in held:
-            held.clear()
-            held[filled] = read(model, text[:filled])
-        return _cell(model, held[filled], batch, filled, config)
+        def block(number: int) -> xr.Dataset:
+            return _cell(workers, *plan[number], config)
 
-    runs.run_blocks(store, block, description="Cells of the plane", progress="bar")
+        runs.run_blocks(store, block, description="Cells of the plane", progress="bar")
     return Measured({"steps": list(_rows(store.load()))})
 
 
@@ -135,7 +124,7 @@ def _open(config: Config, plan: list[tuple[int, int]]) -> runs.BlockStore:
         "model": config.model,
         "steps": (config.rounds, config.steps),
         "machine": (now.cpu, now.device),
-        "waiting": os.environ["OMP_WAIT_POLICY"],
+        "waiting": timed.WAITING,
         "software": {
             name: process.version(name) for name in ("torch", "transformers", "jax", "numba")
         },
@@ -159,36 +148,22 @@ def _open(config: Config, plan: list[tuple[int, int]]) -> runs.BlockStore:
     return runs.open_store(place, template, identity, block_size=1)
 
 
-def _cell(model: Any, held: Held, batch: int, filled: int, config: Config) -> xr.Dataset:
+def _cell(
+    workers: Mapping[str, ProcessPoolExecutor], batch: int, context: int, config: Config
+) -> xr.Dataset:
     """Every way in turn, as many rounds as asked for."""
-    import torch
-
     times: dict[str, list[float]] = {}
     first: dict[str, float] = {}
     tokens: dict[str, float] = {}
-    step = torch.full((batch, 1), 7)
-
-    def turn(kind: Kind) -> None:
-        cache = kind.build(batch, filled + config.new_tokens + 1)
-        for name, around in kind.around.items():
-            with around():
-                taken = [_once(model, step, cache) for _ in range(config.steps + 1)]
-                if name in OWN:
-                    tokens[name] = filled + config.new_tokens
-                elif name not in tokens:  # a step more, not timed: a report costs what it says
-                    with models.decoding() as log:
-                        _once(model, step, cache)
-                    tokens[name] = float(np.mean(log.tokens_read()))
-            if kind.cut:
-                cache.crop(filled - cache.get_seq_length())
-            first.setdefault(name, taken[0])
-            times.setdefault(name, []).extend(taken[1:])
-
-    with torch.inference_mode():
-        for _ in range(config.rounds):
-            for kind in kinds(model, held, config.policies()):
-                turn(kind)
-                gc.collect()  # the next cache finds the room of this one
+    filled = context - config.new_tokens
+    for _ in range(config.rounds):
+        for name, worker in workers.items():
+            policies = {} if name == "own" else config.policies()
+            turns = worker.submit(timed.turns, policies, batch, filled, config.steps).result()
+            for way, turn in turns.items():
+                times.setdefault(way, []).extend(turn.seconds)
+                first.setdefault(way, turn.first)
+                tokens.setdefault(way, turn.tokens_read)
     order = [*OWN, *config.policies()]
     found = {"first": first, "tokens_read": tokens}
     variables: dict[str, Any] = {
@@ -197,12 +172,6 @@ def _cell(model: Any, held: Held, batch: int, filled: int, config: Config) -> xr
     }
     seconds = np.array([[times[way] for way in order]])
     return xr.Dataset(variables | {"seconds": (("instance", "read_by", "step"), seconds)})
-
-
-def _once(model: Any, step: Any, cache: Any) -> float:
-    start = time.perf_counter()
-    model(input_ids=step, past_key_values=cache, use_cache=True)
-    return time.perf_counter() - start
 
 
 def _rows(found: xr.Dataset) -> Iterator[dict[str, Cell]]:

@@ -74,8 +74,8 @@ def report(found: Measured) -> Outcome:
             (
                 f"{found.configuration['model']} in float32 on the CPU. A step is the whole model: "
                 "its linear layers, which attention leaves as they are, are part of the time. "
-                "Torch's threads do not spin while they wait, by which transformers' own is slower "
-                "where contexts are short: ratios favour the policies there."
+                "The model by its own attention is timed in a process whose threads wait as torch "
+                "has them wait, by a policy in one with OMP_WAIT_POLICY=passive."
             )
         ],
     )

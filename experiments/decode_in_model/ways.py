@@ -33,7 +33,10 @@ class Kind:
 
 
 def kinds(model: Any, held: Held, policies: Mapping[str, Policy]) -> Iterator[Kind]:
-    """The kinds of cache, one after another: the largest of them is several gigabytes."""
+    """The kinds of cache that policies read, or transformers' own where there is none.
+
+    One after another: the largest of them is several gigabytes.
+    """
     from transformers import DynamicCache, StaticCache
 
     def dynamic(batch: int, room: int) -> Any:
@@ -43,13 +46,13 @@ def kinds(model: Any, held: Held, policies: Mapping[str, Policy]) -> Iterator[Ki
     def static(batch: int, room: int) -> Any:
         return _filled(StaticCache(config=model.config, max_cache_len=room), held, batch)
 
+    if policies:
+        around = {name: functools.partial(_by, model, policy) for name, policy in policies.items()}
+        yield Kind(functools.partial(_paged, model, held), around)
+        return
     plain, eager = (functools.partial(_using, model, own) for own in ("sdpa", "eager"))
     yield Kind(dynamic, {OWN[0]: plain, OWN[2]: eager})
     yield Kind(static, {OWN[1]: plain}, cut=False)
-    yield Kind(
-        functools.partial(_paged, model, held),
-        {name: functools.partial(_by, model, policy) for name, policy in policies.items()},
-    )
 
 
 def read(model: Any, tokens: Any) -> Held:
