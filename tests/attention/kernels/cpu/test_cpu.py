@@ -30,13 +30,19 @@ class TestNumba(Together):
     cannot: ClassVar = {"attend": FLOAT16, "attend_tokens": FLOAT16}
 
 
-def cache_of(rng, *, kv_heads=2, d=16, lengths=(400, 173), dtype="float32", equal=False, **options):
-    """Sequences of some lengths in pages of 16, with room for 27; of equal tokens, if wanted."""
+def cache_of(
+    rng, *, kv_heads=2, d=16, lengths=(400, 173), dtype="float32", equal=False, short=0, **options
+):
+    """Sequences of some lengths in pages of 16, with room for 27; of equal tokens, if wanted.
+
+    Values are up to so many powers of ten shorter than the others.
+    """
     room = max(420, *lengths)
     width, shape = -(-room // 16), (len(lengths), kv_heads, 1 if equal else room, d)
     keys, values = (
         np.broadcast_to(rng.normal(size=shape), (*shape[:2], room, d)) for _ in range(2)
     )
+    values = values * 10.0 ** -rng.uniform(0, short, size=(*values.shape[:3], 1))
     spec = SummarySpec(**{"sketch_bits": 4, **options})
     numbers = (jnp.asarray(a, dtype) for a in (keys, values))
     return PagedKV.from_tokens(
@@ -86,10 +92,11 @@ def test_a_draw_is_that_of_plain_jax(kv_heads, group, bits, packed, tokens):
         lengths=st.tuples(st.integers(0, 420), st.integers(0, 420)),
         spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
         equal=st.booleans(),
+        short=st.sampled_from([0, 6]),
     )
-    def check(seed, lengths, spread, equal):
+    def check(seed, lengths, spread, equal, short):
         rng = np.random.default_rng(seed)
-        spec = {"sketch_bits": bits, "packed": packed}
+        spec = {"sketch_bits": bits, "packed": packed, "short": short}
         cache = cache_of(rng, kv_heads=kv_heads, lengths=lengths, equal=equal, **spec)
         query = (spread * rng.normal(size=(2, kv_heads * group, 16))).astype(np.float32)
         check_equal(*(read(query, cache) for read in compiled.values()))
@@ -164,6 +171,17 @@ def test_numbers_that_are_none_are_told_as_in_plain_jax(bad):
     found, plain = both(query, cache, Policy.sampled(48, dense_below=0))
     assert found[1].result == plain[1].result
     np.testing.assert_array_equal(np.isfinite(found[0]), np.isfinite(plain[0]))
+
+
+@pytest.mark.parametrize("policy", [Policy.dense(), Policy.sampled(48, dense_below=0)])
+def test_a_score_below_all_numbers_is_not_a_weight_of_zero(policy):
+    rng = np.random.default_rng(7)
+    keys, values = rng.normal(size=(2, 1, 2, 320, 16)).astype(np.float32)
+    query = np.full((1, 4, 16), 2, np.float32)
+    keys[0, 0, 5, 3] = -3e38  # in the first page, which every policy reads
+    found, plain = both(query, PagedKV.from_tokens(keys, values), policy)
+    assert found[1].result == plain[1].result
+    assert not np.isfinite(found[0][0, :2]).any()
 
 
 def test_it_is_what_a_cpu_takes_by_itself_and_nothing_else_does():

@@ -15,6 +15,7 @@ _LEAST = np.float32(-87.33654)  # below, e^x is no normal number
 _P0, _P1 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3)
 _P2, _P3 = np.float32(8.3334519073e-3), np.float32(4.1665795894e-2)
 _P4, _P5 = np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_MOST, _NAN = np.finfo(np.float32).max, np.float32(np.nan)
 _ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
 
 
@@ -105,7 +106,7 @@ def threefry(key, other, first, second):
 @compiled()
 def finite_or_nan(x):
     """A score that overflowed, to −∞ even, must not pass for one that counts nothing."""
-    return x + _ZERO * x
+    return x if abs(x) <= _MOST else _NAN
 
 
 def as_number(x):

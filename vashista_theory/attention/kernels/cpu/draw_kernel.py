@@ -166,7 +166,7 @@ def thresholds(proxies, base, numbers, inverse):
     """
     kv_heads, there = proxies.shape[0], np.float32(proxies.shape[1])
     for k in range(kv_heads):
-        numbers[k], inverse[k] = there if there <= base and kv_heads > 1 else base, _ZERO
+        numbers[k], inverse[k] = base, _ZERO
     if kv_heads == 1 or there <= base:
         if there > base:
             inverse[0] = inverse_threshold(proxies, base, _ZERO)
