@@ -5,7 +5,7 @@ dynamic and with a static cache, eager) and this mechanism by each policy. A tex
 each length; every sequence of a batch then gets a copy of its keys and values of its own, so that
 all of them are read from memory. The ways take turns, round by round, and each is held against the
 fastest of transformers' own in the same cell. These run in a process whose threads wait as torch
-has them wait, the policies in one with OMP_WAIT_POLICY=passive: each as suits it best. Needs the
+has them wait, the policies in one with GOMP_SPINCOUNT=20000: each as suits it best. Needs the
 extra lm. Resumable by cell: a run that was stopped goes on from the store.
 
 Examples:

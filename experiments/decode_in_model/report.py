@@ -75,7 +75,7 @@ def report(found: Measured) -> Outcome:
                 f"{found.configuration['model']} in float32 on the CPU. A step is the whole model: "
                 "its linear layers, which attention leaves as they are, are part of the time. "
                 "The model by its own attention is timed in a process whose threads wait as torch "
-                "has them wait, by a policy in one with OMP_WAIT_POLICY=passive."
+                "has them wait, by a policy in one with GOMP_SPINCOUNT=20000."
             )
         ],
     )

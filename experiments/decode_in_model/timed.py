@@ -16,10 +16,13 @@ from experiments.decode_in_model.ways import OWN, Held, Kind, kinds, read
 from vashista_theory import models
 from vashista_theory.attention import Policy
 
-_VARIABLE = "OMP_WAIT_POLICY"
-WAITING: dict[str, str | None] = {"own": None, "policies": "passive"}
-"""How torch's threads wait for work. Left alone they spin for a while, by which transformers' own
-gains; but they hold the cores that JAX works on."""
+WAITING: dict[str, dict[str, str]] = {"own": {}, "policies": {"GOMP_SPINCOUNT": "20000"}}
+"""How torch's threads wait for work, as they are told when torch is loaded.
+
+Left alone they spin for milliseconds, and hold the cores that JAX works on. A fraction of one is long
+enough for the next operation of torch to find them awake; transformers' own does not gain by it.
+"""
+_ALL = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,22 @@ _state = _State()
 @contextlib.contextmanager
 def processes() -> Iterator[Mapping[str, ProcessPoolExecutor]]:
     """A process for transformers' own and one for the policies."""
-    before = os.environ.get(_VARIABLE)
+    before = {name: os.environ[name] for name in _ALL if name in os.environ}
     with contextlib.ExitStack() as stack:
         workers = {}
         for name, waiting in WAITING.items():
-            os.environ.pop(_VARIABLE, None)  # read by a process when it loads torch
-            if waiting is not None:
-                os.environ[_VARIABLE] = waiting
+            _set(waiting)
             spawn = multiprocessing.get_context("spawn")
             workers[name] = stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn))
             workers[name].submit(os.getpid).result()  # it is there from now on
-        os.environ.pop(_VARIABLE, None)
-        if before is not None:
-            os.environ[_VARIABLE] = before
+        _set(before)
         yield workers
+
+
+def _set(waiting: Mapping[str, str]) -> None:
+    for name in _ALL:
+        os.environ.pop(name, None)
+    os.environ.update(waiting)
 
 
 def load(model: str, tokens: int) -> tuple[int, int]:
