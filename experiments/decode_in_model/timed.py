@@ -19,8 +19,8 @@ from vashista_theory.attention import Policy
 WAITING: dict[str, dict[str, str]] = {"own": {}, "policies": {"GOMP_SPINCOUNT": "20000"}}
 """How torch's threads wait for work, as they are told when torch is loaded.
 
-Left alone they spin for milliseconds, and hold the cores that JAX works on. A fraction of one is long
-enough for the next operation of torch to find them awake; transformers' own does not gain by it.
+Left alone they spin for milliseconds, and hold the cores that JAX works on. A fraction of one is
+long enough for the next operation of torch to find them awake; transformers' own gains nothing.
 """
 _ALL = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
