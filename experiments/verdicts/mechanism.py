@@ -151,7 +151,7 @@ def fast_model(plane: Found) -> Judged:
     if all(len(faster[name]) == len(cells) for name, cells in by.items()):
         return Judged(HOLDS, f"{said}.")
     conditions = [
-        f"{name.split(',')[0]} at {listed(_cell(row) for row in cells)}"
+        f"{name.split(',')[0]} reads at {listed(_cell(row) for row in cells)}"
         for name, cells in faster.items()
         if cells
     ]
