@@ -68,7 +68,7 @@ def test_unknown_models(name: str) -> None:
 def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     # Nobody listens there, which is known at once; a name that nobody resolves takes a minute.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client tries again
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client tries again
     with pytest.raises(vt.models.FetchError, match="network") as caught:
         vt.models.load("nobody/no-such-model")
     assert "\n" not in str(caught.value)
