@@ -145,7 +145,8 @@ def fast_model(plane: Found) -> Judged:
         for name, cells in by.items()
     )
     del by["dense"]
-    faster = {name: [row for row in cells if row["times_best"] > 1] for name, cells in by.items()}
+    said += ". Faster is a read three quarters of whose steps take less than the fastest's median"
+    faster = {name: [row for row in cells if _is_faster(row)] for name, cells in by.items()}
     if not any(faster.values()):
         return Judged(FAILS, f"{said}.")
     if all(len(faster[name]) == len(cells) for name, cells in by.items()):
@@ -156,6 +157,11 @@ def fast_model(plane: Found) -> Judged:
         if cells
     ]
     return Judged(where(listed(conditions)), f"{said}.")
+
+
+def _is_faster(row: Any) -> bool:
+    """By more than the spread of its steps: three quarters beat the fastest of the others."""
+    return row["times_best"] * row["step_ms"] / row["step_ms_high"] > 1
 
 
 def _cell(row: Any) -> str:
