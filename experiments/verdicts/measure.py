@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 from experiments.framework import registry, results
 from experiments.framework.outcome import Measured, Outcome
-from experiments.verdicts import mechanism, sampling, theory
+from experiments.verdicts import cost, mechanism, quality, sampling, speed, theory
 from experiments.verdicts.judging import judge, rule_of, sensitivity
 
-CLAIMS = [*theory.CLAIMS.all, *mechanism.CLAIMS.all, *sampling.CLAIMS.all]
+CLAIMS = [
+    claim
+    for group in (theory, mechanism, speed, quality, cost, sampling)
+    for claim in group.CLAIMS.all
+]
 READS = tuple(sorted({name for claim in CLAIMS for name in claim.needs}))
 
 
