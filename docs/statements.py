@@ -96,7 +96,15 @@ def _sections() -> dict[str, str]:
 
 def _tag(label: str) -> str:
     name = label.partition(":")[2]
-    return {"id:star": "★", "ineq:gap": "gap≤", "ineq:T8": "T8size"}.get(label, name)
+    apart = {
+        "id:star": "★",
+        "ineq:gap": "gap≤",
+        "ineq:T8": "T8size",
+        "id:T8bias": "T8bias=",
+        "lim:T4": "T4→",
+        "lim:T5": "T5→",
+    }
+    return apart.get(label, name)
 
 
 def _name(found: re.Match[str]) -> str:

@@ -204,19 +204,27 @@ def _(case: Case) -> Pairs:
     yield left, case.epsilon * (entropy(case.alpha) - case.h)
 
 
+_THETAS = (mpf(1) / 4, mpf(1) / 2, mpf(9) / 10)
+
+
+def _end_of_the_range(hull: planted.Hull, theta: mpf) -> mpf:
+    kappa = min(hull.mu[i] / norm(hull.v[i]) for i in hull.off)
+    return theta**2 * kappa**2 / (mp.log(len(hull.v)) - hull.entropy)
+
+
 def _at_the_end_of_the_range() -> Iterable[Case]:
     for hull in planted.strict_hulls():
-        if not hull.off:
-            continue
-        kappa = min(hull.mu[i] / norm(hull.v[i]) for i in hull.off)
-        limit = kappa**2 / (4 * (mp.log(len(hull.v)) - hull.entropy))
-        yield from (relax(hull, limit), relax(hull, limit / 10))
+        if hull.off:
+            limits = [_end_of_the_range(hull, theta) for theta in _THETAS]
+            yield from (relax(hull, limit) for limit in (limits[0] / 10, *limits))
 
 
 @statement("ineq:T1p", heavier, _at_the_end_of_the_range)
 def _(case: Case) -> Pairs:
-    for i in case.hull.off:
-        yield mp.log(case.alpha[i]), -case.h - case.mu[i] / (2 * case.epsilon)
+    for theta in _THETAS:
+        if case.epsilon <= _end_of_the_range(case.hull, theta):
+            for i in case.hull.off:
+                yield mp.log(case.alpha[i]), -case.h - (1 - theta) * case.mu[i] / case.epsilon
 
 
 def _wide() -> Iterable[Case]:
@@ -293,11 +301,8 @@ def _reach(case: Case) -> mpf:
 @statement("ineq:T2boot", farther)
 def _(case: Case) -> Pairs:
     slope, reach = case.epsilon * norm(case.tangent), _reach(case)
-    b = slope + reach
-    middle = (b + mp.sqrt(b**2 + 4 * reach * slope)) / 2
     yield norm(case.delta), mp.sqrt(slope**2 + reach**2)
-    yield mp.sqrt(slope**2 + reach**2), middle
-    yield middle, slope + 2 * reach
+    yield mp.sqrt(slope**2 + reach**2), slope + reach
 
 
 @statement("ineq:cells", less_entropy)

@@ -7,26 +7,39 @@ import numpy as np
 from tests.paper.statements_softmax import Pairs, statement
 
 TOKENS = 7
-DRAWS = np.array(list(itertools.product([0, 1], repeat=TOKENS)), float)
 
 
 class Reads:
-    """Seven tokens, of which some are sure, and every draw with its probability."""
+    """A few tokens, of which some are sure, and every draw with its probability."""
 
-    def __init__(self, rng: np.random.Generator, power: float = 1.0) -> None:
-        self.mass = np.exp(rng.normal(size=TOKENS) * rng.uniform(0.1, 2))
-        self.proxy = self.mass * np.exp(rng.uniform(-1, 1, size=TOKENS))
-        self.threshold = np.sort(self.proxy)[int(rng.integers(2, TOKENS))]
-        self.pi = np.minimum(1, self.proxy / self.threshold)
+    def __init__(
+        self,
+        mass: np.ndarray,
+        proxy: np.ndarray,
+        threshold: float,
+        values: np.ndarray,
+        power: float = 1.0,
+    ) -> None:
+        self.mass, self.proxy, self.values = mass, proxy, values
+        self.pi = np.minimum(1, self.proxy / threshold)
         self.tail = self.pi < 1
-        self.values = rng.normal(size=(TOKENS, 3)) + rng.normal(size=3)
         self.output = self.mass @ self.values / self.mass.sum()
-        chance = np.where(DRAWS == 1, self.pi, 1 - self.pi).prod(axis=1)
-        self.draws, self.chance = DRAWS[chance > 0], chance[chance > 0]
+        every = np.array(list(itertools.product([0, 1], repeat=mass.size)), float)
+        chance = np.where(every == 1, self.pi, 1 - self.pi).prod(axis=1)
+        self.draws, self.chance = every[chance > 0], chance[chance > 0]
         self.power = power
         self.weights = self.draws * self.mass / self.pi**power
         self.terms = (self.draws / self.pi - 1)[:, self.tail, None] * self.drift[self.tail]
         self.sums = self.terms.sum(axis=1)
+
+    @classmethod
+    def at_random(cls, rng: np.random.Generator, power: float = 1.0) -> "Reads":
+        """Seven tokens whose proxies are off by a factor e at most."""
+        mass = np.exp(rng.normal(size=TOKENS) * rng.uniform(0.1, 2))
+        proxy = mass * np.exp(rng.uniform(-1, 1, size=TOKENS))
+        threshold = float(np.sort(proxy)[int(rng.integers(2, TOKENS))])
+        values = rng.normal(size=(TOKENS, 3)) + rng.normal(size=3)
+        return cls(mass, proxy, threshold, values, power)
 
     @property
     def drift(self) -> np.ndarray:
@@ -42,7 +55,7 @@ class Reads:
 
 @statement("id:T8")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng, power=0.9 if wrong else 1.0)
+    reads = Reads.at_random(rng, power=0.9 if wrong else 1.0)
     total = reads.weights.sum(axis=1)
     for weights, sum_, z in zip(reads.weights, reads.sums, total, strict=True):
         if z > 0:
@@ -55,7 +68,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("id:T8variance")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
+    reads = Reads.at_random(rng)
     squares = (reads.sums**2).sum(axis=1)
     lost = ((1 / reads.pi) * (reads.drift**2).sum(axis=1))[reads.tail].sum()  # without the − 1
     yield float(reads.mean(squares)), float(lost) if wrong else reads.variance
@@ -65,9 +78,9 @@ def _spread(numbers: np.ndarray, proxy: np.ndarray) -> float:
     return float((numbers**2 / proxy).sum() * proxy.sum() / numbers.sum() ** 2)
 
 
-@statement("ineq:T8")
+@statement("ineq:T8", clauses=2)
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
+    reads = Reads.at_random(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
     away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail]
     number = reads.pi[reads.tail].sum() * (2.0 if wrong else 1.0)  # twice as many as there are
@@ -79,18 +92,21 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     yield float(size), float(products.sum() * np.sqrt(_spread(products, proxy) / number))
 
 
-@statement("ineq:T8spread")
+@statement("ineq:T8spread", clauses=2)
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
-    mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
-    zeta = 0.5 * np.ptp(np.log(proxy / mass)) * (0.7 if wrong else 1.0)
-    yield 1.0, _spread(mass, proxy)
-    yield _spread(mass, proxy), float(np.cosh(zeta) ** 2)
+    reads = Reads.at_random(rng)
+    away = np.linalg.norm(reads.values - reads.output, axis=1)
+    for numbers in (reads.mass, reads.mass * away, rng.uniform(0.1, 1, size=TOKENS)):
+        u, proxy = numbers[reads.tail], reads.proxy[reads.tail]
+        # As if the tail had one token less.
+        yield 1.0, _spread(u, proxy) * (1 - proxy.max() / proxy.sum() if wrong else 1.0)
+        zeta = 0.5 * np.ptp(np.log(proxy / u)) * (0.7 if wrong else 1.0)
+        yield _spread(u, proxy), float(np.cosh(zeta) ** 2)
 
 
 @statement("id:T8bias")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
+    reads = Reads.at_random(rng)
     if reads.tail.all():  # nothing is sure, and nothing may be read
         return
     total = reads.weights.sum(axis=1)
@@ -100,11 +116,15 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     yield from zip(reads.mean(errors).tolist(), bias.tolist(), strict=True)
 
 
-@statement("ineq:T8bias")
+def _one_heavy_token_that_may_be_missed() -> Reads:
+    values = np.array([[0.0], [1.0]])
+    return Reads(np.array([0.01, 1.0]), np.array([1.0, 0.3]), 1.0, values)
+
+
+@statement("ineq:T8bias", clauses=2)
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
-    if reads.tail.all():
-        return
+    planted = rng.random() < 0.25
+    reads = _one_heavy_token_that_may_be_missed() if planted else Reads.at_random(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
     total, all_mass = reads.weights.sum(axis=1), reads.mass.sum()
     # As if the mass in the denominator were never below the whole.
@@ -121,13 +141,15 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     runs, size = 3, 2
     drift = rng.normal(size=(runs, size, 3))
-    of_run, of_token = rng.uniform(0.2, 1, size=runs), rng.uniform(0.2, 1, size=(runs, size))
-    within = ((1 / of_token - 1) * (drift**2).sum(axis=2)).sum(axis=1)
+    of_run, proxy = rng.uniform(0.2, 1, size=runs), rng.uniform(0.1, 1, size=(runs, size))
     between = ((1 / of_run - 1) * (drift.sum(axis=1) ** 2).sum(axis=1)).sum()
     square = inside = 0.0
     for opened in itertools.product([0, 1], repeat=runs):
         there = np.array(opened, float)
         chance = np.where(there == 1, of_run, 1 - of_run).prod()
+        # The threshold depends on which runs were drawn.
+        of_token = np.minimum(1, proxy / of_run[:, None] / (0.5 + there.sum()))
+        within = ((1 / of_token - 1) * (drift**2).sum(axis=2)).sum(axis=1)
         inside += chance * (there / of_run ** (1 if wrong else 2) * within).sum()
         for taken in itertools.product([0, 1], repeat=runs * size):
             drawn = np.array(taken, float).reshape(runs, size)
@@ -139,7 +161,7 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
 
 @statement("ineq:T8tail")
 def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads(rng)
+    reads = Reads.at_random(rng)
     variance, length = reads.variance, np.linalg.norm(reads.sums, axis=1)
     steps = np.maximum(1, 1 / reads.pi - 1) * np.linalg.norm(reads.drift, axis=1)
     largest = steps[reads.tail].max() * (0.1 if wrong else 1.0)

@@ -1,7 +1,8 @@
 """What each labelled display of Section 4 says, on random keys in float64.
 
 Each statement gives pairs left ≤ right, or left = right for an identity; with `wrong` it is read
-with one hypothesis broken, and then some pair must fail.
+with one hypothesis broken, and then some pair must fail: of a statement of several clauses, whose
+pairs come in turn, some pair of each.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +11,15 @@ import numpy as np
 
 Pairs = Iterator[tuple[float, float]]
 STATEMENTS: dict[str, Callable[[np.random.Generator, bool], Pairs]] = {}
+CLAUSES: dict[str, int] = {}
 
 
-def statement(label: str) -> Callable[[Callable[..., Pairs]], Callable[..., Pairs]]:
+def statement(
+    label: str, *, clauses: int = 1
+) -> Callable[[Callable[..., Pairs]], Callable[..., Pairs]]:
     def register(says: Callable[..., Pairs]) -> Callable[..., Pairs]:
         assert label not in STATEMENTS, label
-        STATEMENTS[label] = says
+        STATEMENTS[label], CLAUSES[label] = says, clauses
         return says
 
     return register
