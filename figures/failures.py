@@ -20,7 +20,7 @@ _ROOM = 13  # points for a line between title and panel
 _SHORT = {
     "Δ/ε of the hull": "Δ/ε of\nthe hull",
     "leakage bound": "leakage\nbound",
-    "Δ̂ of the mechanism": "mecha-\nnism's Δ̂",
+    "Δ̂ of the mechanism": "mecha-\nnism's $\\hat\\Delta$",
     "estimate": "esti-\nmate",
     "proven bound": "proven\nbound",
 }

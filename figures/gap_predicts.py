@@ -12,7 +12,7 @@ _SHOWN = {
     "gap_ratio": ("Δ/ε of the hull", BLUE),
     "score_gap": ("score gap", PURPLE),
     "boundary_gap": ("boundary gap", GREEN),
-    "mechanism_gap": ("Δ̂ of the mechanism", GREY),
+    "mechanism_gap": (r"$\hat\Delta$ of the mechanism", GREY),
     "estimate": ("its estimate of the mass", ORANGE),
 }
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.attention.kernels import problems
 from tests.attention.kernels.conformance import SMALL
 from tests.attention.kernels.together import Together
+from tests.thinned import diagonal, spread
 from vashista_theory.attention import PagedKV, Policy, SummarySpec, vashista_attention
 from vashista_theory.attention.bounds.random_bits import threefry
 from vashista_theory.attention.kernels import api
@@ -104,17 +105,17 @@ def test_a_draw_is_that_of_plain_jax(kv_heads, group, bits, packed, tokens):
     check()
 
 
-@pytest.mark.parametrize(
-    ("policy", "options"),
-    [
-        (Policy.sampled(64, dense_below=0, sink=0, recent=3), {}),
-        (Policy.sampled(48, dense_below=0, tolerance=0.05), {}),
-        (Policy.sampled(64, dense_below=0), {"sinks": np.linspace(-2, 9, 4, dtype=np.float32)}),
-        (Policy.sampled(64, dense_below=0), {"scale": 3.0}),
-    ],
-)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_draw_of_other_policies_is_that_of_plain_jax(policy, options, dtype):
+OTHERS = [
+    (Policy.sampled(64, dense_below=0, sink=0, recent=3), {}),
+    (Policy.sampled(48, dense_below=0, tolerance=0.05), {}),
+    (Policy.sampled(64, dense_below=0), {"sinks": np.linspace(-2, 9, 4, dtype=np.float32)}),
+    (Policy.sampled(64, dense_below=0), {"scale": 3.0}),
+]
+
+
+@pytest.mark.parametrize(("other", "dtype"), diagonal(OTHERS, ["float32", "bfloat16"], 2))
+def test_a_draw_of_other_policies_is_that_of_plain_jax(other, dtype):
+    policy, options = other
     rng = np.random.default_rng(5)
     cache = cache_of(rng, dtype=dtype)
     query = (2 * rng.normal(size=(2, 4, 16))).astype(np.float32)
@@ -147,17 +148,29 @@ def test_pages_are_chosen_as_in_plain_jax(policy):
     np.testing.assert_allclose(found[1].log_mass, plain[1].log_mass, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"page": 8}, {"sketch_bits": 6}, {"dtype": "float32"}])
-def test_what_the_draw_cannot_do_is_done_in_plain_jax(change):
-    rng = np.random.default_rng(6)
-    page = change.pop("page", 16)
+CANNOT = [{"page": 8}, {"sketch_bits": 6}, {"dtype": "float32"}]
+
+
+def cache_that_is_not_drawn_from(rng, page=16, **spec):
     tokens = (jnp.asarray(rng.normal(size=(1, 2, 320, 16)), jnp.float32) for _ in range(2))
-    cache = PagedKV.from_tokens(*tokens, page_size=page, spec=SummarySpec(**change))
+    return PagedKV.from_tokens(*tokens, page_size=page, spec=SummarySpec(**spec))
+
+
+@pytest.mark.parametrize("change", CANNOT)
+def test_what_the_draw_cannot_do_is_left_to_plain_jax(change):
+    rng = np.random.default_rng(6)
+    cache = cache_that_is_not_drawn_from(rng, **change)
     query = rng.normal(size=(1, 4, 16)).astype(np.float32)
-    policy = Policy.sampled(48, dense_below=0)
-    text = str(jax.make_jaxpr(functools.partial(vashista_attention, policy=policy))(query, cache))
-    assert "vashista_draw_tokens" not in text
-    check_equal(*both(query, cache, policy))
+    step = functools.partial(vashista_attention, policy=Policy.sampled(48, dense_below=0))
+    assert "vashista_draw_tokens" not in str(jax.make_jaxpr(step)(query, cache))
+
+
+@pytest.mark.parametrize("change", spread(CANNOT, 1))
+def test_what_plain_jax_draws_is_read_alike(change):
+    rng = np.random.default_rng(6)
+    cache = cache_that_is_not_drawn_from(rng, **change)
+    query = rng.normal(size=(1, 4, 16)).astype(np.float32)
+    check_equal(*both(query, cache, Policy.sampled(48, dense_below=0)))
 
 
 @pytest.mark.parametrize("bad", ["key", "value", "query"])
