@@ -41,7 +41,9 @@ def small_set(text: Found, decode: Found, *, small: float = 0.25) -> Judged:
     )
     if median > small:
         return Judged(FAILS, said)
-    condition = f"the context is {last['context']:,} tokens and the query not diffuse"
+    condition = (
+        f"5 % may be dropped, the context is {last['context']:,} tokens and the query not diffuse"
+    )
     return Judged(HOLDS if max(tail, worst) <= small else where(condition), said)
 
 

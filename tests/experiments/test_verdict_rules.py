@@ -162,7 +162,7 @@ def test_knob(strict: int, violations: int, verdict: str) -> None:
 # ---------------------------------------------------------------- mechanism
 
 
-SOME = "holds where the context is 8,192 tokens and the query not diffuse"
+SOME = "holds where 5 % may be dropped, the context is 8,192 tokens and the query not diffuse"
 
 
 @pytest.mark.parametrize(("median", "tail", "normal", "verdict"), [
