@@ -58,7 +58,7 @@ def test_a_term_that_is_not_drawn_counts_where_drawing_is_likely() -> None:
 def test_the_estimate_is_the_variance_on_average_about_the_true_output() -> None:
     """T8's estimate, over every draw; with 1/π in place of 1/π² it is not."""
     for seed in range(20):
-        reads = statements_sampling.Reads(np.random.default_rng(seed))
+        reads = statements_sampling.Reads.at_random(np.random.default_rng(seed))
         squares = (1 - reads.pi) * (reads.drift**2).sum(axis=1)
         found = reads.mean(reads.draws @ (squares / reads.pi**2))
         assert np.isclose(found, reads.variance, rtol=1e-12)
