@@ -16,7 +16,7 @@ from experiments.framework.outcome import Cell, Measured, NotMeasured, Outcome, 
 from vashista_theory import models
 from vashista_theory.models.commands import Generate, first_tokens, read_text
 
-READS = ("dense", "all", "sampled", "sketch", "boxes", "certified")
+COMPARED = ("dense", "all", "sampled", "sketch", "boxes", "certified")
 """Short names of what is compared: transformers' own attention, then `Generate.policies`."""
 BY_HAND = "needs a language model, and times want an idle machine"
 
@@ -89,7 +89,7 @@ def measured(rows: list["Generated"], texts: dict[str, str], prompt_tokens: int)
 def report(found: Measured) -> Outcome:
     """What is faster than transformers' own attention, and what writes the same."""
     cells, values = found.tables["generation"], dict(found.values)
-    for name, cell in zip(READS, cells, strict=True):
+    for name, cell in zip(COMPARED, cells, strict=True):
         values |= {f"{key}_{name}": cell[key] for key in ("times_dense", "same_tokens")}
         values |= {f"{key}_{name}": cell[key] for key in ("tokens_per_second", "pages_read")}
     faster = [c["read_by"] for c in cells[1:] if float(c["times_dense"] or 0) > 1]

@@ -11,10 +11,10 @@ def test_everything_that_the_command_compares_is_reported_under_its_name() -> No
     rows = [{"read_by": name} | dict.fromkeys(keys, i / 2) for i, name in enumerate(names)]
     values = {"prompt_tokens": 9, "new_tokens": 4}
     found = generation.report(Measured({"generation": rows, "text": []}, values))
-    assert [found.values[f"times_dense_{name}"] for name in generation.READS] == [
+    assert [found.values[f"times_dense_{name}"] for name in generation.COMPARED] == [
         row["times_dense"] for row in rows
     ]
     # In the order of the command, each under a word of its name.
-    words = zip(generation.READS[2:], names[2:], strict=True)
+    words = zip(generation.COMPARED[2:], names[2:], strict=True)
     spelt = {"boxes": "2 levels"}
     assert all(spelt.get(short, short) in name for short, name in words)
