@@ -7,6 +7,8 @@ from experiments.shared.predictable import TAIL
 from experiments.verdicts.judging import (
     FAILS,
     HOLDS,
+    REAL_HEADS,
+    TWO_STAGES,
     Claims,
     Found,
     Judged,
@@ -16,14 +18,11 @@ from experiments.verdicts.judging import (
 
 CLAIMS = Claims()
 
-_REAL = "real heads"
-_STAGED = "two stages"  # in the name of a layout
-
 
 def _spread_rule(step: str, promise: str, form: str = "", remark: str = "") -> None:
     @CLAIMS.add(f"Predictable latency (p50, p90, p99): {promise}", "—", "attention", "decode_cpu")
     def latency(decode: Found, *, tail_beyond_dense: float = TAIL - 1) -> Judged:
-        rows = decode.rows("decode", keys=_REAL, step=step)
+        rows = decode.rows("decode", keys=REAL_HEADS, step=step)
         rows = [row for row in rows if form in row.get("layout", "")]
         by: dict[int, Mapping[str, Any]] = {}
         for row in sorted(rows, key=lambda r: -r["p50_ms"]):  # the fastest layout stays
@@ -32,7 +31,7 @@ def _spread_rule(step: str, promise: str, form: str = "", remark: str = "") -> N
             f"{row['p50_ms']:.2f}, {row['p90_ms']:.2f} and {row['p99_ms']:.2f} at {n:,} tokens"
             for n, row in sorted(by.items())
         )
-        dense = decode.rows("decode", keys=_REAL, step="dense")
+        dense = decode.rows("decode", keys=REAL_HEADS, step="dense")
         own = {
             row["tokens"]: row["p99_ms"] / row["p50_ms"]
             for row in sorted(dense, key=lambda r: -r["p50_ms"])  # the fastest form stays
@@ -55,8 +54,8 @@ def _spread_rule(step: str, promise: str, form: str = "", remark: str = "") -> N
 
 _spread_rule(
     "sampled",
-    f"a fixed number of drawn tokens, {_STAGED}",
-    _STAGED,
+    f"a fixed number of drawn tokens, {TWO_STAGES}",
+    TWO_STAGES,
     " Up to some 14,000 tokens there are too few runs for a second stage: every token is scored.",
 )
 _spread_rule("budget", "a fixed number of pages by boxes")

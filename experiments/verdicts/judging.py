@@ -13,6 +13,11 @@ NOT_MEASURED = "not measured"
 NO_THRESHOLD = "no threshold"
 UNMOVED = "the same with any threshold halved or doubled"
 
+REAL_HEADS = "real heads"
+"""The keys of a decode step that count."""
+TWO_STAGES = "two stages"
+"""In the name of a layout: superpages are drawn first."""
+
 
 class Judged(NamedTuple):
     """What a rule finds: one of the words above or `where`, and the numbers that decide it."""

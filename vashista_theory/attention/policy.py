@@ -162,7 +162,7 @@ class Policy:
 
         Tokens are drawn in proportion to their sketched mass and the length of their value, and
         weighted by 1/probability. The error then falls with the square root of their number,
-        depends on the context only through the share of the mass that is drawn from, which grows
+        depends on the context mainly through the share of the mass that is drawn from, which grows
         slowly on real text, and is estimated by the sample itself (T8): see
         `DecodeInfo.error_estimate`. A context of at most `tokens` is read whole.
 

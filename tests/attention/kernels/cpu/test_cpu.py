@@ -91,15 +91,15 @@ def test_a_draw_is_that_of_plain_jax(kv_heads, group, bits, packed, tokens):
     @hypothesis.given(
         seed=st.integers(0, 99),
         lengths=st.tuples(st.integers(0, 420), st.integers(0, 420)),
-        spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
+        width=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
         equal=st.booleans(),
         short=st.sampled_from([0, 6]),
     )
-    def check(seed, lengths, spread, equal, short):
+    def check(seed, lengths, width, equal, short):
         rng = np.random.default_rng(seed)
         spec = {"sketch_bits": bits, "packed": packed, "short": short}
         cache = cache_of(rng, kv_heads=kv_heads, lengths=lengths, equal=equal, **spec)
-        query = (spread * rng.normal(size=(2, kv_heads * group, 16))).astype(np.float32)
+        query = (width * rng.normal(size=(2, kv_heads * group, 16))).astype(np.float32)
         check_equal(*(read(query, cache) for read in compiled.values()))
 
     check()
