@@ -102,6 +102,52 @@ def test_a_draw_of_nothing_is_no_sign_of_a_small_error() -> None:
     assert np.all(np.asarray(info.tokens_read) > 32)
 
 
+@pytest.mark.parametrize("implementation", ["xla", None])
+@pytest.mark.parametrize("superpages", [None, 24])
+def test_sure_tokens_are_no_sign_of_a_small_error(
+    implementation: str | None, superpages: int | None
+) -> None:
+    # Of 96 tokens to draw 93 are sure by the sketch, and three come of some 8,000 equal ones.
+    rng = np.random.default_rng(4)
+    copies, tokens, sure = 64, 8192, 93
+    keys = np.zeros((1, 1, tokens, 8), np.float32)
+    places = 16 + rng.choice(tokens - 32, size=sure, replace=False)
+    if superpages is not None:  # in superpages that are sure to be opened
+        places = 16 + 16 * 16 + np.arange(sure)
+    keys[0, 0, places, 0] = 12.0
+    keys[..., 1:] = 0.01 * rng.normal(size=keys[..., 1:].shape)
+    values = rng.normal(size=keys.shape).astype(np.float32)
+    query = np.zeros((copies, 1, 8), np.float32)
+    query[..., 0] = np.sqrt(8)
+    keys, values = (np.broadcast_to(a, (copies, *a.shape[1:])) for a in (keys, values))
+    policy = Policy.sampled(32 + 96, dense_below=0, superpages=superpages)
+    given: dict[str, Any] = {"key": jax.random.key(2), "implementation": implementation}
+    _, info, _ = step(query, keys, values, policy, **given)
+    number, estimate = np.asarray(info.tokens_read)[:, 0], np.asarray(info.error_estimate)[:, 0]
+    nothing = number == 32 + sure
+    assert 0 < nothing.sum() < copies / 4
+    assert np.all(np.isinf(estimate[nothing]))
+    assert np.all(np.isfinite(estimate[~nothing]))
+    assert np.all(estimate > 0)
+    careful = Policy.sampled(32 + 96, tolerance=0.5, dense_below=0, superpages=superpages)
+    _, info, _ = step(query, keys, values, careful, **given)
+    assert np.all(np.asarray(info.tokens_read)[nothing] > 32 + sure)
+
+
+@pytest.mark.parametrize("implementation", ["xla", None])
+def test_a_rest_without_weight_needs_no_sample(implementation: str | None) -> None:
+    keys = np.zeros((1, 1, 1024, 8), np.float32)
+    keys[0, 0, 100:150, 0] = 200.0  # e^-200 underflows: these hold all, and 224 are asked for
+    values = np.ones(keys.shape, np.float32)
+    query = np.zeros((1, 1, 8), np.float32)
+    query[..., 0] = np.sqrt(8)
+    policy = Policy.sampled(256, dense_below=0)
+    _, info, error = step(query, keys, values, policy, implementation=implementation)
+    assert 32 + 50 <= int(info.tokens_read[0, 0]) < 256
+    assert float(info.error_estimate[0, 0]) == 0.0
+    assert error[0, 0] < 1e-6
+
+
 def test_a_row_that_read_everything_says_so() -> None:
     rng = np.random.default_rng(2)
     keys = rng.normal(size=(1, 2, 320, 8)).astype(np.float32)

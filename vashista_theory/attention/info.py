@@ -31,8 +31,8 @@ class DecodeInfo(eqx.Module):
             (T8), which is a probability over the key of the step: NaN where none was asked for.
         error_estimate: Standard deviation of the output as the drawn tokens tell (T8), in units of
             the values; 0 where everything was read, NaN for policies that draw nothing and for a
-            failed step, +inf where not one token was drawn. Not a bound: it is far too small
-            where by chance next to nothing was drawn of what is not sure to be read.
+            failed step, +inf where by chance not one token was drawn of those that are not sure
+            to be read: such a sample tells nothing of them. Not a bound.
         gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page, from below;
             negative when an unread page might hold the best key, −inf when nothing bounds one,
             +inf when nothing is unread.

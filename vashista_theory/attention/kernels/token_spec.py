@@ -105,6 +105,7 @@ class DrawnTokens(NamedTuple):
         places: By number in their sequence.
         log_weights: Log 1/π of each.
         number: Tokens drawn, those without room included.
+        expected: How many were to be drawn on average.
         pages: Pages with a token that was drawn.
         whole: Whether every token was to be drawn.
         undrawable: Whether a logit or a threshold is no number; then nothing is listed.
@@ -113,6 +114,7 @@ class DrawnTokens(NamedTuple):
     places: Int[Array, "B Hkv C"]
     log_weights: Float[Array, "B Hkv C"]
     number: Int[Array, "B Hkv"]
+    expected: Float[Array, "B Hkv"]
     pages: Int[Array, "B Hkv"]
     whole: Bool[Array, "B Hkv"]
     undrawable: Bool[Array, "B Hkv"]

@@ -4,6 +4,7 @@ No step sorts. Arrays run over the pages of this device, in its own order; sums 
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -265,6 +266,7 @@ class Drawn(NamedTuple):
         listed: The tokens, as far as there is room for them.
         log_pi: Logs of the probabilities with which each of them was drawn.
         number: How many were drawn.
+        expected: How many were to be drawn on average.
         pages: Pages with a token that was.
         whole: Whether every token of the tail was to be drawn.
         overflown: Whether more were drawn than there was room for, or a proxy or a threshold is no
@@ -274,9 +276,30 @@ class Drawn(NamedTuple):
     listed: Listed
     log_pi: Float[Array, "R C"]
     number: Int[Array, " R"]
+    expected: Float[Array, " R"]
     pages: Int[Array, " R"]
     whole: Bool[Array, " R"]
     overflown: Bool[Array, " R"]
+
+
+def tells_of_the_rest(
+    drawn: Drawn, log_pi: Float[Array, "R C"], every: AllDevices
+) -> Bool[Array, " R"]:
+    """Rows with a token that was drawn by chance, or where the sketch gives all others no weight.
+
+    Tokens that were sure to be drawn tell nothing of the rest. Where the rest has weight, as many
+    are drawn of it on average as are missing from what was expected, and none with a probability of
+    e to the minus that: far below 2^−24 where every proxy of the rest underflowed.
+
+    Args:
+        drawn: What was drawn.
+        log_pi: Logs of the probabilities, that of a superpage included.
+        every: Hears from all devices.
+    """
+    by_chance = jnp.any(drawn.listed.exists & (log_pi < 0), axis=1)
+    missing = drawn.expected - drawn.number.astype(drawn.expected.dtype)
+    weightless = (drawn.number > 0) & (missing > BITS * math.log(2))
+    return jnp.any(every(by_chance), axis=0) | weightless
 
 
 def list_drawn(drawn: Bool[Array, "R P S"], capacity: int) -> tuple[Listed, Int[Array, "R P"]]:

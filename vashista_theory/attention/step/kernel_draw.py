@@ -61,10 +61,10 @@ def draw_by(
         query.scale,
     )
     found: DrawnTokens = stage.run(call, None)
-    places, log_weights, number, pages, whole, undrawable = (
+    places, log_weights, number, expected, pages, whole, undrawable = (
         a.reshape(rows, *a.shape[2:]) for a in found
     )
     exists = jnp.arange(shape.listed, dtype=jnp.int32)[None, :] < number[:, None]
     listed = Listed(places // cache.page_size, places % cache.page_size, exists)
     overflown = undrawable | (number > shape.listed)
-    return Drawn(listed, -log_weights, number, pages, whole, overflown)
+    return Drawn(listed, -log_weights, number, expected, pages, whole, overflown)

@@ -27,6 +27,7 @@ from vashista_theory.attention.step.drawing import (
     inclusion,
     is_undrawable,
     list_drawn,
+    tells_of_the_rest,
     thresholds,
     weighted_by_values,
 )
@@ -158,11 +159,10 @@ def read_sampled(
 
     read = attempt(0)
     read = read._replace(fetched=split.sure_tokens + read.fetched)
-    never = jnp.zeros(read.whole.shape, bool)
     for number in range(1, len(numbers)):
         failing = _failing(query, read, policy) & ~read.overflown
         read = _where_needed(failing, functools.partial(attempt, number), read)
-    failing = read.overflown | (_failing(query, read, policy) if policy.tolerance else never)
+    failing = read.overflown | (_failing(query, read, policy) if policy.tolerance else False)
     read = _where_needed(
         failing, functools.partial(_densely, query, pools, split, failing, backend), read
     )
@@ -268,6 +268,7 @@ def _attempt(
         places,
         jnp.log(probability[rows, places.pages, places.slots]),
         number,
+        numbers,
         pages,
         tail.tokens.astype(numbers.dtype) <= numbers,
         (number > capacity_for(tokens, kv_heads)) | is_undrawable(tail, inverse, every),
@@ -289,7 +290,7 @@ def _read_drawn(
     bound_of: Callable[[Partial], Float[Array, "R G"]] | None = None,
 ) -> _Read:
     """Read what was drawn, of opened superpages if there are any."""
-    places, log_pi, number, pages, whole, overflown = drawn
+    places, log_pi, number, _, pages, whole, overflown = drawn
     if scored is None or scored.opened is None:
         read = backend.read_tokens(query, pools, places, log_pi)
         variance_by = read.variance
@@ -298,18 +299,18 @@ def _read_drawn(
         whole, overflown = whole & opened.complete, overflown | opened.overflown
         slot = places.pages // opened.pages.shape[2]
         listed = places._replace(pages=jnp.take_along_axis(scores.pages, places.pages, axis=1))
-        log_unit = jnp.take_along_axis(opened.log_pi, slot, axis=1)
-        read = backend.read_tokens(query, pools, listed, log_pi + log_unit)
         variance_by = functools.partial(
             two_stages.variance, query, pools, listed, log_pi, slot, opened.log_pi
         )
+        log_pi = log_pi + jnp.take_along_axis(opened.log_pi, slot, axis=1)
+        read = backend.read_tokens(query, pools, listed, log_pi)
     sums = merge(split.kept, backend.merge_devices(read.sums))
-    known = beside_sinks(query, sums)
-    variance = variance_by(known.normalised(), known.log_mass())
-    bound = jnp.full_like(variance, jnp.nan) if bound_of is None else bound_of(known)
+    output = beside_sinks(query, sums)
+    variance = variance_by(output.normalised(), output.log_mass())
+    bound = jnp.full_like(variance, jnp.nan) if bound_of is None else bound_of(output)
     estimate = jnp.sqrt(jnp.sum(backend.every_device(variance), axis=0))
-    # No drawn token tells nothing of the others, and is no sign that they do not matter.
-    estimate = jnp.where(((number == 0) & ~whole)[:, None], jnp.inf, estimate)
+    known = whole | tells_of_the_rest(drawn, log_pi, backend.every_device)
+    estimate = jnp.where(known[:, None], estimate, jnp.inf)
     return _Read(
         sums=sums,
         tokens=split.sure_tokens + number,
@@ -378,9 +379,8 @@ def _densely(
     query: Query, pools: Pools, split: _Split, needed: Bool[Array, " R"], backend: Backend
 ) -> _Read:
     """Everything of some rows."""
-    last = jnp.where(needed, split.last, split.first)
-    nothing = nothing_read(query)
-    rest = backend.read_range(query, pools, pools.every_page(), split.first, last, nothing)
+    ends = split.first, jnp.where(needed, split.last, split.first)
+    rest = backend.read_range(query, pools, pools.every_page(), *ends, nothing_read(query))
     sums = merge(split.kept, rest)
     exact = jnp.zeros_like(sums.mass)
     every = jnp.ones(needed.shape, bool)

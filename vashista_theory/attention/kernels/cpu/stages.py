@@ -128,7 +128,7 @@ def draw(call: DrawCall, config: None = None) -> DrawnTokens:
     tokens = shape.pages * shape.page_size
     pieces = -(-shape.pages // draw_kernel.PIECE)
     together = shape.batch * shape.kv_heads
-    places, log_weights, counts, *_ = foreign.call(
+    places, log_weights, counts, thresholds, *_ = foreign.call(
         _target("draw_tokens"),
         (
             ((*rows, shape.listed), whole),
@@ -144,7 +144,9 @@ def draw(call: DrawCall, config: None = None) -> DrawnTokens:
         jnp.stack([call.scale.astype(single), jnp.asarray(shape.levels, single)]),
     )  # fmt: skip
     number, pages, everything, undrawable = jnp.moveaxis(counts, -1, 0)
-    return DrawnTokens(places, log_weights, number, pages, everything > 0, undrawable > 0)
+    return DrawnTokens(
+        places, log_weights, number, thresholds[..., 0], pages, everything > 0, undrawable > 0
+    )
 
 
 def score(call: ScoreCall, config: None = None) -> PageScores:
