@@ -2,7 +2,8 @@
 
 The device body is `score_tokens_kernel` in `score_kernel.py`. Scores of the whole pool by the
 queries of all sequences, of which `score` throws most away, would be many times as many here: so
-the sketches of each sequence are put in its own order first, but for one that fills its pool.
+the sketches of each sequence are put in its own order first, head by head, but for one that fills
+its pool.
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from vashista_theory.attention.kernels.spec import ScoreCall, ScoreShape, SummaryParts
 from vashista_theory.attention.kernels.tpu import score_kernel as body
@@ -51,16 +52,35 @@ def _score_tokens(
 ) -> Float[Array, "B H P S"]:
     full = jnp.arange(shape.pages, dtype=jnp.int32)[None, :] < lengths[:, None] // shape.page_size
     physical = jnp.where(full, page_table, 0)
-    in_place = shape.batch == 1 and shape.pool_pages <= 2 * shape.pages
+    rows = whole_registers(shape.group, "float32")
+    grouped = query.astype(jnp.float32)
+    grouped = grouped.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_size)
+    grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, rows - shape.group), (0, 0)))
+    scored = functools.partial(_scores, shape, config, scale, interpret)
+    if shape.batch == 1 and shape.pool_pages <= 2 * shape.pages:
+        scores = jnp.take_along_axis(scored(grouped[0], parts), physical[:, None, :, None], axis=2)
+    else:
+        # A kv head at a time: sixteen tokens fill an eighth of a register, and so do copied pages.
+        def of_head(own: tuple[Float[Array, "B R D"], SummaryParts]) -> Float[Array, "B G P S"]:
+            queries, held = own
+            return scored(queries, jax.tree.map(lambda part: part[physical], held))
 
-    def own(part: Shaped[Array, "Hkv N ..."]) -> Shaped[Array, "R P ..."]:
-        return jnp.swapaxes(part[:, physical], 0, 1).reshape(-1, shape.pages, *part.shape[2:])
+        by_head = jax.lax.map(of_head, (jnp.swapaxes(grouped, 0, 1), parts))
+        scores = jnp.swapaxes(by_head, 0, 1)
+    scores = scores.reshape(shape.batch, shape.heads, shape.pages, shape.page_size)
+    return jnp.where(full[:, None, :, None], scores, -jnp.inf)
 
-    parts = parts if in_place else jax.tree.map(own, parts)
-    pages = shape.pool_pages if in_place else shape.pages
-    count, rows = shape.batch * shape.kv_heads, whole_registers(shape.group, "float32")
-    grouped = query.astype(jnp.float32).reshape(count, shape.group, shape.head_size)
-    grouped = jnp.pad(grouped, ((0, 0), (0, rows - shape.group), (0, 0)))
+
+def _scores(
+    shape: ScoreShape,
+    config: TpuScoreConfig,
+    scale: Float[Array, ""],
+    interpret: Any,
+    queries: Float[Array, "n R D"],
+    parts: SummaryParts,
+) -> Float[Array, "n G P S"]:
+    """Logits of the tokens of n rows of pages, each by the queries of its own."""
+    (count, rows, _), pages = queries.shape, parts.part("codes").shape[1]
     columns = config.pages_per_block
     codes, by_page, scratch = code_blocks(shape, columns, parts)
     kernel = functools.partial(
@@ -76,7 +96,7 @@ def _score_tokens(
         (count, pl.cdiv(pages, columns)),
         name="score_tokens",
         scalars=[jnp.zeros(1, jnp.int32), scale.reshape(1)],
-        arrays=[whole_head(grouped), box_blocks(shape, columns, parts), codes],
+        arrays=[whole_head(queries), box_blocks(shape, columns, parts), codes],
         results=[
             (
                 pl.BlockSpec(block, lambda h, n, *_: (h, 0, 0, n)),
@@ -86,8 +106,4 @@ def _score_tokens(
         scratch=scratch,
         interpret=interpret,
     )
-    scores = jnp.transpose(scores[:, :, : shape.group], (0, 2, 3, 1))
-    if in_place:
-        scores = jnp.take_along_axis(scores, physical[:, None, :, None], axis=2)
-    scores = scores.reshape(shape.batch, shape.heads, shape.pages, shape.page_size)
-    return jnp.where(full[:, None, :, None], scores, -jnp.inf)
+    return jnp.transpose(scores[:, :, : shape.group], (0, 2, 3, 1))
