@@ -48,13 +48,22 @@ def reasons(
         return ["computed before fingerprints covered the package"]
     dirty = stored["manifest"]["dirty"] and not accept_dirty
     said = ["computed from a tree with uncommitted changes"] if dirty else []
-    for part in ("configuration", "inputs"):
-        said += [f"{part} {line}" for line in runs.differences(before[part], now[part])]
+    said += [
+        f"configuration {line}"
+        for line in runs.differences(before["configuration"], now["configuration"])
+    ]
+    if not _is_elsewhere(before["inputs"], now["inputs"]):
+        said += [f"inputs {line}" for line in runs.differences(before["inputs"], now["inputs"])]
     old, new = before["modules"], now["modules"]
     said += [f"{path} changed" for path in new if old.get(path, new[path]) != new[path]]
     said += [f"{path} is needed now" for path in new.keys() - old.keys()]
     said += [f"{path} is not needed any more" for path in old.keys() - new.keys()]
     return said
+
+
+def _is_elsewhere(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a library is missing here: then versions of the others are no sign of a change."""
+    return any(now.get(name, "") is None for name in before if before[name] is not None)
 
 
 def status(name: str) -> tuple[str, Any, dict[str, Any]]:

@@ -122,6 +122,17 @@ def test_what_was_computed_before_is_named() -> None:
     assert why == "computed before fingerprints covered the package"
 
 
+def test_a_library_that_is_not_installed_is_no_reason() -> None:
+    def found(**versions: str | None) -> dict[str, Any]:
+        return {"configuration": {}, "modules": {}, "inputs": versions}
+
+    stored = {"fingerprint": found(kvpress="0.5", torch="2"), "manifest": {"dirty": False}}
+    assert staleness.reasons(stored, found(kvpress=None, torch="3")) == []
+    assert staleness.reasons(stored, found(kvpress="0.5", torch="2")) == []
+    (why,) = staleness.reasons(stored, found(kvpress="0.6", torch="2"))
+    assert why == 'inputs kvpress: stored "0.5", asked for "0.6"'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
