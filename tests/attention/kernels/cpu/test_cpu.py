@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import functools
+import os
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -238,6 +241,29 @@ def test_threads_that_call_at_once_get_what_one_gets():
     np.testing.assert_array_equal(together, alone)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere XLA lends its threads")
+def test_each_thread_of_our_own_has_a_processor():
+    test_a_draw_twice_is_equal_bit_for_bit()  # which starts them
+    bound = {
+        frozenset(os.sched_getaffinity(thread.native_id))
+        for thread in threading.enumerate()
+        if thread.name.startswith("vashista-") and thread.native_id is not None
+    }
+    assert bound == {frozenset({processor}) for processor in os.sched_getaffinity(0)}
+
+
+def test_all_threads_flush_subnormal_numbers_or_none_does():
+    rng = np.random.default_rng(0)
+    options = {"sketch_bits": 1, "packed": False, "short": 6}
+    cache = cache_of(rng, kv_heads=2, lengths=(181, 272), **options)
+    query = (30 * rng.normal(size=(2, 10, 16))).astype(np.float32)
+    policy = Policy.sampled(64, dense_below=0)
+    read = jax.jit(lambda: vashista_attention(query, cache, policy)[1].error_estimate)
+    first = np.asarray(read())
+    for _ in range(100):
+        np.testing.assert_array_equal(np.asarray(read()), first)
+
+
 def test_a_draw_twice_is_equal_bit_for_bit():
     rng = np.random.default_rng(11)
     cache = cache_of(rng)
@@ -256,7 +282,7 @@ def test_long_lists_are_read_in_pieces():
 
 def test_exponentials_and_random_bits():
     from vashista_theory.attention.kernels.cpu import arithmetic
-    from vashista_theory.attention.kernels.cpu.foreign import compiled
+    from vashista_theory.attention.kernels.cpu.native import compiled
 
     @compiled()
     def each(x, found):
@@ -320,17 +346,17 @@ def test_records_of_another_layout_are_refused(monkeypatch, tmp_path: Path):
 def test_what_cannot_be_kept_is_compiled_all_the_same(monkeypatch):
     from numba import types
 
-    from vashista_theory.attention.kernels.cpu import foreign
+    from vashista_theory.attention.kernels.cpu import native
 
-    real = foreign.numba.cfunc
+    real = native.numba.cfunc
 
     def nowhere(signature, *, cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return real(signature, **options)
 
-    monkeypatch.setattr(foreign.numba, "cfunc", nowhere)
-    one = foreign._as_c(types.int64(types.int64))(lambda x: x + 1)
+    monkeypatch.setattr(native.numba, "cfunc", nowhere)
+    one = native.as_c(types.int64(types.int64))(lambda x: x + 1)
     assert one.ctypes(41) == 42
 
 

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
-from vashista_theory.attention.kernels.cpu.foreign import compiled, intrinsic
+from vashista_theory.attention.kernels.cpu.native import compiled, intrinsic
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)

@@ -12,14 +12,13 @@ from vashista_theory.attention.kernels.cpu.arithmetic import (
     weigh,
 )
 from vashista_theory.attention.kernels.cpu.foreign import (
-    SOURCES,
     argument,
     array_of,
     as_part,
-    compiled,
     foreign_function,
     result,
 )
+from vashista_theory.attention.kernels.cpu.native import SOURCES, compiled
 
 PIECE = 64
 """Pages that are read at once: of a row's list, in turn, by whichever thread is free."""

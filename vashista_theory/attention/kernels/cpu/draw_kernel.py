@@ -9,7 +9,7 @@ import numpy as np
 from vashista_theory.attention.bounds.random_bits import BITS
 from vashista_theory.attention.bounds.sampling import LEAST, MOST, SHORTEST
 from vashista_theory.attention.kernels.cpu.arithmetic import exponential, threefry, widened
-from vashista_theory.attention.kernels.cpu.foreign import compiled, run
+from vashista_theory.attention.kernels.cpu.native import compiled, run
 from vashista_theory.attention.kernels.cpu.sketch_sums import score_keys
 
 PIECE = 32

@@ -3,14 +3,13 @@
 
 from vashista_theory.attention.kernels.cpu import draw_kernel as kernel
 from vashista_theory.attention.kernels.cpu.foreign import (
-    SOURCES,
     argument,
     array_of,
     as_part,
-    compiled,
     foreign_function,
     result,
 )
+from vashista_theory.attention.kernels.cpu.native import SOURCES, compiled
 
 _QUERY, _BOX, _CODES, _BOUNDS, _LENGTHS, _TABLE, _RANGES, _SURE, _BASE, _KEYS, _SCALE = range(11)
 _PLACES, _WEIGHTS, _COUNTS, _NUMBERS, _MASSES, _TOPS = range(6)

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Functions compiled by Numba as operations of XLA on a CPU, in parts that its threads share.
+"""Functions compiled by Numba as operations of XLA on a CPU, in parts that threads share.
 
 XLA calls a foreign function with one argument, a record of pointers, whose layout its header
 ``xla/ffi/api/c_api.h`` fixes and which jaxlib ships. What is read of it stands here, nowhere else.
@@ -7,7 +7,6 @@ XLA calls a foreign function with one argument, a record of pointers, whose layo
 
 import ctypes
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,24 @@ import jax
 import numba
 import numpy as np
 from jaxtyping import Array
-from llvmlite import ir
-from numba import extending, types
+from numba import types
+
+from vashista_theory.attention.kernels.cpu import sharing
+from vashista_theory.attention.kernels.cpu.native import (
+    FRAME,
+    SOURCES,
+    address_of,
+    as_c,
+    call_c,
+    carray,
+    compiled,
+    inline,
+    intrinsic,
+    options,
+    pointer_to,
+    with_frame,
+    words_at,
+)
 
 KNOWN_MAJOR = 0
 """Of XLA's foreign functions: the version whose records are read here."""
@@ -34,20 +49,6 @@ _FUNCTIONS = {
     "XLA_FFI_ThreadPool_Schedule": _SCHEDULE,
     "XLA_FFI_ThreadPool_NumThreads": _THREADS,
 }
-# What the threads that share a step know of it.
-_FRAME, _PART, _PARTS, _NEXT, _DONE, _HOLDERS, _WORDS = range(7)
-
-_FRAME_TYPE = types.CPointer(types.int64)
-options: dict[str, Any] = {
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
-}
-"""How kernels are compiled: sums in any order, and fused; infinities and NaN stay what they are."""
-# Numba's decorators, of which type checkers know little.
-compiled: Any = functools.partial(numba.njit, **options)
-inline: Any = functools.partial(numba.njit, inline="always", **options)
-carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
-intrinsic: Any = extending.intrinsic
 
 
 def layout_is_known() -> bool:
@@ -63,93 +64,13 @@ def layout_is_known() -> bool:
     return major is not None and int(major[1]) == KNOWN_MAJOR and same
 
 
-def _pointer_to(kind: Any) -> Any:
-    @intrinsic
-    def pointer(typing_context, address):
-        signature = types.CPointer(kind)(address)
-
-        def generate(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return signature, generate
-
-    return pointer
-
-
-words_at = _pointer_to(types.int64)
 _NUMBERS = ("float32", "int32", "uint32", "uint16", "uint8", "int64")
-_floats_at = _pointer_to(types.float32)
-_POINTERS = {name: _pointer_to(getattr(types, name)) for name in _NUMBERS}
+_POINTERS = {name: pointer_to(getattr(types, name)) for name in _NUMBERS}
 
 
 @intrinsic
-def address_of(typing_context, array):
-    """Where the numbers of an array lie."""
-    signature = types.int64(array)
-
-    def generate(context, builder, signature, arguments):
-        made = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return builder.ptrtoint(made.data, ir.IntType(64))
-
-    return signature, generate
-
-
-@compiled()
-def run(row):
-    """The same float32 numbers (n,), which do lie side by side, where Numba could not know."""
-    return carray(_floats_at(address_of(row)), (row.size,))
-
-
-@intrinsic
-def _add_atomically(typing_context, address, amount):
-    """What stood there before a number was added, in one step for all threads."""
-    signature = types.int64(types.int64, types.int64)
-
-    def generate(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", place, arguments[1], "seq_cst")
-
-    return signature, generate
-
-
-@intrinsic
-def _call(typing_context, function, argument):
-    """Call the C function at an address with the address of its record."""
-    signature = types.int64(types.int64, types.int64)
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)]).as_pointer()
-        return builder.call(builder.inttoptr(arguments[0], kind), [arguments[1]])
-
-    return signature, generate
-
-
-def _caller(*further: Any) -> Any:
-    """Call the C function at an address with a frame and further words."""
-    signature = types.void(types.int64, _FRAME_TYPE, *further)
-
-    def generate(context, builder, signature, arguments):
-        word = ir.IntType(64)
-        taken = [word.as_pointer(), *(word for _ in further)]
-        kind = ir.FunctionType(ir.VoidType(), taken).as_pointer()
-        builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def _call_part(typing_context, function, frame, number):
-    return _caller(types.int64)
-
-
-@intrinsic
-def _call_with(typing_context, function, frame, steps, helper):
-    return _caller(types.int64, types.int64)
-
-
-_allocate = types.ExternalFunction("malloc", types.int64(types.int64))
-_release = types.ExternalFunction("free", types.void(types.int64))
+def _call_with(typing_context, function, frame, steps, helpers):
+    return with_frame(types.int64, types.int64)
 
 
 @inline()
@@ -204,35 +125,15 @@ def _is_to_compute(frame):
     return frame[_STAGE] & 0xFFFFFFFF == _EXECUTE
 
 
-def _as_c(signature: Any) -> Callable[[Any], Any]:
-    """Compile a C function, and keep what was compiled where that can be written."""
-
-    def decorate(function: Any) -> Any:
-        try:
-            return numba.cfunc(signature, cache=True, **options)(function)
-        except RuntimeError:  # neither beside the source nor in the user's cache folder
-            return numba.cfunc(signature, **options)(function)
-
-    return decorate
-
-
 def as_part() -> Callable[[Any], Any]:
     """Compile one part of a step: a function of the record of the call and the part's number.
 
     What was compiled is kept beside the source. The function has to use `SOURCES`, as a variable of
     the function around it, so that it is compiled anew when any file here, or in `bounds`, changes.
     """
-    return _as_c(types.void(_FRAME_TYPE, types.int64))
+    return as_c(types.void(FRAME, types.int64))
 
 
-def _digest_of_sources() -> str:
-    """Of all that is compiled, and of `bounds`, whose constants become part of it."""
-    here = Path(__file__).parent
-    files = sorted(here.glob("*.py")) + sorted((here.parents[1] / "bounds").glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-SOURCES = _digest_of_sources()
 _KEPT: list[Any] = []
 
 
@@ -247,11 +148,12 @@ def foreign_function(name: str, *parts: Any) -> None:
         parts: For each step what does one part, of `as_part`.
     """
     addresses = np.array([part.address for part in parts], np.int64)
-    steps, helper, taker = addresses.ctypes.data, _helper().address, _taker().address
+    steps, taker = addresses.ctypes.data, _taker().address
+    helping = sharing.own_threads() or sharing.lent_helper().address
 
-    @numba.cfunc(types.int64(_FRAME_TYPE), **options)
+    @numba.cfunc(types.int64(FRAME), **options)
     def handle(frame):
-        _call_with(taker, frame, steps, helper)
+        _call_with(taker, frame, steps, helping)
         return 0
 
     capsule = ctypes.pythonapi.PyCapsule_New
@@ -278,11 +180,11 @@ def _ask(frame, function, asked):
     """Whether a function of XLA did what it was asked for by a record."""
     api = words_at(frame[_API])
     asked[0], asked[1], asked[2] = 8 * asked.size, 0, frame[_CONTEXT]
-    error = _call(api[function], address_of(asked))
+    error = call_c(api[function], address_of(asked))
     if error != 0:
         asked[2] = error
         asked[0] = 24
-        _call(api[_DESTROY], address_of(asked))
+        call_c(api[_DESTROY], address_of(asked))
     return error == 0
 
 
@@ -296,73 +198,42 @@ def _threads(frame):
 
 
 @compiled()
-def _do_parts(frame, part, begin, parts):
-    """Do parts until none is left."""
-    while True:
-        number = _add_atomically(begin + 8 * _NEXT, 1)
-        if number >= parts:
-            break
-        _call_part(part, frame, number)
-        _add_atomically(begin + 8 * _DONE, 1)
+def _lend(frame, step, helper, helpers):
+    """Ask XLA for threads that help."""
+    asked = np.empty(5, np.int64)
+    for _ in range(helpers):
+        asked[3], asked[4] = helper, step
+        if not _ask(frame, _SCHEDULE, asked):
+            sharing.leave(step)
 
 
 @compiled()
-def _leave(begin):
-    """Whoever leaves last clears up: a helper may come late, when all is done."""
-    if _add_atomically(begin + 8 * _HOLDERS, -1) == 1:
-        _release(begin)
-
-
-@functools.cache
-def _helper() -> Any:
-    sources = SOURCES
-
-    @_as_c(types.void(_FRAME_TYPE))
-    def help_out(shared):
-        _ = sources
-        begin = address_of(carray(shared, (_WORDS,)))
-        _do_parts(words_at(shared[_FRAME]), shared[_PART], begin, shared[_PARTS])
-        _leave(begin)
-
-    return help_out
-
-
-@compiled()
-def _take_steps(frame, steps, helper):
+def _take_steps(frame, steps, helping):
     """All steps, each by as many threads as there are and are worth it."""
     attribute = words_at(words_at(frame[_ATTRIBUTES])[0])
     counts = words_at(attribute[2])
-    for step in range(attribute[1]):
-        part, parts = words_at(steps)[step], counts[step]
+    for number in range(attribute[1]):
+        part, parts = words_at(steps)[number], counts[number]
         helpers = min(parts, _threads(frame)) - 1 if parts > 1 else 0
         if helpers < 1:
-            for number in range(abs(parts)):
-                _call_part(part, frame, number)
+            sharing.do_alone(frame, part, abs(parts))
             continue
-        begin = _allocate(8 * _WORDS)
-        shared = words_at(begin)
-        shared[_FRAME], shared[_PART] = address_of(carray(frame, (1,))), part
-        shared[_PARTS], shared[_NEXT], shared[_DONE] = parts, 0, 0
-        shared[_HOLDERS] = helpers + 1
-        asked = np.empty(5, np.int64)
-        for _ in range(helpers):
-            asked[3], asked[4] = helper, begin
-            if not _ask(frame, _SCHEDULE, asked):
-                _leave(begin)
-        _do_parts(frame, part, begin, parts)
-        while _add_atomically(begin + 8 * _DONE, 0) < parts:
-            pass
-        _leave(begin)
+        step = sharing.begin_step(frame, part, parts, helpers)
+        if sharing.OWN_THREADS:
+            sharing.ask_own_threads(helping, step, helpers)
+        else:
+            _lend(frame, step, helping, helpers)
+        sharing.finish_step(step)
 
 
 @functools.cache
 def _taker() -> Any:
     sources = SOURCES
 
-    @_as_c(types.void(_FRAME_TYPE, types.int64, types.int64))
-    def take(frame, steps, helper):
+    @as_c(types.void(FRAME, types.int64, types.int64))
+    def take(frame, steps, helping):
         _ = sources
         if _is_to_compute(frame):
-            _take_steps(frame, steps, helper)
+            _take_steps(frame, steps, helping)
 
     return take

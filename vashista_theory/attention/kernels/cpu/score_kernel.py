@@ -5,15 +5,13 @@ import numpy as np
 
 from vashista_theory.attention.kernels.cpu.arithmetic import exponential, widened
 from vashista_theory.attention.kernels.cpu.foreign import (
-    SOURCES,
     argument,
     array_of,
     as_part,
-    compiled,
     foreign_function,
     result,
-    run,
 )
+from vashista_theory.attention.kernels.cpu.native import SOURCES, compiled, run
 from vashista_theory.attention.kernels.cpu.sketch_sums import score_keys
 
 PIECE = 32

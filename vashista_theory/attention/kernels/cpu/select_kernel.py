@@ -5,14 +5,13 @@ import numpy as np
 
 from vashista_theory.attention.kernels.cpu.arithmetic import as_word
 from vashista_theory.attention.kernels.cpu.foreign import (
-    SOURCES,
     argument,
     array_of,
     as_part,
-    compiled,
     foreign_function,
     result,
 )
+from vashista_theory.attention.kernels.cpu.native import SOURCES, compiled
 
 _PRIORITY, _PAGES, _NUMBER = 0, 0, 1
 _priority, _pages, _number = array_of("float32", 3), array_of("int32", 3), array_of("int32", 2)

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 
 from vashista_theory.attention.kernels.cpu.arithmetic import widened
-from vashista_theory.attention.kernels.cpu.foreign import address_of, compiled, intrinsic, run
+from vashista_theory.attention.kernels.cpu.native import address_of, compiled, intrinsic, run
 
 LANES = 16
 """Tokens that are added up at once; a page has a multiple of them."""

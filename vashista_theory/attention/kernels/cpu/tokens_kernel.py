@@ -5,20 +5,45 @@ import numpy as np
 
 from vashista_theory.attention.kernels.cpu.arithmetic import as_number, finite_or_nan, weigh
 from vashista_theory.attention.kernels.cpu.foreign import (
-    SOURCES,
     argument,
     array_of,
     as_part,
-    compiled,
     foreign_function,
     result,
 )
+from vashista_theory.attention.kernels.cpu.native import SOURCES, compiled, fetch_soon
 
 _QUERY, _KEYS, _VALUES, _PLACES, _TOKENS, _WEIGHTS, _SCALE = range(7)
 _OUTPUT, _LOG_MASS, _TOP, _MASS, _MEAN, _SCATTER = range(6)
 _vectors, _numbers, _scale = array_of("float32", 3), array_of("float32", 2), array_of("float32", 1)
 _places, _tokens = array_of("int32", 3), array_of("int32", 2)
+_AHEAD = 16  # tokens
 _single, _half = array_of("float32", 4), array_of("uint16", 4)
+
+
+@compiled()
+def _fetch_token(keys, values, places, t):
+    """Have memory send a key and its value, if there is such a token."""
+    if t < places.size:
+        page, slot = places[t] // keys.shape[1], places[t] % keys.shape[1]
+        fetch_soon(keys[page, slot])
+        fetch_soon(values[page, slot])
+
+
+@compiled()
+def _score_listed(query, scale, keys, values, places, log_weights, logits):
+    """Weighted logits (G, n) of the listed keys; values are on their way when it is done."""
+    size = keys.shape[1]
+    for t in range(_AHEAD):
+        _fetch_token(keys, values, places, t)
+    for t in range(places.size):
+        _fetch_token(keys, values, places, t + _AHEAD)
+        key = keys[places[t] // size, places[t] % size]
+        for g in range(query.shape[0]):
+            vector, score = query[g], np.float32(0)
+            for i in range(vector.size):
+                score += vector[i] * as_number(key[i])
+            logits[g, t] = finite_or_nan(scale * score) + log_weights[t]
 
 
 @compiled()
@@ -39,13 +64,8 @@ def attend_listed(query, scale, keys, values, places, log_weights, output, means
     group, d = query.shape
     size = keys.shape[1]
     logits, doubts = np.empty((group, places.size), np.float32), np.empty(places.size, np.float32)
+    _score_listed(query, scale, keys, values, places, log_weights, logits)
     for t in range(places.size):
-        key = keys[places[t] // size, places[t] % size]
-        for g in range(group):
-            vector, score = query[g], np.float32(0)
-            for i in range(d):
-                score += vector[i] * as_number(key[i])
-            logits[g, t] = finite_or_nan(scale * score) + log_weights[t]
         doubts[t] = -np.expm1(-log_weights[t])
     masses, spread = np.empty(group, np.float32), np.zeros(group, np.float32)
     output[:, :] = 0
