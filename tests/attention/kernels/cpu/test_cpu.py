@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -249,7 +250,32 @@ def test_each_thread_of_our_own_has_a_processor():
         for thread in threading.enumerate()
         if thread.name.startswith("vashista-") and thread.native_id is not None
     }
-    assert bound == {frozenset({processor}) for processor in os.sched_getaffinity(0)}
+    assert bound == {frozenset({processor}) for processor in os.sched_getaffinity(os.getpid())}
+
+
+ELSEWHERE = """
+import numpy as np
+from numba import types
+from vashista_theory.attention.kernels.cpu import sharing
+sharing.OWN_THREADS = False  # as where the C library lacks what they need
+sharing._current_processor = types.ExternalFunction("no_such_function", types.int32())
+from vashista_theory.attention import PagedKV, Policy, vashista_attention
+rng = np.random.default_rng(0)
+keys, values = rng.normal(size=(2, 1, 2, 2000, 16)).astype(np.float32)
+query = rng.normal(size=(1, 4, 16)).astype(np.float32)
+cache, policy = PagedKV.from_tokens(keys, values), Policy.sampled(64, dense_below=0)
+read = [vashista_attention(query, cache, policy, implementation=i)[0] for i in ("numba", "jax")]
+np.testing.assert_allclose(*read, rtol=2e-4, atol=2e-5)
+"""
+
+
+def test_where_there_are_no_such_threads_xla_lends_its_own(tmp_path: Path):
+    # In a process of its own, which an unknown function of the C library would end.
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_all_threads_flush_subnormal_numbers_or_none_does():

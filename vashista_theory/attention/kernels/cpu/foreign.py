@@ -29,6 +29,7 @@ from vashista_theory.attention.kernels.cpu.native import (
     compiled,
     inline,
     intrinsic,
+    keep_forever,
     options,
     pointer_to,
     with_frame,
@@ -134,9 +135,6 @@ def as_part() -> Callable[[Any], Any]:
     return as_c(types.void(FRAME, types.int64))
 
 
-_KEPT: list[Any] = []
-
-
 def foreign_function(name: str, *parts: Any) -> None:
     """Make a function of several steps known to XLA by a name.
 
@@ -149,7 +147,7 @@ def foreign_function(name: str, *parts: Any) -> None:
     """
     addresses = np.array([part.address for part in parts], np.int64)
     steps, taker = addresses.ctypes.data, _taker().address
-    helping = sharing.own_threads() or sharing.lent_helper().address
+    helping = sharing.own_threads() if sharing.OWN_THREADS else sharing.lent_helper().address
 
     @numba.cfunc(types.int64(FRAME), **options)
     def handle(frame):
@@ -159,7 +157,7 @@ def foreign_function(name: str, *parts: Any) -> None:
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype = ctypes.py_object
     capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    _KEPT.append((parts, addresses, handle))
+    keep_forever(addresses, handle)
     jax.ffi.register_ffi_target(name, capsule(handle.address, None, None), platform="cpu")
 
 
@@ -198,13 +196,16 @@ def _threads(frame):
 
 
 @compiled()
-def _lend(frame, step, helper, helpers):
+def _lend(frame, helper, step, helpers):
     """Ask XLA for threads that help."""
     asked = np.empty(5, np.int64)
     for _ in range(helpers):
         asked[3], asked[4] = helper, step
         if not _ask(frame, _SCHEDULE, asked):
             sharing.leave(step)
+
+
+_ask_for_help = sharing.ask_own_threads if sharing.OWN_THREADS else _lend
 
 
 @compiled()
@@ -219,16 +220,16 @@ def _take_steps(frame, steps, helping):
             sharing.do_alone(frame, part, abs(parts))
             continue
         step = sharing.begin_step(frame, part, parts, helpers)
-        if sharing.OWN_THREADS:
-            sharing.ask_own_threads(helping, step, helpers)
-        else:
-            _lend(frame, step, helping, helpers)
+        if step == 0:
+            sharing.do_alone(frame, part, parts)
+            continue
+        _ask_for_help(frame, helping, step, helpers)
         sharing.finish_step(step)
 
 
 @functools.cache
 def _taker() -> Any:
-    sources = SOURCES
+    sources = f"{SOURCES} {sharing.OWN_THREADS}"
 
     @as_c(types.void(FRAME, types.int64, types.int64))
     def take(frame, steps, helping):

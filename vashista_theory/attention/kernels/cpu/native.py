@@ -1,6 +1,7 @@
 # pyright: basic
 """What Numba compiles, and the few instructions that it has no words for."""
 
+import ctypes
 import functools
 import hashlib
 from collections.abc import Callable
@@ -150,14 +151,22 @@ allocate = types.ExternalFunction("malloc", types.int64(types.int64))
 release = types.ExternalFunction("free", types.void(types.int64))
 
 
+def keep_forever(*things: Any) -> None:
+    """Never free them: threads may be at work with them when Python has ended."""
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def as_c(signature: Any) -> Callable[[Any], Any]:
     """Compile a C function, and keep what was compiled where that can be written."""
 
     def decorate(function: Any) -> Any:
         try:
-            return numba.cfunc(signature, cache=True, **options)(function)
+            made = numba.cfunc(signature, cache=True, **options)(function)
         except RuntimeError:  # neither beside the source nor in the user's cache folder
-            return numba.cfunc(signature, **options)(function)
+            made = numba.cfunc(signature, **options)(function)
+        keep_forever(made)
+        return made
 
     return decorate
 

@@ -27,6 +27,7 @@ from vashista_theory.attention.kernels.cpu.native import (
     carray,
     compiled,
     intrinsic,
+    keep_forever,
     put_if_empty,
     release,
     swap_atomically,
@@ -34,7 +35,10 @@ from vashista_theory.attention.kernels.cpu.native import (
     words_at,
 )
 
-OWN_THREADS = sys.platform == "linux"
+_NEEDED = ("sched_getcpu", "sched_yield", "sem_post", "sem_wait", "fegetenv", "fesetenv")
+OWN_THREADS = sys.platform == "linux" and all(hasattr(ctypes.CDLL(None), n) for n in _NEEDED)
+"""Whether there are such threads. What needs them must not be compiled elsewhere: a function that
+the C library lacks ends the process."""
 # A step: its frame, what does a part, parts in all, the next, those done, who holds the record, and
 # how its thread rounds and treats subnormal numbers (XLA's flush them), 32 bytes.
 _FRAME, _PART, _PARTS, _NEXT, _DONE, _HOLDERS, _ARITHMETIC = range(7)
@@ -48,6 +52,7 @@ _post = types.ExternalFunction("sem_post", types.int32(types.int64))
 _get_arithmetic = types.ExternalFunction("fegetenv", types.int32(types.int64))
 _set_arithmetic = types.ExternalFunction("fesetenv", types.int32(types.int64))
 _wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
+_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
 @intrinsic
@@ -64,8 +69,10 @@ def do_alone(frame, part, parts):
 
 @compiled()
 def begin_step(frame, part, parts, helpers):
-    """The record of a step that so many helpers are going to be asked for."""
+    """The record of a step that so many helpers are going to be asked for; 0 without memory."""
     step = allocate(8 * _STEP_WORDS)
+    if step == 0:
+        return step
     shared = words_at(step)
     shared[_FRAME], shared[_PART] = address_of(carray(frame, (1,))), part
     shared[_PARTS], shared[_NEXT], shared[_DONE] = parts, 0, 0
@@ -94,12 +101,23 @@ def leave(step):
 
 
 @compiled()
+def _do_nothing():
+    return 0
+
+
+# A helper may have lost its processor to this very thread, while it did a part.
+_let_others = _yield if OWN_THREADS else _do_nothing
+
+
+@compiled()
 def finish_step(step):
     """Do what is left, and wait for what others do."""
-    parts = words_at(step)[_PARTS]
+    parts, tries = words_at(step)[_PARTS], 0
     do_parts(step)
     while add_atomically(step + 8 * _DONE, 0) < parts:
-        pass
+        tries += 1
+        if tries > _TRIES:
+            _let_others()
     leave(step)
 
 
@@ -119,14 +137,14 @@ def lent_helper() -> Any:
 
 
 @compiled()
-def ask_own_threads(threads, step, helpers):
+def ask_own_threads(_, threads, step, helpers):
     """Ask so many threads of `own_threads` that do nothing, and are not where this one runs."""
     _get_arithmetic(step + 8 * _ARITHMETIC)
-    here, asked = _current_processor(), 0
-    for number in range(words_at(threads)[0]):
-        own = threads + 8 * (1 + number * _THREAD_WORDS)
+    here, asked, number = _current_processor(), 0, words_at(threads)[0]
+    for after in range(number):
         if asked == helpers:
             break
+        own = threads + 8 * (1 + (here + 1 + after) % number * _THREAD_WORDS)
         if words_at(own)[_PROCESSOR] != here and put_if_empty(own + 8 * _ASKED, step):
             _post(own + 8 * _SEMAPHORE)
             asked += 1
@@ -143,31 +161,34 @@ def _serving() -> Any:
         _ = sources
         tries = 0
         while True:
-            step = swap_atomically(own + 8 * _ASKED, 0)
+            step = add_atomically(own + 8 * _ASKED, 0)
             if step != 0:
                 _set_arithmetic(step + 8 * _ARITHMETIC)
                 do_parts(step)
+                # Now it may be asked again, and finds what it is asked before it waits.
+                swap_atomically(own + 8 * _ASKED, 0)
                 leave(step)
                 tries = 0
             elif tries < _TRIES:
                 tries += 1
             else:
                 _wait(own + 8 * _SEMAPHORE)
-                tries = 0
 
     return serve
 
 
 @functools.cache
 def own_threads() -> int:
-    """The address of a record of threads, their number first; 0 where there are none."""
-    if not OWN_THREADS:
-        return 0
-    processors = sorted(os.sched_getaffinity(0))
+    """The address of a record of threads, their number first.
+
+    One for each processor that this process may use, as far as they can be started.
+    """
+    processors: list[int] = []
+    with contextlib.suppress(OSError):
+        processors = sorted(os.sched_getaffinity(os.getpid()))
     record = np.zeros(1 + _THREAD_WORDS * len(processors), np.int64)  # semaphores that stand at 0
-    record[0] = len(processors)
     record[1 + _PROCESSOR :: _THREAD_WORDS] = processors
-    _KEPT.append(record)
+    keep_forever(record)
     serve = ctypes.CFUNCTYPE(None, ctypes.c_int64)(_serving().address)
 
     def run(processor: int, own: int) -> None:
@@ -175,11 +196,10 @@ def own_threads() -> int:
             os.sched_setaffinity(0, {processor})
         serve(own)
 
-    for number, processor in enumerate(processors):
-        own = record.ctypes.data + 8 * (1 + number * _THREAD_WORDS)
-        named = {"name": f"vashista-{processor}", "daemon": True}
-        threading.Thread(target=run, args=(processor, own), **named).start()
+    with contextlib.suppress(RuntimeError):  # no more threads can be started
+        for number, processor in enumerate(processors):
+            own = record.ctypes.data + 8 * (1 + number * _THREAD_WORDS)
+            named = {"name": f"vashista-{processor}", "daemon": True}
+            threading.Thread(target=run, args=(processor, own), **named).start()
+            record[0] = number + 1
     return record.ctypes.data
-
-
-_KEPT: list[Any] = []
