@@ -188,19 +188,23 @@ def test_published_routing(growth: float, kept: float, verdict: str) -> None:
     assert judged("… as published", outcome(values | {"kept_2-bit_keys_16": 0.89})) == verdict
 
 
-@pytest.mark.parametrize(("times", "high", "verdict"), [
-    ((1.5, 1.2), 110, HOLDS), ((1.5, 0.9), 110, "holds where sampled reads at 1 × 4,096"),
-    ((1.0, 0.9), 110, FAILS), ((1.11, 1.11), 110, HOLDS),
-    ((1.15, 1.15), 116, FAILS),  # within the spread of the steps
-    ((1.09, 1.09), 101, FAILS),  # less than a tenth
+@pytest.mark.parametrize(("dense", "times", "high", "verdict"), [
+    (0.8, (1.5, 1.2), 110, HOLDS), (0.8, (1.5, 0.9), 110, "holds where sampled reads at 1 × 4,096"),
+    (0.8, (1.0, 0.9), 110, FAILS), (0.8, (1.11, 1.11), 110, HOLDS),
+    (0.8, (1.15, 1.15), 116, FAILS),  # within the spread of the steps
+    (0.8, (1.09, 1.09), 101, FAILS),  # less than a tenth
+    (1.2, (1.3, 1.3), 101, FAILS),  # a tenth beyond transformers' own, but not beyond dense reads
+    (1.2, (1.33, 1.31), 101, "holds where sampled reads at 1 × 4,096"),
 ])  # fmt: skip
-def test_speed_in_a_model(times: tuple[float, float], high: float, verdict: str) -> None:
-    # Neither the baselines nor reading all pages can make it hold.
+def test_speed_in_a_model(
+    dense: float, times: tuple[float, float], high: float, verdict: str
+) -> None:
+    # The baselines cannot make it hold, and reading every page by the kernels is one of them.
     names = ("sdpa, static cache", "eager", "dense", "sampled", "budget")
     cell = {"batch": 1, "context": 4096, "step_ms": 100, "step_ms_high": high}
     rows: Rows = [
         cell | {"read_by": name, "times_best": t}
-        for name, t in zip(names, (9.0, 9.0, 9.0, *times), strict=True)
+        for name, t in zip(names, (9.0, 9.0, dense, *times), strict=True)
     ]
     assert judged("… inside a language model", outcome(steps=rows)) == verdict
 
