@@ -40,6 +40,7 @@ ALLOWED = {
     "with 512 tokens": "the same",
     "with 64 tokens": "the same",
     "256 drawn tokens": "the same",
+    "the last 128 tokens": "predicted: a choice of the experiment",
     "at 512 tokens": "a length of context: a choice of the experiment",
 }
 _COMMANDS = re.compile(
