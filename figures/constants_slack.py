@@ -27,7 +27,7 @@ def draw(outcome: Any) -> Figure:
     titles = [
         "Leakage: T1′ gives away half\nof the decades, T3 is close",
         "Displacement: T2 becomes\nexact, T1 does not",
-        "Beyond its range T1′ fails,\nwithout limit in X",
+        "Beyond its range T1′ can fail,\nwithout limit in X",
     ]
     figure = Figure(figsize=(2 * COLUMN, 2.5), layout="constrained")
     leak, moved, fails = figure.subplots(1, 3)
