@@ -75,6 +75,8 @@ _SYMBOLS = {
     "∖": r"\setminus",
 }
 _PLAIN = "–—…“”‘’§°µ"  # LaTeX's own encodings know them
+_POWER = r"e\^\((?P<power>(?:[^()]|\([^()]*\))*)\)"  # e^(...), with brackets once inside
+_PERCENT = r"(?P<percent>(?<=\d) ?%)"
 
 
 class SourceError(ValueError):
@@ -181,7 +183,8 @@ def escape(text: str) -> str:
     Raises:
         SourceError: a symbol that would stop LaTeX.
     """
-    pattern = "|".join(re.escape(s) for s in sorted(_SPECIAL | _SYMBOLS, key=len, reverse=True))
+    symbols = (re.escape(s) for s in sorted(_SPECIAL | _SYMBOLS, key=len, reverse=True))
+    pattern = "|".join((_POWER, _PERCENT, *symbols))
 
     for symbol in sorted(set(re.sub(pattern, "", text))):
         if not (
@@ -190,6 +193,10 @@ def escape(text: str) -> str:
             raise SourceError(f"{symbol!r} in {text!r} has no LaTeX: add it to paper/_sources.py")
 
     def replace(match: re.Match[str]) -> str:
+        if match["power"] is not None:
+            return rf"\ensuremath{{e^{{{escape(match['power'])}}}}}"
+        if match["percent"] is not None:
+            return r"\,\%"
         symbol = match.group()
         return _SPECIAL.get(symbol) or rf"\ensuremath{{{_SYMBOLS[symbol]}}}"
 

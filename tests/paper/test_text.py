@@ -195,7 +195,7 @@ def test_numbers_are_read_and_set(tmp_path: Path, results: Path) -> None:
         "a": r"\ensuremath{25}\,\%",
         "b": r"\ensuremath{12{,}345}",
         "c": r"\ensuremath{1.3\times10^{-16}}",
-        "d": r"50 \% of \ensuremath{\eps}\_i",
+        "d": r"50\,\% of \ensuremath{\eps}\_i",
         "e": r"\ensuremath{1.25}",
         "f": _sources.NOT_MEASURED,
         "g": "It is fast.",
@@ -229,6 +229,9 @@ def test_what_is_not_there_is_named(
 def test_a_symbol_that_would_stop_latex_is_named() -> None:
     assert _sources.escape("Peyré: Ω(Δ/ε) …") == (
         r"Peyré: \ensuremath{\Omega}(\ensuremath{\Delta}/\ensuremath{\eps}) …"
+    )
+    assert _sources.escape("e^(−Δ/(2ε)) at 5 % or 1%, in %") == (
+        r"\ensuremath{e^{\ensuremath{-}\ensuremath{\Delta}/(2\ensuremath{\eps})}} at 5\,\% or 1\,\%, in \%"
     )
     with pytest.raises(_sources.SourceError, match="'☃' in 'a ☃'"):
         _sources.escape("a ☃")
