@@ -6,7 +6,8 @@ A figure is a module with `RESULT`, the experiment it reads, and `draw`, which t
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def name_device(figure: Figure, found: Any) -> None:
     partial = any("Not measured in this run" in line for line in found.findings)
     more = "; some blocks were not measured" if partial else ""
     figure.suptitle(f"measured on {device}{more}", fontsize=7, x=0.01, ha="left")
+
+
+def apart(values: Iterable[float], *, by: float) -> list[float]:
+    """Places for the labels of values, in their order: none nearer than `by` to the next below."""
+    wanted = list(values)
+    places = [0.0] * len(wanted)
+    lowest = -math.inf
+    for index in sorted(range(len(wanted)), key=lambda i: wanted[i]):
+        places[index] = max(wanted[index], lowest)
+        lowest = places[index] + by
+    return places
 
 
 def tokens_axis(axis: Any, tokens: Sequence[int]) -> None:

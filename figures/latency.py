@@ -40,7 +40,7 @@ def _percentiles(axis: Any, times: Any) -> None:
         rows, colour = _of(times, policy), style.COLOURS[policy]
         at = [row["tokens"] * turned for row in rows]
         axis.vlines(at, *([r[f"p{p}_ms"] for r in rows] for p in (50, 99)), color=colour, lw=1)
-        for name, mark, size in (("p50_ms", "o", 4), ("p90_ms", "_", 5), ("p99_ms", "^", 3.5)):
+        for name, mark, size in (("p50_ms", "o", 4), ("p90_ms", "_", 6), ("p99_ms", "^", 3.5)):
             axis.plot(at, [row[name] for row in rows], mark, ms=size, color=colour)
     for place, policy in enumerate(_POLICIES):
         axis.text(0.03, 0.98 - 0.08 * place, _SAID.get(policy, policy), size=7, va="top",
@@ -56,18 +56,21 @@ def _percentiles(axis: Any, times: Any) -> None:
 
 
 def _ratios(axis: Any, times: Any) -> None:
-    for policy in _POLICIES:
+    ends = {policy: rows[-1]["ratio_p99"] for policy in _POLICIES if (rows := _of(times, policy))}
+    top = 1.15 * max(row["ratio_p99"] for row in times)
+    places = dict(zip(ends, style.apart(ends.values(), by=0.05 * (top - 1)), strict=True))
+    for policy, place in places.items():
         rows, colour = _of(times, policy), style.COLOURS[policy]
         tokens, ratio = ([row[name] for row in rows] for name in ("tokens", "ratio_p99"))
         axis.plot(tokens, ratio, "o-", ms=3, color=colour)
-        axis.annotate(f"{ratio[-1]:.1f}", (tokens[-1], ratio[-1]), (5, 0), size=7, ha="left",
+        axis.annotate(f"{ratio[-1]:.1f}", (tokens[-1], place), (5, 0), size=7, ha="left",
                       va="center", textcoords="offset points", color=colour)  # fmt: skip
     axis.text(0.03, 0.97, "dense: the machine's own\nspread, its work is fixed", size=6.5, va="top",
               color=style.COLOURS["dense"], transform=axis.transAxes)  # fmt: skip
     style.tokens_axis(axis, sorted({row["tokens"] for row in times}))
     low, high = axis.get_xlim()
     axis.set_xlim(low, high * 1.6)
-    axis.set_ylim(1, 1.15 * max(row["ratio_p99"] for row in times))
+    axis.set_ylim(1, top)
     axis.set_ylabel("p99 over median")
     axis.set_title("How long the tail is")
 

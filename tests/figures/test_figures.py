@@ -112,3 +112,8 @@ def test_a_figure_shows_the_numbers_of_its_result(results: Path) -> None:
 def test_an_unknown_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no_such"]) == BAD_USE
     assert "decode_scaling" in capsys.readouterr().err
+
+
+def test_labels_of_near_values_stand_apart_in_the_order_of_the_values() -> None:
+    # By hand: 1.5 stays, 1.7 is lifted to 1.5 + 0.5, 2.1 to 2.0 + 0.5, and 8 has room.
+    assert style.apart([8.0, 1.7, 1.5, 2.1], by=0.5) == [8.0, 2.0, 1.5, 2.5]
