@@ -8,6 +8,12 @@ _SAID = {
     "boxes": "pages by boxes",
     "sink-recent": "window",
     "published": "pages by their means",
+    "sampled": "drawn by 2-bit keys",
+    "sampled-1-bit": "drawn by 1-bit keys",
+    "sampled-4-bit": "drawn by 4-bit keys",
+    "sketched-tokens": "best tokens by 2-bit keys",
+    "double-sparsity": "tokens by DoubleSparsity",
+    "half-uniform": "half most mass, half uniform",
 }
 
 
