@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.framework import registry
-from experiments.framework.outcome import Measured, Outcome, Table
+from experiments.framework.outcome import Measured, Outcome
 from vashista_theory import runs
 
 FOLDER = registry.FOLDER / "results"
@@ -27,10 +27,9 @@ def read(path: Path) -> dict[str, Any] | None:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if type(content["manifest"]) is not dict or "fingerprint" not in content:
+        if type(content["manifest"]) is not dict or type(content["fingerprint"]) is not dict:
             raise ValueError("no fingerprint or manifest")
-        if "measured" in content:
-            Measured.from_json(content)
+        Measured.from_json(content)
         return content
     except FileNotFoundError:
         return None
@@ -67,15 +66,11 @@ def outcome(name: str, *, folder: Path | None = None) -> Outcome:
 
 def rendered(name: str, stored: Mapping[str, Any]) -> Outcome:
     """Columns, findings and notes for what a result file holds."""
-    if "measured" not in stored:  # it was written with its report, before the two were apart
-        said = dict(stored["outcome"])
-        said["tables"] = {table: Table(**found) for table, found in said["tables"].items()}
-        return Outcome(**said)
     return registry.reporter(name)(Measured.from_json(stored))
 
 
 def write(
-    path: Path, *, name: str, fingerprint: object, manifest: runs.Manifest, measured: Measured
+    path: Path, *, name: str, fingerprint: Mapping[str, Any], manifest: runs.Manifest, measured: Measured
 ) -> dict[str, Any]:
     """Write what was measured with the circumstances, and return it as it will be read."""
     content = {

@@ -44,8 +44,6 @@ def reasons(
         accept_dirty: Whether uncommitted changes at the time are no reason.
     """
     before = stored["fingerprint"]
-    if not isinstance(before, dict):
-        return ["computed before fingerprints covered the package"]
     dirty = stored["manifest"]["dirty"] and not accept_dirty
     said = ["computed from a tree with uncommitted changes"] if dirty else []
     said += [
