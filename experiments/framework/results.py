@@ -70,7 +70,12 @@ def rendered(name: str, stored: Mapping[str, Any]) -> Outcome:
 
 
 def write(
-    path: Path, *, name: str, fingerprint: Mapping[str, Any], manifest: runs.Manifest, measured: Measured
+    path: Path,
+    *,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    manifest: runs.Manifest,
+    measured: Measured,
 ) -> dict[str, Any]:
     """Write what was measured with the circumstances, and return it as it will be read."""
     content = {
