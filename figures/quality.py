@@ -28,7 +28,7 @@ def draw(outcome: Any) -> Figure:
     }
     names = _order({name for name, _, _ in (*found, *right)}, found)
     contexts = sorted({context for _, _, context in (*found, *right)})
-    height = 1.1 + 0.2 * len(names)
+    height = 1.0 + 0.135 * len(names)
     figure = Figure(figsize=(2 * COLUMN, height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for name, axis, cells in (("divergence", axes[0], found), ("right", axes[1], right)):

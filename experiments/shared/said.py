@@ -4,7 +4,7 @@ _SAID = {
     "oracle-tokens": "tokens of most mass",
     "oracle-pages": "pages of most mass",
     "budget": "pages by 2-bit keys",
-    "budget-two-levels": "the same, boxes first",
+    "budget-two-levels": "2-bit keys, boxes first",
     "boxes": "pages by boxes",
     "sink-recent": "window",
     "published": "pages by their means",
