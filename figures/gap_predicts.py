@@ -37,8 +37,9 @@ def draw(outcome: Any) -> Figure:
     roc.set_ylabel("unsafe reads found")
     # One legend under the panels: within them it hides curves.
     handles, labels = roc.get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": 5, "fontsize": 7, "handlelength": 1.2}
-    figure.legend(handles, labels, title="area under the ROC curve", title_fontsize=7, **place)
+    place = {"loc": "outside lower center", "ncols": 5, "fontsize": 6.5, "handlelength": 1.0}
+    place |= {"columnspacing": 1.2, "frameon": False}
+    figure.legend(handles, labels, title="area under the ROC curve", title_fontsize=6.5, **place)
     for name in ("gap_ratio", "estimate"):
         rows = [r for r in outcome.tables["calibration"].rows if r["diagnostic"] == name]
         label, colour = _SHOWN[name]

@@ -9,6 +9,7 @@ pytest.importorskip("xarray")
 from experiments import model_quality
 from experiments.framework.outcome import Outcome
 from experiments.shared import quality
+from experiments.shared.said import in_words
 from vashista_theory.evaluation.report import Report
 from vashista_theory.evaluation.summary import CertificateRow, PerplexityRow, RetrievalRow
 
@@ -92,3 +93,11 @@ def test_lengths_have_stores_of_their_own():
     assert list(asked) == ["texts", "prompts at 2048", "prompts at 8192"]
     assert len({one.output for one in asked.values()}) == len(asked)
     assert asked["prompts at 8192"].pages == (16,)
+
+
+def test_a_policy_in_words_says_whether_it_counts_pages_or_tokens() -> None:
+    assert in_words("budget@64") == "64 pages by 2-bit keys"
+    assert in_words("sampled@16") == "drawn by 2-bit keys, as many as 16 pages have"
+    assert in_words("sampled") == "drawn by 2-bit keys"
+    assert in_words("certified-0.05") == "certified to 5%"
+    assert in_words("of-my-own@8") == "8 of-my-own"

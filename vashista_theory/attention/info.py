@@ -28,11 +28,12 @@ class DecodeInfo(eqx.Module):
         error_bound: Proven bound on ‖output − dense output‖, in units of the values; +inf where
             values are too long to be bounded. The rounding of the output itself, which dense
             attention has too, is not in it. With drawn tokens it holds at the policy's confidence
-            (T8), which is a probability over the key of the step: NaN where none was asked for.
+            (T8), for each head by itself, over the key of the step: NaN where none was asked for.
         error_estimate: Standard deviation of the output as the drawn tokens tell (T8), in units of
             the values; 0 where everything was read, NaN for policies that draw nothing and for a
             failed step, +inf where by chance not one token was drawn of those that are not sure
-            to be read: such a sample tells nothing of them. Not a bound.
+            to be read: such a sample tells nothing of them (0 where their sketch gives them no
+            weight). Not a bound.
         gap: Best score ⟨q, k⟩ read minus the best upper bound of any unread page, from below;
             negative when an unread page might hold the best key, −inf when nothing bounds one,
             +inf when nothing is unread.

@@ -35,7 +35,7 @@ class Policy:
             sequence, sink and recent ones included: all others are drawn at random by their sketch
             and weighted, so that nothing is left out on average (T8). None reads pages.
         confidence: With `tokens`, the probability with which `DecodeInfo.error_bound` has to hold,
-            in (0, 1); None asks for no bound.
+            for each head and step by itself, in (0, 1); None asks for no bound.
         seed: With `tokens`, where draws start that no key was given for.
 
     Raises:
@@ -171,8 +171,9 @@ class Policy:
                 draws more than one that few tokens serve, from half as many to half as many again.
             tolerance: Estimated relative error above which a row reads twice as many tokens, up to
                 8 times, and then everything.
-            confidence: Probability with which `DecodeInfo.error_bound` holds, for example
-                1 − 1e-6. The bound is useful with sketches of 4 bits and more.
+            confidence: Probability with which `DecodeInfo.error_bound` holds, for each head and
+                step by itself, for example 1 − 1e-6. The bound is useful with sketches of 4 bits
+                and more.
             seed: Of draws without a key; equal seeds and equal questions give equal answers.
             sink: First pages that are always read.
             recent: Last pages that are always read. A page that is not full always is.

@@ -75,8 +75,9 @@ def two_stage_variance(
     .. math:: \hat V = \sum_i \pi_1 (1 - \pi_2) \|y_i\|^2
               + \sum_u (1 - \pi_1) \Bigl\|\sum_{i \in u} y_i\Bigr\|^2,
 
-    whose mean is, but for ô in place of o and of units drawn independently, the variance:
-    Σ_u (1/π₁) Σ_i (1/π₂ − 1) ‖x_i‖² + Σ_u (1/π₁ − 1) ‖Σ_i x_i‖² with x = w(v − o) (Särndal,
+    whose mean is, but for ô in place of o and of units drawn independently, the variance: with
+    x = w(v − o), E Σ_u π₁⁻² Σ_i (1/π₂ − 1) ‖x_i‖² over the units drawn, as π₂ may depend on
+    which are, + Σ_u (1/π₁ − 1) ‖Σ_i x_i‖² (Särndal,
     Swensson and Wretman, Model Assisted Survey Sampling, chapter 4). With π₁ = 1 it is
     `estimated_variance`. Not a bound.
 
@@ -163,9 +164,9 @@ def size_bound(
 def bennett_radius(
     variance: Float[Array, "*n"], largest: Float[Array, "*n"], failure: float
 ) -> Float[Array, "*n"]:
-    r"""The least r with P(‖S‖ ≥ r) ≤ failure, from above, whatever the dimension.
+    r"""The least r at which Bennett's bound on P(‖S‖ ≥ r) is ≤ failure, from above.
 
-    Pinelis' form of Bennett's inequality: with E‖S‖² ≤ V and no term longer than B,
+    Pinelis' form of it, whatever the dimension: with E‖S‖² ≤ V and no term longer than B,
 
     .. math:: P(\|S\| \ge r) \le 2 \exp\Bigl(-\frac{V}{B^2} h\Bigl(\frac{B r}{V}\Bigr)\Bigr),
               \qquad h(u) = (1 + u) \log(1 + u) - u.

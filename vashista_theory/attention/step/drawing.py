@@ -47,7 +47,8 @@ def group_proxies(
     """What a group draws its tokens by: the root of the sum of squares of their shares.
 
     The variance of a head is Σ p²(1/π − 1) ‖v − o‖² with the share p of each token; over the heads
-    of a group, π in proportion to √(Σ p²) makes the sum least for so many tokens. Shares, not
+    of a group, π in proportion to √(Σ p²) makes the sum least for so many tokens, if all values
+    are equally far from all outputs. Shares, not
     masses: a head whose logits are large must not choose for the others. And shares of everything:
     where the sure tokens hold all, a head does not care which others are read.
 
@@ -112,9 +113,10 @@ def thresholds(
     """How many tokens each kv head draws, and its 1/τ.
 
     On average over the kv heads of a sequence they draw what is expected. One threshold for all of
-    them makes the sum of their variances least: a head that is spread out draws more than one that
-    a few tokens serve. But each draws half of what is expected at least, so that it knows its own
-    error, and half as many again at most, so that there is room for them.
+    them makes the sum of their variances least, up to the scale that `weighted_by_values` gives
+    each: a head that is spread out draws more than one that a few tokens serve. But each draws
+    half of what is expected at least, so that it knows its own error, and half as many again at
+    most, so that there is room for them.
     """
     base = expected.astype(tail.proxy.dtype)
     if kv_heads == 1:
