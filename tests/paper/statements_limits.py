@@ -18,6 +18,7 @@ from tests.paper.statements_hull import (
     _weight_bound,
     farther,
     hotter,
+    less_entropy,
     other_tangent,
     statement,
 )
