@@ -248,6 +248,36 @@ def wide_hull(reach: mpf) -> Hull:
     return Hull("wide", v, mu, [0, 1], [0, 1], [0], [mpf(0), mpf(1)], [start, mpf(0)])
 
 
+def _one_key(name: str, off: list[Vector], mu: str, height: str) -> Hull:
+    """A face that is one key, at p*, and the keys off it."""
+    v = [[mpf(0)] * 3, *off]
+    mus = [mpf(0)] + [mpf(mu)] * len(off)
+    residual, point = [mpf(0), mpf(0), mpf(height)], [mpf(0)] * 3
+    return Hull(name, v, mus, [0], [0], [], residual, point)
+
+
+def crowd(sideways: str, keys: int = 300) -> Hull:
+    """All keys but one in one place off the face, so that log n and Σ are large."""
+    place = [mpf(sideways), mpf(0), mpf("-0.1")]
+    return _one_key(f"crowd at {sideways}", [list(place) for _ in range(keys - 1)], "1", "10")
+
+
+def pulled(epsilon: mpf, far: bool) -> Hull:
+    """One key off the face; if far, such that the mass on it is nearly Σ/e, as large as can be."""
+    mass = mp.exp(-1 / epsilon - 1)
+    sideways = mp.sqrt(epsilon / mass) if far else mpf(0)
+    return _one_key(f"pulled, far: {far}", [[sideways, mpf(0), mpf("-0.1")]], "1", "10")
+
+
+def shallow_hull() -> Hull:
+    """A square that is the face, and a key just below its middle, with weights nearly as theirs."""
+    v = [[mpf(x), mpf(y), mpf(0)] for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+    v.append([mpf(0), mpf(0), mpf("-0.001")])
+    mu = [mpf(0)] * 4 + [mpf("0.001")]
+    residual, point = [mpf(0), mpf(0), mpf(1)], [mpf(0)] * 3
+    return Hull("shallow", v, mu, [0, 1, 2, 3], [0, 1, 2, 3], [0, 1], residual, point)
+
+
 EPSILONS = tuple(mpf(e) for e in ("30", "1", "0.2", "0.03", "0.004"))
 
 
@@ -255,6 +285,17 @@ EPSILONS = tuple(mpf(e) for e in ("30", "1", "0.2", "0.03", "0.004"))
 def cases() -> tuple[Case, ...]:
     """Strict hulls at every temperature, high to low."""
     return tuple(relax(hull, e) for hull in strict_hulls() for e in EPSILONS)
+
+
+@functools.cache
+def extreme_cases() -> tuple[Case, ...]:
+    """Hulls on which bounds are nearly reached, so that smaller constants would be seen to fail."""
+    cold = 1 / mp.log(100)
+    made = [(crowd("2"), "1"), (crowd("0"), "0.2"), (shallow_hull(), "0.3")]
+    return (
+        *(relax(hull, mpf(epsilon)) for hull, epsilon in made),
+        *(relax(pulled(cold, far), cold) for far in (True, False)),
+    )
 
 
 @functools.cache

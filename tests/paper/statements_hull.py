@@ -1,17 +1,21 @@
-"""What each labelled display of Sections 2, 3 and 5 says, evaluated on planted hulls.
-
-A statement takes a case and returns pairs: left ≤ right for an inequality, left = right for an
-identity. Its control falsifies the case; then some pair must fail.
-"""
+"""What the labelled displays of Sections 2 and 3 say, evaluated on planted hulls (T1 to T3)."""
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Iterable
 
 from mpmath import mp, mpf
 
 from tests.paper import planted
+from tests.paper.about_hulls import (
+    about_hulls,
+    every_case,
+    farther,
+    heavier,
+    hotter,
+    less_entropy,
+    strict_cases,
+)
 from tests.paper.planted import (
     Case,
     axpy,
@@ -24,67 +28,7 @@ from tests.paper.planted import (
     relax,
     softmax,
 )
-
-Pairs = Iterable[tuple[mpf, mpf]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Statement:
-    """A labelled display: what it says, of which cases, and how to make it false."""
-
-    says: Callable[[Case], Pairs]
-    cases: Callable[[], Iterable[Case]]
-    control: Callable[[Case], Case]
-
-
-STATEMENTS: dict[str, Statement] = {}
-
-
-def statement(
-    label: str,
-    control: Callable[[Case], Case],
-    cases: Callable[[], Iterable[Case]] = planted.cases,
-) -> Callable[[Callable[[Case], Pairs]], Callable[[Case], Pairs]]:
-    def register(says: Callable[[Case], Pairs]) -> Callable[[Case], Pairs]:
-        assert label not in STATEMENTS, label
-        STATEMENTS[label] = Statement(says, cases, control)
-        return says
-
-    return register
-
-
-def every_case() -> Iterable[Case]:
-    return chain(planted.cases(), planted.degenerate_cases())
-
-
-# ---------------------------------------------------------------- ways to be wrong
-
-
-def hotter(case: Case) -> Case:
-    """The weights of twenty times the temperature."""
-    other = relax(case.hull, 20 * case.epsilon)
-    return dataclasses.replace(case, alpha=other.alpha, delta=other.delta)
-
-
-def farther(case: Case) -> Case:
-    """A displacement ten times as long."""
-    return dataclasses.replace(case, delta=[10 * x for x in case.delta])
-
-
-def heavier(case: Case) -> Case:
-    """Weights that know nothing of the keys."""
-    n = len(case.alpha)
-    alpha = [mpf(1) / n] * n
-    return dataclasses.replace(case, alpha=alpha, delta=combine(alpha, case.v))
-
-
-def less_entropy(case: Case) -> Case:
-    return dataclasses.replace(case, h=case.h - 1)
-
-
-def other_tangent(case: Case) -> Case:
-    return dataclasses.replace(case, tangent=[x + 2 for x in case.tangent])
-
+from tests.paper.statement import Pairs, of_changed, plus, times
 
 # ---------------------------------------------------------------- Section 2
 
@@ -102,7 +46,7 @@ def _dual(case: Case, alpha: list[mpf]) -> tuple[list[mpf], list[mpf], mpf]:
     return point, u, gap
 
 
-@statement("id:gap", farther)
+@about_hulls("id:gap", farther)
 def _(case: Case) -> Pairs:
     _, u, gap = _dual(case, case.alpha)
     primal = norm(axpy(mpf(-1), case.delta, case.hull.residual)) ** 2 / 2
@@ -111,7 +55,7 @@ def _(case: Case) -> Pairs:
     yield gap, primal - (dot(u, u) / 2 + dot(u, axpy(mpf(-1), u, case.hull.query)) - best)
 
 
-@statement("ineq:gap", control=lambda c: dataclasses.replace(c, mu=[m + 5 for m in c.mu]))
+@about_hulls("ineq:gap", of_changed(lambda c: dataclasses.replace(c, mu=[m + 5 for m in c.mu])))
 def _(case: Case) -> Pairs:
     for alpha in _trials(case):
         point, _, gap = _dual(case, alpha)
@@ -119,7 +63,7 @@ def _(case: Case) -> Pairs:
         yield dot(moved, moved) + dot(alpha, case.mu), gap
 
 
-@statement("id:fixedpoint", hotter, every_case)
+@about_hulls("id:fixedpoint", hotter, cases=every_case)
 def _(case: Case) -> Pairs:
     logits = [
         -(m + dot(case.delta, v)) / case.epsilon for m, v in zip(case.mu, case.v, strict=True)
@@ -128,10 +72,24 @@ def _(case: Case) -> Pairs:
     yield from ((mp.log(a), x - c) for a, x in zip(case.alpha, logits, strict=True))
 
 
-@statement("id:entropy", less_entropy, every_case)
+@about_hulls("id:entropy, of the optimum", less_entropy, cases=every_case)
 def _(case: Case) -> Pairs:
     yield case.h, entropy(case.optimal)
+
+
+@of_changed
+def _even(case: Case) -> Case:
+    """An optimum that knows nothing of the keys."""
+    return dataclasses.replace(case, optimal=[mpf(1) / len(case.v)] * len(case.v))
+
+
+@about_hulls("id:entropy, what is optimal", _even, cases=every_case)
+def _(case: Case) -> Pairs:
     yield norm(combine(case.optimal, case.v)), mpf(0)
+
+
+@about_hulls("id:entropy, of the dual", less_entropy, cases=every_case)
+def _(case: Case) -> Pairs:
     face = [case.v[j] for j in case.hull.face]
     w = list(case.tangent)
     if case.hull.margin is not None:  # the infimum is approached along −y
@@ -148,7 +106,7 @@ def _tilts(case: Case) -> list[list[mpf]]:
     return [[mpf(0)] * len(case.delta), case.tangent, *made]
 
 
-@statement("id:star", hotter, every_case)
+@about_hulls("id:star", hotter, cases=every_case)
 def _(case: Case) -> Pairs:
     for w in _tilts(case):
         logits = case.logits(w)
@@ -162,7 +120,7 @@ def _constant(case: Case) -> mpf:
     return logsumexp(case.logits([-x / case.epsilon for x in case.delta]))
 
 
-@statement("id:c", less_entropy, every_case)
+@about_hulls("id:c", less_entropy, cases=every_case)
 def _(case: Case) -> Pairs:
     yield divergence(case.optimal, case.alpha), _constant(case) - case.h
 
@@ -175,29 +133,34 @@ def _b(case: Case) -> mpf:
     return mp.sqrt(max(mpf(0), case.epsilon * (logsumexp(case.logits([mpf(0)] * 3)) - case.h)))
 
 
-@statement("ineq:T1a", farther, every_case)
+@about_hulls("ineq:T1a", farther, times("0.74"), cases=every_case)
 def _(case: Case) -> Pairs:
     yield norm(case.delta), _b(case)
+
+
+@about_hulls("ineq:T1a, by n", times("0.99"), cases=every_case)
+def _(case: Case) -> Pairs:
     yield _b(case), mp.sqrt(max(mpf(0), case.epsilon * (_log_n(case) - case.h)))
 
 
-@statement("ineq:T1b", heavier, every_case)
+@about_hulls("ineq:T1b", heavier, times("0.57"), cases=every_case)
 def _(case: Case) -> Pairs:
     if case.hull.off:
         yield case.mass, case.epsilon * (_log_n(case) - case.h) / case.hull.gap
 
 
-def _t1_weight(case: Case, i: int) -> mpf:
-    reach = norm(case.v[i]) * _b(case)
-    return (reach - case.mu[i]) / case.epsilon - case.h
+def _t1_weights(case: Case) -> list[mpf]:
+    b = _b(case)
+    rows = zip(case.v, case.mu, strict=True)
+    return [(norm(v) * b - m) / case.epsilon - case.h for v, m in rows]
 
 
-@statement("ineq:T1c", heavier, every_case)
+@about_hulls("ineq:T1c", heavier, plus("-0.01"), cases=every_case)
 def _(case: Case) -> Pairs:
-    yield from ((mp.log(a), _t1_weight(case, i)) for i, a in enumerate(case.alpha))
+    yield from ((mp.log(a), b) for a, b in zip(case.alpha, _t1_weights(case), strict=True))
 
 
-@statement("id:value", hotter, every_case)
+@about_hulls("id:value", hotter, cases=every_case)
 def _(case: Case) -> Pairs:
     left = dot(case.alpha, case.mu) + dot(case.delta, case.delta)
     left += case.epsilon * divergence(case.optimal, case.alpha)
@@ -217,14 +180,22 @@ def _at_the_end_of_the_range() -> Iterable[Case]:
         if hull.off:
             limits = [_end_of_the_range(hull, theta) for theta in _THETAS]
             yield from (relax(hull, limit) for limit in (limits[0] / 10, *limits))
+    yield from (case for case in planted.extreme_cases() if case.hull.off)
 
 
-@statement("ineq:T1p", heavier, _at_the_end_of_the_range)
+@about_hulls("ineq:T1p", heavier, plus("-0.3"), cases=_at_the_end_of_the_range)
 def _(case: Case) -> Pairs:
     for theta in _THETAS:
         if case.epsilon <= _end_of_the_range(case.hull, theta):
             for i in case.hull.off:
                 yield mp.log(case.alpha[i]), -case.h - (1 - theta) * case.mu[i] / case.epsilon
+
+
+@about_hulls("inline: mass by T1′", heavier, times("0.7"), cases=_at_the_end_of_the_range)
+def _(case: Case) -> Pairs:
+    if case.epsilon <= _end_of_the_range(case.hull, mpf(1) / 2):
+        factor = len(case.hull.off) * mp.exp(-case.h)
+        yield case.mass, factor * mp.exp(-case.hull.gap / (2 * case.epsilon))
 
 
 def _wide() -> Iterable[Case]:
@@ -233,17 +204,25 @@ def _wide() -> Iterable[Case]:
         yield relax(planted.wide_hull(1 + 2 / epsilon), epsilon)
 
 
+@of_changed
 def _narrow(case: Case) -> Case:
     return relax(planted.wide_hull(mpf(2)), case.epsilon)
 
 
-@statement("ineq:outside", _narrow, _wide)
+@about_hulls("ineq:outside", _narrow, times("0.22"), cases=_wide)
 def _(case: Case) -> Pairs:
-    epsilon = case.epsilon
-    yield 1 / (10 * (1 + 2 / epsilon)), case.alpha[2]
-    yield epsilon / 21, 1 / (10 * (1 + 2 / epsilon))
-    # What T1′ would claim, for every θ up to 9/10 at these ε, lies below: it is violated.
-    yield mp.exp(-case.h - 1 / (2 * epsilon)), case.alpha[2]
+    yield 1 / (10 * (1 + 2 / case.epsilon)), case.alpha[2]
+
+
+@about_hulls("ineq:outside, by the temperature", times("0.96"), cases=_wide)
+def _(case: Case) -> Pairs:
+    yield case.epsilon / 21, 1 / (10 * (1 + 2 / case.epsilon))
+
+
+@about_hulls("ineq:outside, what T1′ would claim", _narrow, cases=_wide)
+def _(case: Case) -> Pairs:
+    # For every θ up to 9/10 it lies below at these ε: it is violated.
+    yield mp.exp(-case.h - 1 / (2 * case.epsilon)), case.alpha[2]
 
 
 # ---------------------------------------------------------------- T2, T3
@@ -259,80 +238,129 @@ def _r(case: Case) -> mpf:
     return min(_excess(case) / mp.e, mp.log(1 + _excess(case)))
 
 
-def _half(case: Case) -> mpf:
+def half(case: Case) -> mpf:
     slope = case.epsilon * norm(case.tangent)
     return mp.sqrt(slope**2 / 4 + case.epsilon * _r(case))
 
 
-@statement("ineq:T2core", farther)
+@about_hulls("ineq:T2core", farther, times("0.99"))
 def _(case: Case) -> Pairs:
     moved = dot(case.delta, case.delta) + case.epsilon * dot(case.tangent, case.delta)
     yield moved, case.epsilon * _r(case)
 
 
-@statement("ineq:T2ball", farther)
+@about_hulls("ineq:T2ball", farther, times("0.99"))
 def _(case: Case) -> Pairs:
-    yield norm(axpy(case.epsilon / 2, case.tangent, case.delta)), _half(case)
+    yield norm(axpy(case.epsilon / 2, case.tangent, case.delta)), half(case)
 
 
-@statement("ineq:T2", farther)
+def _two_terms(case: Case) -> mpf:
+    return case.epsilon * norm(case.tangent) / 2 + half(case)
+
+
+@about_hulls("ineq:T2", farther, times("0.99"))
 def _(case: Case) -> Pairs:
-    slope = case.epsilon * norm(case.tangent)
-    middle = slope / 2 + _half(case)
-    yield norm(case.delta), middle
-    yield middle, slope + mp.sqrt(case.epsilon * _r(case))
+    yield norm(case.delta), _two_terms(case)
 
 
-def _t3_weight(case: Case, i: int) -> mpf:
+@about_hulls("ineq:T2, simpler", times("0.99"))
+def _(case: Case) -> Pairs:
+    yield _two_terms(case), case.epsilon * norm(case.tangent) + mp.sqrt(case.epsilon * _r(case))
+
+
+def _t3_weights(case: Case) -> list[mpf]:
     root = mp.sqrt(dot(case.tangent, case.tangent) / 4 + _r(case) / case.epsilon)
-    tilt = dot(case.tangent, case.v[i]) / 2
-    return -case.mu[i] / case.epsilon - case.h + tilt + norm(case.v[i]) * root
+    rows = zip(case.v, case.mu, strict=True)
+    tilted = ((dot(case.tangent, v) / 2 + norm(v) * root, m) for v, m in rows)
+    return [tilt - m / case.epsilon - case.h for tilt, m in tilted]
 
 
-def _weight_bound(case: Case, i: int) -> mpf:
-    return min(_t1_weight(case, i), _t3_weight(case, i), mpf(0))
+def weight_bounds(case: Case) -> list[mpf]:
+    """b: the smaller of T1 and T3, and no weight is more than one."""
+    pairs = zip(_t1_weights(case), _t3_weights(case), strict=True)
+    return [min(a, b, mpf(0)) for a, b in pairs]
 
 
-def _reach(case: Case) -> mpf:
+def reach(case: Case) -> mpf:
     """A: the summed ‖v‖ e^b off the face."""
-    return mp.fsum(norm(case.v[i]) * mp.exp(_weight_bound(case, i)) for i in case.hull.off)
+    bounds = weight_bounds(case)
+    return mp.fsum(norm(case.v[i]) * mp.exp(bounds[i]) for i in case.hull.off)
 
 
-@statement("ineq:T2boot", farther)
+def _with_reach(case: Case, share: str) -> Pairs:
+    slope, off = case.epsilon * norm(case.tangent), mpf(share) * reach(case)
+    yield norm(case.delta), mp.sqrt(slope**2 + off**2)
+
+
+@about_hulls("ineq:T2boot", farther, times("0.99"), lambda _, case: _with_reach(case, "0.9"))
 def _(case: Case) -> Pairs:
-    slope, reach = case.epsilon * norm(case.tangent), _reach(case)
-    yield norm(case.delta), mp.sqrt(slope**2 + reach**2)
-    yield mp.sqrt(slope**2 + reach**2), slope + reach
+    yield from _with_reach(case, "1")
 
 
-@statement("ineq:cells", less_entropy)
+@about_hulls("ineq:T2boot, simpler", times("0.99"))
+def _(case: Case) -> Pairs:
+    slope, off = case.epsilon * norm(case.tangent), reach(case)
+    yield mp.sqrt(slope**2 + off**2), slope + off
+
+
+def _something_off() -> Iterable[Case]:
+    return (case for case in strict_cases() if case.hull.off)
+
+
+@about_hulls("ineq:cells", less_entropy, plus("-0.001"), cases=_something_off)
 def _(case: Case) -> Pairs:
     excess, mass = _excess(case), case.mass
-    if not case.hull.off:
-        return
     pi = softmax(case.logits(case.tangent))
     kept = mp.log(1 + excess) - divergence(case.optimal, case.alpha) - divergence(case.alpha, pi)
     yield kept, mass * mp.log(excess * (1 - mass) / mass)
+
+
+@about_hulls("ineq:cells, without the face", times("0.99"), cases=_something_off)
+def _(case: Case) -> Pairs:
+    excess, mass = _excess(case), case.mass
     yield mass * mp.log(excess * (1 - mass) / mass), mass * mp.log(excess / mass)
-    yield mass * mp.log(excess / mass), excess / mp.e
 
 
-@statement("ineq:monotone", heavier)
+@about_hulls("ineq:cells, at the maximum", times("0.99"), cases=_something_off)
 def _(case: Case) -> Pairs:
+    yield case.mass * mp.log(_excess(case) / case.mass), _excess(case) / mp.e
+
+
+def _ends(case: Case) -> tuple[list[mpf], list[mpf]]:
+    """δ off the face, and −ε w₀."""
     off = [case.alpha[i] if i in case.hull.off else mpf(0) for i in range(len(case.v))]
-    leaked, end = combine(off, case.v), [-case.epsilon * x for x in case.tangent]
-    yield dot(axpy(mpf(-1), leaked, case.delta), axpy(mpf(-1), end, case.delta)), mpf(0)
-    halves = (norm(axpy(mpf(1), end, leaked)) + norm(axpy(mpf(-1), end, leaked))) / 2
-    yield norm(case.delta), halves
-    yield halves, mp.sqrt(dot(leaked, leaked) + dot(end, end))
+    return combine(off, case.v), [-case.epsilon * x for x in case.tangent]
 
 
-@statement("ineq:T3", heavier)
+def _halves(case: Case) -> mpf:
+    leaked, end = _ends(case)
+    return (norm(axpy(mpf(1), end, leaked)) + norm(axpy(mpf(-1), end, leaked))) / 2
+
+
+@about_hulls("ineq:monotone", heavier)
 def _(case: Case) -> Pairs:
-    yield from ((mp.log(case.alpha[i]), _t3_weight(case, i)) for i in case.hull.off)
+    leaked, end = _ends(case)
+    yield dot(axpy(mpf(-1), leaked, case.delta), axpy(mpf(-1), end, case.delta)), mpf(0)
 
 
-@statement("ineq:newton", hotter, every_case)
+@about_hulls("ineq:monotone, the ball", farther, times("0.99"))
+def _(case: Case) -> Pairs:
+    yield norm(case.delta), _halves(case)
+
+
+@about_hulls("ineq:monotone, its radius", times("0.99"))
+def _(case: Case) -> Pairs:
+    leaked, end = _ends(case)
+    yield _halves(case), mp.sqrt(dot(leaked, leaked) + dot(end, end))
+
+
+@about_hulls("ineq:T3", heavier, plus("-0.01"))
+def _(case: Case) -> Pairs:
+    bounds = _t3_weights(case)
+    yield from ((mp.log(case.alpha[i]), bounds[i]) for i in case.hull.off)
+
+
+@about_hulls("ineq:newton", hotter, times("0.99"), cases=every_case)
 def _(case: Case) -> Pairs:
     for w in _tilts(case):
         alpha = softmax(case.logits(w))

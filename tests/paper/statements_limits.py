@@ -10,18 +10,10 @@ from collections.abc import Iterable
 from mpmath import mp, mpf
 
 from tests.paper import planted
+from tests.paper.about_hulls import about_hulls, farther, hotter, less_entropy, other_tangent
 from tests.paper.planted import Case, axpy, dot, logsumexp, norm, relax
-from tests.paper.statements_hull import (
-    Pairs,
-    _half,
-    _reach,
-    _weight_bound,
-    farther,
-    hotter,
-    less_entropy,
-    other_tangent,
-    statement,
-)
+from tests.paper.statement import Pairs, of_changed, times
+from tests.paper.statements_hull import half, reach, weight_bounds
 
 
 @functools.cache
@@ -50,7 +42,7 @@ def _falls(before: mpf, after: mpf, factor: str) -> tuple[mpf, mpf]:
     return abs(after), max(abs(before) * mpf(factor), mpf(10) ** -25)
 
 
-@statement("lim:T4", other_tangent, cold)
+@about_hulls("lim:T4", other_tangent, less_entropy, cases=cold)
 def _(case: Case) -> Pairs:
     nearest = [i for i in case.hull.off if case.mu[i] <= case.hull.gap * (1 + mpf(10) ** -30)]
     constant = logsumexp([dot(case.tangent, case.v[i]) - case.h for i in nearest])
@@ -60,11 +52,15 @@ def _(case: Case) -> Pairs:
 
     # First order in ε, so a tenth; a fifth leaves room for the second order.
     yield _falls(error(case), error(_colder(case)), "0.2")
+
+
+@about_hulls("lim:T4, of each key", other_tangent, less_entropy, cases=cold)
+def _(case: Case) -> Pairs:
     for before, after in zip(_errors(case), _errors(_colder(case)), strict=True):
         yield _falls(before, after, "0.2")
 
 
-@statement("lim:T4first", other_tangent, cold)
+@about_hulls("lim:T4first", other_tangent, cases=cold)
 def _(case: Case) -> Pairs:
     axes = case.hull.axes
     covariance = mp.matrix(max(1, len(axes)), max(1, len(axes)))
@@ -90,11 +86,11 @@ def _(case: Case) -> Pairs:
 def _tilt_bound(case: Case) -> tuple[mpf, mpf, mpf, mpf] | None:
     """x, D + A, A and M of T4, or None where it says nothing."""
     axes = case.hull.axes
-    reach = _reach(case)
-    mass = mp.fsum(mp.exp(_weight_bound(case, i)) for i in case.hull.off)
-    moved = case.epsilon * norm(case.tangent) / 2 + _half(case) + reach
+    leaked, bounds = reach(case), weight_bounds(case)
+    mass = mp.fsum(mp.exp(bounds[i]) for i in case.hull.off)
+    moved = case.epsilon * norm(case.tangent) / 2 + half(case) + leaked
     if not axes:
-        return (mpf(0), moved, reach, mass) if mass < 1 else None
+        return (mpf(0), moved, leaked, mass) if mass < 1 else None
     covariance = mp.matrix(len(axes), len(axes))
     for a, i in enumerate(axes):
         for b, j in enumerate(axes):
@@ -106,10 +102,10 @@ def _tilt_bound(case: Case) -> tuple[mpf, mpf, mpf, mpf] | None:
     if mass >= 1 or diameter * moved >= least * (1 - mass):
         return None
     share = diameter * moved / (least * (1 - mass))
-    return -mp.log(1 - share) / diameter, moved, reach, mass
+    return -mp.log(1 - share) / diameter, moved, leaked, mass
 
 
-@statement("ineq:tilt", hotter, cold)
+@about_hulls("ineq:tilt", hotter, times("0.9"), cases=cold)
 def _(case: Case) -> Pairs:
     found = _tilt_bound(case)
     if found is not None:
@@ -118,14 +114,14 @@ def _(case: Case) -> Pairs:
         yield (norm(w) if axes else mpf(0)), found[0]
 
 
-@statement("ineq:T4", hotter, cold)
+@about_hulls("ineq:T4", hotter, times("0.9"), cases=cold)
 def _(case: Case) -> Pairs:
     found = _tilt_bound(case)
     if found is None:
         return
-    x, moved, reach, mass = found
+    x, moved, leaked, mass = found
     for error, v in zip(_errors(case), case.v, strict=True):
-        bound = norm(v) * (x + reach / case.epsilon) + x * moved / (1 - mass) - mp.log(1 - mass)
+        bound = norm(v) * (x + leaked / case.epsilon) + x * moved / (1 - mass) - mp.log(1 - mass)
         yield abs(error), bound
 
 
@@ -141,16 +137,26 @@ def _three_keys() -> Iterable[Case]:
         yield dataclasses.replace(relax(hull, mpf(1) / ratio), tangent=tangent, h=entropy)
 
 
-@statement("lim:factor", less_entropy, _three_keys)
+def _limit(case: Case) -> mpf:
+    return mp.log(19) / 2 * (10 - mpf("0.9")) - case.h
+
+
+@about_hulls("lim:factor", less_entropy, cases=_three_keys)
 def _(case: Case) -> Pairs:
-    limit = mp.log(19) / 2 * (10 - mpf("0.9")) - case.h  # 13.2, by hand: above 13
-
     def error(at: Case) -> mpf:
-        return mp.log(at.alpha[2]) + 1 / at.epsilon - limit
+        return mp.log(at.alpha[2]) + 1 / at.epsilon - _limit(at)
 
-    yield mpf(13), limit
     yield _falls(error(case), error(_colder(case)), "0.2")
-    yield abs(dot(case.tangent, case.v[2]) - case.h - limit), mpf(10) ** -40
+
+
+@about_hulls("lim:factor, more than e^13", times("0.98"), cases=_three_keys)
+def _(case: Case) -> Pairs:
+    yield mpf(13), _limit(case)
+
+
+@about_hulls("lim:factor, as T4 has it", other_tangent, cases=_three_keys)
+def _(case: Case) -> Pairs:
+    yield abs(dot(case.tangent, case.v[2]) - case.h - _limit(case)), mpf(10) ** -40
 
 
 # ---------------------------------------------------------------- T5
@@ -185,17 +191,24 @@ def _tilted(case: Case) -> list[mpf]:
     return axpy(-_log(case), case.hull.margin, case.tangent)
 
 
-@statement("ineq:T5", farther, degenerate)
+def _excess_of_tilted(case: Case) -> mpf:
+    return logsumexp(case.logits(_tilted(case))) - case.hull.entropy
+
+
+@about_hulls("ineq:T5", farther, cases=degenerate)
 def _(case: Case) -> Pairs:
     with mp.workdps(400):
-        w, epsilon = _tilted(case), case.epsilon
-        excess = logsumexp(case.logits(w)) - case.hull.entropy
-        yield dot(case.delta, case.delta) + epsilon * dot(w, case.delta), epsilon * excess
+        moved = dot(case.delta, case.delta) + case.epsilon * dot(_tilted(case), case.delta)
+        yield moved, case.epsilon * _excess_of_tilted(case)
+
+
+@about_hulls("ineq:T5, the constant", times("0.49"), cases=degenerate)
+def _(case: Case) -> Pairs:
+    with mp.workdps(400):
         # C₁ of the proof: what N adds, and as much again for the keys off F.
         beside = [j for j in case.hull.face if j not in case.hull.inner]
-        tangent = case.tangent
-        constant = 2 * mp.fsum(mp.exp(dot(tangent, case.v[j]) - case.h) for j in beside)
-        yield excess, constant * epsilon
+        constant = 2 * mp.fsum(mp.exp(dot(case.tangent, case.v[j]) - case.h) for j in beside)
+        yield _excess_of_tilted(case), constant * case.epsilon
 
 
 def _slowness(case: Case) -> mpf:
@@ -203,15 +216,28 @@ def _slowness(case: Case) -> mpf:
     return 4 * (1 + mp.log(_log(case))) / _log(case)
 
 
-@statement("lim:T5", farther, degenerate)
+def _scaled(case: Case) -> list[mpf]:
+    return [x / (case.epsilon * _log(case)) for x in case.delta]
+
+
+@about_hulls("lim:T5", farther, cases=degenerate)
 def _(case: Case) -> Pairs:
     assert case.hull.margin is not None
-    z = [x / (case.epsilon * _log(case)) for x in case.delta]
-    yield norm(axpy(mpf(-1), case.hull.margin, z)), _slowness(case)
-    yield abs(norm(z) - norm(case.hull.margin)), _slowness(case)
+    yield norm(axpy(mpf(-1), case.hull.margin, _scaled(case))), _slowness(case)
 
 
-@statement("lim:T5weights", lambda c: dataclasses.replace(c, mu=[2 * m for m in c.mu]), degenerate)
+@about_hulls("lim:T5, its length", farther, cases=degenerate)
+def _(case: Case) -> Pairs:
+    assert case.hull.margin is not None
+    yield abs(norm(_scaled(case)) - norm(case.hull.margin)), _slowness(case)
+
+
+@of_changed
+def _doubled(case: Case) -> Case:
+    return dataclasses.replace(case, mu=[2 * m for m in case.mu])
+
+
+@about_hulls("lim:T5weights", _doubled, cases=degenerate)
 def _(case: Case) -> Pairs:
     assert case.hull.margin is not None
     with mp.workdps(400):  # μ/ε has 160 digits before the point

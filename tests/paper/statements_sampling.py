@@ -1,10 +1,12 @@
 """What each labelled display about sampled reads says; expectations over every possible draw."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
-from tests.paper.statements_softmax import Pairs, statement
+from tests.paper.statement import read_wrong, times
+from tests.paper.statements_softmax import Pairs, about_softmax
 
 TOKENS = 7
 
@@ -52,22 +54,56 @@ class Reads:
     def mean(self, numbers: np.ndarray) -> np.ndarray:
         return self.chance @ numbers
 
+    @classmethod
+    def rare(cls, rng: np.random.Generator) -> "Reads":
+        """Sure tokens, and equal ones of little mass that are rarely drawn: bounds are reached."""
+        mass = np.array([1.0, 1.0, *[1e-5] * (TOKENS - 2)])
+        values = np.where(mass[:, None] == 1, 0.0, rng.normal(size=(1, 3)))
+        return cls(mass, mass, 1e-3, values)
 
-@statement("id:T8")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+    @classmethod
+    def some(cls, rng: np.random.Generator) -> "Reads":
+        return cls.rare(rng) if rng.random() < 0.2 else cls.at_random(rng)
+
+    @property
+    def number(self) -> float:
+        return float(self.pi[self.tail].sum())
+
+    @property
+    def away(self) -> np.ndarray:
+        return np.linalg.norm(self.values - self.output, axis=1)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """ô − o of every draw, where something is always read."""
+        return (self.weights @ self.values) / self.weights.sum(axis=1)[:, None] - self.output
+
+
+@about_softmax("id:T8", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     reads = Reads.at_random(rng, power=0.9 if wrong else 1.0)
     total = reads.weights.sum(axis=1)
     for weights, sum_, z in zip(reads.weights, reads.sums, total, strict=True):
         if z > 0:
             error = weights @ reads.values / z - reads.output
             yield from zip(error.tolist(), (sum_ / z).tolist(), strict=True)
-    yield float(reads.mean(total)), float(reads.mass.sum())
+
+
+@about_softmax("id:T8, the mass", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
+    reads = Reads.at_random(rng, power=0.9 if wrong else 1.0)
+    yield float(reads.mean(reads.weights.sum(axis=1))), float(reads.mass.sum())
+
+
+@about_softmax("id:T8, the sum", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
+    reads = Reads.at_random(rng, power=0.9 if wrong else 1.0)
     centred = (reads.draws / reads.pi**reads.power - 1) @ (reads.drift * reads.tail[:, None])
     yield from ((value, 0.0) for value in reads.mean(centred).tolist())
 
 
-@statement("id:T8variance")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+@about_softmax("id:T8variance", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     reads = Reads.at_random(rng)
     squares = (reads.sums**2).sum(axis=1)
     lost = ((1 / reads.pi) * (reads.drift**2).sum(axis=1))[reads.tail].sum()  # without the − 1
@@ -78,37 +114,50 @@ def _spread(numbers: np.ndarray, proxy: np.ndarray) -> float:
     return float((numbers**2 / proxy).sum() * proxy.sum() / numbers.sum() ** 2)
 
 
-@statement("ineq:T8", clauses=2)
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads.at_random(rng)
+@about_softmax("ineq:T8", times("0.99"))
+def _(rng: np.random.Generator) -> Pairs:
+    reads = Reads.some(rng)
     mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
-    away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail]
-    number = reads.pi[reads.tail].sum() * (2.0 if wrong else 1.0)  # twice as many as there are
-    size = np.sqrt(reads.variance)
     share = mass.sum() / reads.mass.sum()
-    bound = away.max() * share * np.sqrt(_spread(mass, proxy) / number)
-    yield float(size / reads.mass.sum()), float(bound)
-    products = mass * away
-    yield float(size), float(products.sum() * np.sqrt(_spread(products, proxy) / number))
+    bound = reads.away[reads.tail].max() * share * np.sqrt(_spread(mass, proxy) / reads.number)
+    yield float(np.sqrt(reads.variance) / reads.mass.sum()), float(bound)
 
 
-@statement("ineq:T8spread", clauses=2)
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
-    reads = Reads.at_random(rng)
-    away = np.linalg.norm(reads.values - reads.output, axis=1)
-    for numbers in (reads.mass, reads.mass * away, rng.uniform(0.1, 1, size=TOKENS)):
-        u, proxy = numbers[reads.tail], reads.proxy[reads.tail]
-        # As if the tail had one token less.
-        yield 1.0, _spread(u, proxy) * (1 - proxy.max() / proxy.sum() if wrong else 1.0)
-        zeta = 0.5 * np.ptp(np.log(proxy / u)) * (0.7 if wrong else 1.0)
+@about_softmax("ineq:T8, with distances", times("0.99"))
+def _(rng: np.random.Generator) -> Pairs:
+    reads = Reads.some(rng)
+    products = (reads.mass * reads.away)[reads.tail]
+    bound = products.sum() * np.sqrt(_spread(products, reads.proxy[reads.tail]) / reads.number)
+    yield float(np.sqrt(reads.variance)), float(bound)
+
+
+def _followed(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers and their proxies on a tail: masses, products, any others, and two of each."""
+    reads = Reads.some(rng)
+    for numbers in (reads.mass, reads.mass * reads.away, rng.uniform(0.1, 1, size=TOKENS)):
+        yield numbers[reads.tail], reads.proxy[reads.tail]
+    # Half of the numbers above their proxies by a factor, half below: as far off as ζ allows.
+    off = np.exp(rng.uniform(0.1, 2))
+    yield np.array([1.0, 1.0]), np.array([off, 1 / off])
+
+
+@about_softmax("ineq:T8spread", times("0.99"))
+def _(rng: np.random.Generator) -> Pairs:
+    yield from ((1.0, _spread(*of)) for of in _followed(rng))
+
+
+@about_softmax("ineq:T8spread, by the logarithms", times("0.99"), read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
+    for u, proxy in _followed(rng):
+        zeta = 0.5 * np.ptp(np.log(proxy / u)) * (0.9 if wrong else 1.0)
         yield _spread(u, proxy), float(np.cosh(zeta) ** 2)
 
 
-@statement("id:T8bias")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+@about_softmax("id:T8bias", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     reads = Reads.at_random(rng)
     total = reads.weights.sum(axis=1)
-    errors = (reads.weights @ reads.values) / total[:, None] - reads.output
+    errors = reads.errors
     bias = -reads.mean((total - reads.mass.sum())[:, None] * errors) / reads.mass.sum()
     bias = 0 * bias if wrong else bias  # as if it were unbiased
     yield from zip(reads.mean(errors).tolist(), bias.tolist(), strict=True)
@@ -119,24 +168,33 @@ def _one_heavy_token_that_may_be_missed() -> Reads:
     return Reads(np.array([0.01, 1.0]), np.array([1.0, 0.3]), 1.0, values)
 
 
-@statement("ineq:T8bias", clauses=2)
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+def _missed_or_not(rng: np.random.Generator) -> tuple[Reads, float]:
+    """A read, and the mass of its sure tokens."""
     planted = rng.random() < 0.25
-    reads = _one_heavy_token_that_may_be_missed() if planted else Reads.at_random(rng)
-    mass, proxy = reads.mass[reads.tail], reads.proxy[reads.tail]
-    total, all_mass = reads.weights.sum(axis=1), reads.mass.sum()
+    reads = _one_heavy_token_that_may_be_missed() if planted else Reads.some(rng)
+    return reads, float(reads.mass[~reads.tail].sum())
+
+
+@about_softmax("ineq:T8bias", read_wrong, times("0.98"))
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
+    reads, sure = _missed_or_not(rng)
+    mass, proxy, all_mass = reads.mass[reads.tail], reads.proxy[reads.tail], reads.mass.sum()
     # As if the mass in the denominator were never below the whole.
-    least = all_mass if wrong else reads.mass[~reads.tail].sum()
-    errors = (reads.weights @ reads.values) / total[:, None] - reads.output
-    away = np.linalg.norm(reads.values - reads.output, axis=1)[reads.tail].max()
-    per_token = _spread(mass, proxy) / reads.pi[reads.tail].sum()
-    bound = away * (mass.sum() / all_mass) ** 2 * per_token * all_mass / least
-    yield float(np.linalg.norm(reads.mean(errors))), float(bound)
-    yield float(reads.mean((errors**2).sum(axis=1))), float(reads.variance / least**2)
+    least = all_mass if wrong else sure
+    per_token = _spread(mass, proxy) / reads.number
+    bound = reads.away[reads.tail].max() * (mass.sum() / all_mass) ** 2 * per_token
+    yield float(np.linalg.norm(reads.mean(reads.errors))), float(bound * all_mass / least)
 
 
-@statement("id:T8stages")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+@about_softmax("ineq:T8bias, the square", read_wrong, times("0.98"))
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
+    reads, sure = _missed_or_not(rng)
+    least = reads.mass.sum() if wrong else sure
+    yield float(reads.mean((reads.errors**2).sum(axis=1))), float(reads.variance / least**2)
+
+
+@about_softmax("id:T8stages", read_wrong)
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     runs, size = 3, 2
     drift = rng.normal(size=(runs, size, 3))
     of_run, proxy = rng.uniform(0.2, 1, size=runs), rng.uniform(0.1, 1, size=(runs, size))
@@ -157,21 +215,27 @@ def _(rng: np.random.Generator, wrong: bool) -> Pairs:
     yield float(square), float(inside + between)
 
 
-@statement("ineq:T8tail")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+@about_softmax("ineq:T8tail", read_wrong, times("0.55"))
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     reads = Reads.at_random(rng)
     variance, length = reads.variance, np.linalg.norm(reads.sums, axis=1)
     steps = np.maximum(1, 1 / reads.pi - 1) * np.linalg.norm(reads.drift, axis=1)
     largest = steps[reads.tail].max() * (0.1 if wrong else 1.0)
     variance *= 0.05 if wrong else rng.uniform(1, 2)
-    for r in np.sqrt(variance) * np.array([0.5, 1, 2, 3, 5]):
+    for r in np.sqrt(variance) * np.array([0.01, 0.5, 1, 2, 3, 5]):
         u = largest * r / variance
         exponent = variance / largest**2 * ((1 + u) * np.log1p(u) - u)
         yield float(reads.chance[length >= r].sum()), float(2 * np.exp(-exponent))
 
 
-@statement("ineq:T8group")
-def _(rng: np.random.Generator, wrong: bool) -> Pairs:
+@about_softmax("inline: the radius increases with the longest term", times("0.99"))
+def _(rng: np.random.Generator) -> Pairs:
+    y = np.exp(rng.uniform(-6, 6))
+    yield float(y * np.log1p(y)), float(2 * ((1 + y) * np.log1p(y) - y))
+
+
+@about_softmax("ineq:T8group", read_wrong, times("0.99"))
+def _(rng: np.random.Generator, wrong: bool = False) -> Pairs:
     masses = np.exp(1.5 * rng.normal(size=(3, TOKENS)))
     squares = ((masses / masses.sum(axis=1, keepdims=True)) ** 2).sum(axis=0)
     size = squares if wrong else np.sqrt(squares)

@@ -229,15 +229,15 @@ def _bennett(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
 class TailMoments(NamedTuple):
     r"""What V and B are made of while the length y of the dense output is not yet known.
 
-    No value is longer than its ν, so ‖v − o‖ ≤ ν + y, and with upper ends
+    No value is longer than its ℓ, so ‖v − o‖ ≤ ℓ + y, and with upper ends
     :math:`\bar w` of the masses
 
-    .. math:: V(y) = \sum \bar w^2 (1/\pi - 1) (\nu + y)^2, \qquad
-              B(y) = \max \bar w \max(1, 1/\pi - 1) (\nu + y).
+    .. math:: V(y) = \sum \bar w^2 (1/\pi - 1) (\ell + y)^2, \qquad
+              B(y) = \max \bar w \max(1, 1/\pi - 1) (\ell + y).
 
     Attributes:
-        sums: Σ w̄² (1/π − 1) times 1, ν and ν².
-        greatest: Greatest w̄ max(1, 1/π − 1), and greatest such number times ν.
+        sums: Σ w̄² (1/π − 1) times 1, ℓ and ℓ².
+        greatest: Greatest w̄ max(1, 1/π − 1), and greatest such number times ℓ.
     """
 
     sums: Float[Array, "*n 3"]
