@@ -82,7 +82,7 @@ def tests() -> dict[str, str]:
     return {
         label: path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "tests" / "paper").glob("statements_*.py"))
-        for label in re.findall(r'"((?:ineq|id|lim):\w+)"', path.read_text(encoding="utf-8"))
+        for label in re.findall(r'"((?:ineq|id|lim):\w+)[",]', path.read_text(encoding="utf-8"))
     }
 
 
