@@ -64,6 +64,7 @@ class Graph:
     root: Path = _ROOT
     packages: tuple[str, ...] = ("vashista_theory", "experiments")
     _files: dict[str, Path | None] = field(default_factory=dict)
+    _codes: dict[tuple[Path, frozenset[str]], Code] = field(default_factory=dict)
     _resolved: dict[Target, list[str]] = field(default_factory=dict)
 
     def reached(self, start: str, *, unless_for: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -137,7 +138,10 @@ class Graph:
             yield from (name for name in names if _is_below(name, (package,)) and self._file(name))
 
     def _code(self, path: Path, unless_for: frozenset[str] = frozenset()) -> Code:
-        return _read((self.root / path).read_text(encoding="utf-8"), unless_for)
+        if (path, unless_for) not in self._codes:
+            text = (self.root / path).read_text(encoding="utf-8")
+            self._codes[path, unless_for] = _read(text, unless_for)
+        return self._codes[path, unless_for]
 
     def _file(self, module: str) -> Path | None:
         """The file of a module of these packages, relative to the root."""
@@ -162,18 +166,20 @@ def _dotted(path: Path) -> str:
 @functools.cache
 def _read(text: str, unless_for: frozenset[str]) -> Code:
     tree = ast.parse(text)
-    bound = _bound(tree)
-    idle = bound.keys() - _mentioned(tree)
-    _strip(tree)
+    nodes = list(ast.walk(tree))
+    bound = _bound(nodes)
+    idle = bound.keys() - _mentioned(nodes)
+    _strip(nodes)
     _leave_out(tree, unless_for)
-    mentioned = _mentioned(tree)
+    nodes = list(ast.walk(tree))
+    mentioned = _mentioned(nodes)
     kept = _plain(tree), sorted((name, bound[name]) for name in mentioned & bound.keys())
     return Code(
         digest=hashlib.sha256(repr(kept).encode()).hexdigest(),
-        targets=frozenset({*_reached_names(tree, bound), *(bound[name] for name in idle)}),
+        targets=frozenset({*_reached_names(nodes, bound), *(bound[name] for name in idle)}),
         bound=bound,
         defined=frozenset(name for node in tree.body for name in _names(node)),
-        computed=any(_imports_by_a_computed_name(node) for node in ast.walk(tree)),
+        computed=any(_imports_by_a_computed_name(node) for node in nodes),
         loops=any(
             _imports_by_a_computed_name(node)
             for statement in tree.body
@@ -184,9 +190,9 @@ def _read(text: str, unless_for: frozenset[str]) -> Code:
     )
 
 
-def _strip(tree: ast.Module) -> None:
+def _strip(nodes: Iterable[ast.AST]) -> None:
     """Take out prose and imports; comments and spaces are no part of a syntax tree."""
-    for node in list(ast.walk(tree)):
+    for node in nodes:
         for _, value in ast.iter_fields(node):
             if isinstance(value, list):
                 value[:] = [one for one in value if not _is_prose_or_import(one)]
@@ -211,7 +217,9 @@ def _plain(node: object) -> object:
 
 def _leave_out(tree: ast.Module, names: frozenset[str]) -> None:
     """Take out the top-level statements that make these names, and what only they need."""
-    statements = [(set(_names(node)), _mentioned(node), node) for node in tree.body]
+    if not names:
+        return
+    statements = [(set(_names(node)), _mentioned(ast.walk(node)), node) for node in tree.body]
 
     def needed(wanted: set[str]) -> set[str]:
         seen: set[str] = set()
@@ -226,8 +234,8 @@ def _leave_out(tree: ast.Module, names: frozenset[str]) -> None:
     tree.body = [node for made, _, node in statements if not made or made & kept]
 
 
-def _mentioned(tree: ast.AST) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+def _mentioned(nodes: Iterable[ast.AST]) -> set[str]:
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
 def _names(statement: ast.stmt) -> Iterator[str]:
@@ -236,15 +244,15 @@ def _names(statement: ast.stmt) -> Iterator[str]:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             yield name
         case ast.Assign(targets=targets):
-            yield from (name for target in targets for name in _mentioned(target))
+            yield from (name for target in targets for name in _mentioned(ast.walk(target)))
         case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
-            yield from _mentioned(target)
+            yield from _mentioned(ast.walk(target))
 
 
-def _bound(tree: ast.Module) -> dict[str, Target]:
+def _bound(nodes: Iterable[ast.AST]) -> dict[str, Target]:
     """What imported names stand for, wherever in the module they are imported."""
     bound: dict[str, Target] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             bound |= {one.asname or one.name: (node.module, one.name) for one in node.names}
         elif isinstance(node, ast.Import):
@@ -253,9 +261,8 @@ def _bound(tree: ast.Module) -> dict[str, Target]:
     return bound
 
 
-def _reached_names(tree: ast.Module, bound: dict[str, Target]) -> Iterator[Target]:
+def _reached_names(nodes: list[ast.AST], bound: dict[str, Target]) -> Iterator[Target]:
     """What code reaches, as far as it says so."""
-    nodes = list(ast.walk(tree))
     inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     for node in nodes:
         match node:
